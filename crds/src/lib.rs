@@ -1,0 +1,24 @@
+//! The API of azure-vnet as pure types: what users write, what the controller and the agents tell one another.
+//! It holds no behaviour beyond parsing; validation that users meet lives in the schema (CEL), so that the API server
+//! refuses a bad object with a message that says what to do.
+
+pub mod config;
+pub mod node;
+
+pub use config::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetConfigStatus};
+pub use node::{AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus};
+
+/// The API group of all kinds.
+pub const GROUP: &str = "azure-vnet.dev";
+/// The only served version.
+pub const VERSION: &str = "v1alpha1";
+/// Server-side apply field manager of the controller.
+pub const CONTROLLER_MANAGER: &str = "azure-vnet-controller";
+/// Server-side apply field manager of the agents.
+pub const AGENT_MANAGER: &str = "azure-vnet-agent";
+/// Taint that keeps pods off a node until its agent is ready; the controller removes it.
+pub const STARTUP_TAINT: &str = "azure-vnet.dev/agent-not-ready";
+/// Taint of a node that has no address left and can get none.
+pub const NO_ADDRESSES_TAINT: &str = "azure-vnet.dev/no-addresses";
+/// Finalizer that keeps an `AzureVnetNode` while a write to its NIC may still land (safety rule RE4).
+pub const FINALIZER: &str = "azure-vnet.dev/nic";

@@ -1,0 +1,333 @@
+//! `AzureVnetNode`: what controller and agent tell one another of one node. Machine-owned.
+//!
+//! The controller writes `spec`, `status.cloud` and its conditions; the agent writes `status.agent` and its conditions.
+
+use std::{fmt, net::Ipv4Addr, str::FromStr};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{CniSpec, HostSpec, MasqueradeSpec};
+
+/// The pool of one node: what the controller put on its NIC and what the agent has taken over.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(group = "azure-vnet.dev", version = "v1alpha1", kind = "AzureVnetNode", plural = "azurevnetnodes", shortname = "avn")]
+#[kube(status = "AzureVnetNodeStatus", derive = "Default", derive = "PartialEq")]
+#[serde(rename_all = "camelCase", default)]
+pub struct AzureVnetNodeSpec {
+    /// The machine and its NIC.
+    pub node: Machine,
+    /// Grows by one with every change that the agent must adopt.
+    pub revision: u64,
+    /// The config in force.
+    pub config: ConfigRef,
+    /// That config's values for this node.
+    pub effective: Effective,
+    /// What pods may use.
+    pub addresses: Vec<SlotAddress>,
+    /// What the agent is asked to set aside for giving back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub release: Vec<Release>,
+    /// Vanished from the NIC though wanted; pods that hold them carry no traffic.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<SlotAddress>,
+}
+
+/// The machine and its NIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Machine {
+    /// UID of the Node object.
+    pub uid: String,
+    /// Boot id that the kubelet reported.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// The Node's provider id.
+    #[serde(rename = "providerID")]
+    pub provider_id: String,
+    /// How its NIC is written.
+    pub kind: MachineKind,
+    /// Azure resource id of the NIC.
+    #[serde(rename = "nicID")]
+    pub nic_id: String,
+    /// The NIC's MAC, lower case with colons.
+    pub mac: String,
+    /// Azure resource id of the NIC's subnet.
+    #[serde(rename = "subnetID")]
+    pub subnet_id: String,
+    /// The subnet's prefix that the primary address lies in.
+    pub subnet_prefix: String,
+    /// The node's own address on that NIC.
+    pub primary_address: String,
+    /// Address spaces of the VNET and of its connected peers.
+    #[serde(rename = "vnetCIDRs")]
+    pub vnet_cidrs: Vec<String>,
+}
+
+/// How a machine's NIC is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum MachineKind {
+    /// Not resolved yet.
+    #[default]
+    Unknown,
+    /// Instance of a Uniform scale set: through the instance.
+    VmssUniform,
+    /// Member of a Flexible scale set: the NIC itself.
+    VmssFlex,
+    /// Stand-alone VM: the NIC itself.
+    #[serde(rename = "VM")]
+    Vm,
+}
+
+/// A config by name and generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConfigRef {
+    /// Its name.
+    pub name: String,
+    /// The generation that was merged.
+    pub generation: i64,
+}
+
+/// The values in force for a node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Effective {
+    /// How long a freed address rests, in seconds.
+    pub cool_down_seconds: u64,
+    /// How long a withdrawn release keeps its addresses from pods, in seconds.
+    pub probation_seconds: u64,
+    /// Masquerading.
+    pub masquerade: MasqueradeSpec,
+    /// Host settings.
+    pub host: HostSpec,
+    /// CNI configuration.
+    pub cni: CniSpec,
+    /// Addresses that pods never get.
+    pub reserved: Vec<String>,
+}
+
+/// One request to set addresses aside. Acknowledged only with the same id and nonce (safety rule RE1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Release {
+    /// Grows; a closed id never acts again.
+    pub id: u64,
+    /// Drawn by this controller in this term.
+    pub nonce: String,
+    /// Slot and address of each (safety rule RE2).
+    pub addresses: Vec<SlotAddress>,
+}
+
+/// One IP configuration of ours: its slot, which names it (`avn-<slot>`), and its address. Written `slot/address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotAddress {
+    /// 1 to 255.
+    pub slot: u8,
+    /// The VNET address that Azure gave it.
+    pub address: Ipv4Addr,
+}
+
+impl fmt::Display for SlotAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.slot, self.address)
+    }
+}
+
+/// Why a text is no [`SlotAddress`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not slot/address, with a slot from 1 to 255, as in 3/10.1.4.7")]
+pub struct SlotAddressError(String);
+
+impl FromStr for SlotAddress {
+    type Err = SlotAddressError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || SlotAddressError(text.to_owned());
+        let (slot, address) = text.split_once('/').ok_or_else(error)?;
+        let slot = slot.parse().ok().filter(|&slot| slot > 0).ok_or_else(error)?;
+        Ok(Self { slot, address: address.parse().map_err(|_| error())? })
+    }
+}
+
+impl Serialize for SlotAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SlotAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for SlotAddress {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SlotAddress".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "maxLength": 19, "pattern": r"^[1-9][0-9]{0,2}/[0-9.]{7,15}$"})
+    }
+}
+
+/// Status of a node's pool.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AzureVnetNodeStatus {
+    /// Written by the controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<Cloud>,
+    /// Written by the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// Of the controller: Ready, InDeficit, AtCapacity, NicWritable. Of the agent: PoolAdopted, StoreHealthy, RulesInSync.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// What the controller last saw and is doing in Azure.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cloud {
+    /// IP configurations of ours that carry an address.
+    pub attached: u16,
+    /// What the sizing asks for.
+    pub target: u16,
+    /// IP configurations of others (the node's own included).
+    pub foreign: u16,
+    /// When the NIC was last read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_read_at: Option<Time>,
+    /// The one write in flight; written before it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
+    /// The highest intent or release id ever used on this object.
+    pub last_id: u64,
+    /// Since when a surplus of at least one batch has lasted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub surplus_since: Option<Time>,
+    /// When the node last had a deficit, was cordoned, or was new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calm_since: Option<Time>,
+    /// The last failure, with what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<CloudError>,
+}
+
+/// A write to a NIC, recorded before it is sent.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Intent {
+    /// From the same sequence as release ids.
+    pub id: u64,
+    /// What it does.
+    pub op: IntentOp,
+    /// Slots to add; addresses are not known yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<u8>,
+    /// Slots and addresses to remove (safety rule RE2).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<SlotAddress>,
+    /// The release whose acknowledgement allowed the removal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release_id: Option<u64>,
+    /// Identity of the leader that wrote it.
+    pub leader: String,
+    /// When it was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Time>,
+    /// Nothing is sent for it after this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Time>,
+}
+
+/// Direction of a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum IntentOp {
+    /// More addresses.
+    #[default]
+    Add,
+    /// Fewer.
+    Remove,
+}
+
+/// A failure in Azure, for the reader of `kubectl describe`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CloudError {
+    /// Azure's code.
+    pub code: String,
+    /// What failed on what.
+    pub message: String,
+    /// What to do.
+    pub action: String,
+    /// When.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+    /// The next try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+}
+
+/// What the agent reports.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Agent {
+    /// UID of the `AzureVnetNode` object that it has adopted.
+    #[serde(rename = "objectUID")]
+    pub object_uid: String,
+    /// The running boot.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// Random id of the node's durable folder (safety rule ST9).
+    #[serde(rename = "storeID")]
+    pub store_id: String,
+    /// The agent's version.
+    pub version: String,
+    /// The highest revision that it has adopted (safety rule RE3).
+    pub revision_adopted: u64,
+    /// Pods bound to the node that need an address, plus leases without a pod, cooling and waiting ADDs.
+    pub demand: u16,
+    /// The node's addresses by state.
+    pub counts: StoreCounts,
+    /// Releases that are durably set aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub release_acks: Vec<ReleaseAck>,
+    /// Whether the conflist is in place.
+    pub ready: bool,
+}
+
+/// The node's addresses by state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StoreCounts {
+    /// Held by pods.
+    pub assigned: u16,
+    /// Resting after use.
+    pub cooling: u16,
+    /// Set aside for giving back.
+    pub quarantined: u16,
+    /// Free for pods.
+    pub free: u16,
+}
+
+/// The agent's word that addresses are durably set aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReleaseAck {
+    /// The release's id.
+    pub id: u64,
+    /// The release's nonce.
+    pub nonce: String,
+    /// Set aside: no pod has or can get them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<SlotAddress>,
+    /// In use meanwhile, not set aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<SlotAddress>,
+}
