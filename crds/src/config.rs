@@ -5,17 +5,35 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema;
+
 /// How the nodes it selects get VNET addresses for their pods.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(group = "azure-vnet.dev", version = "v1alpha1", kind = "AzureVnetConfig", plural = "azurevnetconfigs", shortname = "avc")]
-#[kube(status = "AzureVnetConfigStatus", derive = "Default", derive = "PartialEq")]
+#[kube(doc = "How the nodes it selects get VNET addresses for their pods. Users write it; the controller answers in its status.")]
+#[kube(status = "AzureVnetConfigStatus", derive = "Default", derive = "PartialEq", category = "azure-vnet")]
+#[kube(printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"))]
+#[kube(printcolumn(name = "Prio", type_ = "integer", json_path = ".spec.priority"))]
+#[kube(printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.matched"))]
+#[kube(printcolumn(name = "Ready", type_ = "integer", json_path = ".status.nodes.ready"))]
+#[kube(printcolumn(name = "Used", type_ = "integer", json_path = ".status.addresses.used"))]
+#[kube(printcolumn(name = "Free", type_ = "integer", json_path = ".status.addresses.free"))]
+#[kube(printcolumn(name = "Attached", type_ = "integer", json_path = ".status.addresses.attached", priority = "1"))]
+#[kube(printcolumn(name = "Deficit", type_ = "integer", json_path = ".status.nodes.inDeficit", priority = "1"))]
+#[kube(printcolumn(name = "Releasing", type_ = "integer", json_path = ".status.addresses.releasing", priority = "1"))]
+#[kube(printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = "1"))]
+#[kube(printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"))]
+#[kube(validation = Rule::new("self.metadata.name.size() <= 63").message("the name is also used as a label's value: choose one of at most 63 characters"))]
+#[schemars(transform = schema::written_by_users)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AzureVnetConfigSpec {
-    /// Enforce writes to Azure; Paused writes nothing and keeps what is there.
+    /// Enforce writes to Azure. Paused writes nothing to Azure: nodes keep the addresses they have, pods still start while these last.
     pub mode: Mode,
-    /// The highest priority that matches a node wins; among equals the older object.
+    /// Where several configs select a node, the one with the highest priority (0-1000) counts; among equals the older object.
+    #[schemars(range(max = 1000))]
     pub priority: u16,
-    /// Which nodes; empty selects all Linux nodes.
+    /// Which nodes, by their labels; empty selects all Linux nodes.
+    #[schemars(schema_with = "schema::label_selector", extend("default" = {}))]
     pub node_selector: LabelSelector,
     /// How many addresses a node holds.
     pub pool: PoolSpec,
@@ -27,7 +45,7 @@ pub struct AzureVnetConfigSpec {
     pub cni: CniSpec,
     /// How the controller uses Azure Resource Manager.
     pub arm: ArmSpec,
-    /// Taints.
+    /// How nodes are held back until they are ready.
     pub readiness: ReadinessSpec,
 }
 
@@ -42,30 +60,86 @@ pub enum Mode {
 }
 
 /// Sizing of a node's pool. Either a floating pool (`min`, `minFree`, `batch`, `max`) or a fixed one (`ipAddressCount`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules([
+    (
+        "!has(self.ipAddressCount) || !(has(self.min) || has(self.minFree) || has(self.batch) || has(self.max))",
+        "ipAddressCount fixes the size of the pool: remove min, minFree, batch and max, or remove ipAddressCount",
+    ),
+    (
+        "!has(self.min) || self.min <= (has(self.max) ? self.max : 110)",
+        "min must not exceed max (110 when not set): lower min or raise max",
+    ),
+    (
+        "has(self.ipAddressCount) || (has(self.minFree) ? self.minFree : 8) <= (has(self.max) ? self.max : 110)",
+        "minFree (8 when not set) must not exceed max (110 when not set): lower minFree or raise max",
+    ),
+    (
+        "has(self.ipAddressCount) || (has(self.batch) ? self.batch : 4) <= (has(self.max) ? self.max : 110)",
+        "batch (4 when not set) must not exceed max (110 when not set): lower batch or raise max",
+    ),
+    (
+        "!self.release.after.matches('^([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$') || self.release.after == '' \
+         || !self.coolDown.matches('^([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$') || self.coolDown == '' \
+         || duration(self.release.after) >= duration(self.coolDown) + duration('20s')",
+        "release.after must be at least coolDown and 20s: raise release.after or shorten coolDown",
+    ),
+])))]
 pub struct PoolSpec {
-    /// Fixed pre-allocation: addresses of the node including its own (1-256), so the pool is one less. Excludes min, minFree, batch and max.
+    /// Fixed pre-allocation: all addresses of the node including its own (1-256), so that pods get one less. Excludes `min`, `minFree`,
+    /// `batch` and `max`.
+    #[schemars(extend("nullable" = false, "x-kubernetes-validations" = schema::rules([
+        ("self >= 1 && self <= 256", "a NIC carries its own address and at most 255 more: use 1 to 256"),
+    ])))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_address_count: Option<u16>,
-    /// Never fewer than these.
+    /// Addresses that a node always holds, used or not. 0 when not set.
+    #[schemars(extend("nullable" = false))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min: Option<u16>,
-    /// Addresses kept free above demand (at least 1). 8 when nothing is set.
+    /// Addresses kept free above demand, at least 1: what the next pods start with while Azure attaches more. 8 when not set.
+    #[schemars(extend("nullable" = false, "x-kubernetes-validations" = schema::rules([
+        ("self >= 1", "with no address kept free, a node that is full could never ask for more: use 1 or more"),
+    ])))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_free: Option<u16>,
-    /// The pool grows and shrinks in multiples of this. 4 when nothing is set.
+    /// The pool's size is a multiple of this: a larger batch means fewer writes to Azure and more idle addresses. 4 when not set.
+    #[schemars(extend("nullable" = false, "x-kubernetes-validations" = schema::rules([
+        ("self >= 1", "the pool grows by batch: use 1 or more"),
+    ])))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<u16>,
-    /// Never more than these (at most 255). 110 when nothing is set.
+    /// Addresses that a node never exceeds, its own not counted (1-255). 110 when not set.
+    #[schemars(extend("nullable" = false, "x-kubernetes-validations" = schema::rules([
+        ("self >= 1 && self <= 255", "a NIC carries its own address and at most 255 more: use 1 to 255"),
+    ])))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u16>,
-    /// How long a freed address rests before another pod gets it, as a Go duration. 45s when nothing is set.
+    /// How long a freed address rests before another pod gets it (10s-1h), so that late packets meet nobody.
+    #[schemars(length(max = 16), extend("nullable" = false, "x-kubernetes-validations" = schema::period("10s", "1h")))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cool_down: Option<String>,
-    /// Giving idle addresses back.
+    /// Giving idle addresses back to the subnet.
     pub release: ReleaseSpec,
-    /// Addresses (CIDRs) that pods never get.
+    /// Prefixes whose addresses pods never get, even where Azure attached them. A single address ends in /32.
+    #[schemars(schema_with = "schema::prefixes", extend("default" = []))]
     pub reserved: Vec<String>,
+}
+
+impl Default for PoolSpec {
+    fn default() -> Self {
+        Self {
+            ip_address_count: None,
+            min: None,
+            min_free: None,
+            batch: None,
+            max: None,
+            cool_down: Some("45s".into()),
+            release: ReleaseSpec::default(),
+            reserved: vec![],
+        }
+    }
 }
 
 /// Giving idle addresses back to the subnet.
@@ -74,15 +148,24 @@ pub struct PoolSpec {
 pub struct ReleaseSpec {
     /// Whether idle addresses are given back at all.
     pub enabled: bool,
-    /// How long a surplus of at least one batch must have lasted.
+    /// How long a surplus of at least one batch must have lasted before addresses are given back. At least `coolDown` and 20s.
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("30s", "168h")))]
     pub after: String,
-    /// At most this many addresses in one release.
+    /// At most this many addresses go back at once (1-64).
+    #[schemars(extend("x-kubernetes-validations" = schema::rules([
+        ("self >= 1 && self <= 64", "use 1 to 64; to give nothing back set enabled: false"),
+    ])))]
     pub batch: u16,
-    /// Spread of `after` over the nodes, in percent.
+    /// Spread of `after` over the nodes, in percent (0-100), so that they do not all write to Azure at once.
+    #[schemars(extend("x-kubernetes-validations" = schema::rules([
+        ("self >= 0 && self <= 100", "a share in percent: use 0 to 100"),
+    ])))]
     pub jitter_percent: u8,
-    /// No release within this time of a deficit, of a cordon, or of the node's first fill.
+    /// Nothing goes back within this time of a shortage, of a cordon, or of the node's first fill (0s-24h).
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("0s", "24h")))]
     pub calm: String,
-    /// A withdrawn or expired release keeps its addresses from pods for this long (safety rule RE8).
+    /// How long pods do not get an address whose giving back was withdrawn (1s-24h).
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("1s", "24h")))]
     pub probation: String,
 }
 
@@ -92,21 +175,37 @@ impl Default for ReleaseSpec {
     }
 }
 
-/// Masquerading of pod traffic.
+/// Masquerading of pod traffic: which destinations see the node's address instead of the pod's.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules([
+    (
+        "self.mode != 'Custom' || self.masqueradeCIDRs.size() > 0",
+        "mode Custom masquerades masqueradeCIDRs and nothing else: list at least one, or use mode Disabled",
+    ),
+    (
+        "self.mode != 'Disabled' || (self.masqueradeCIDRs.size() == 0 && self.nonMasqueradeCIDRs.size() == 0)",
+        "mode Disabled masquerades nothing: remove masqueradeCIDRs and nonMasqueradeCIDRs, or use mode VNet or Custom",
+    ),
+    (
+        "self.masqueradeCIDRs.all(x, !(x in self.nonMasqueradeCIDRs))",
+        "a prefix is in masqueradeCIDRs and in nonMasqueradeCIDRs: remove it from one of them",
+    ),
+])))]
 pub struct MasqueradeSpec {
-    /// VNet: all but the VNET's own and peered spaces; Custom: only `masqueradeCIDRs`; Disabled: nothing.
+    /// VNet: all destinations but the address spaces of the VNET and of its peers. Custom: only `masqueradeCIDRs`. Disabled: none.
     pub mode: MasqueradeMode,
-    /// Destinations that see the pod's address, besides the VNET's own address space.
+    /// Destinations that see the pod's own address, besides the VNET and its peers; networks behind a VPN gateway, say.
+    #[schemars(schema_with = "schema::prefixes", extend("default" = []))]
     #[serde(rename = "nonMasqueradeCIDRs")]
     pub non_masquerade_cidrs: Vec<String>,
     /// Destinations that see the node's address even inside the VNET.
+    #[schemars(schema_with = "schema::prefixes", extend("default" = []))]
     #[serde(rename = "masqueradeCIDRs")]
     pub masquerade_cidrs: Vec<String>,
-    /// Whether source ports are chosen at random (`--random-fully`).
+    /// Whether masqueraded connections get random source ports, which avoids collisions under load.
     pub random_fully: bool,
-    /// Which iptables the rules go through; Auto takes what the node already uses.
+    /// Which iptables the rules go through: Nft, Legacy, or Auto for what the node already uses.
     pub backend: Backend,
 }
 
@@ -150,11 +249,11 @@ pub enum Backend {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HostSpec {
-    /// Whether the agent keeps `net.ipv4.ip_forward` at 1.
+    /// Whether the agent keeps `net.ipv4.ip_forward` at 1; without it no packet reaches a pod.
     pub ip_forward: Enforcement,
-    /// Reverse path filter on the node's NIC: Strict (1), Loose (2), or left alone.
+    /// Reverse path filter of the node's NIC: Strict (1), Loose (2, for nodes with several NICs), or Ignore to leave it alone.
     pub rp_filter: RpFilter,
-    /// Whether the agent accepts forwarded pod traffic in its own chain.
+    /// Whether the agent accepts the pods' forwarded packets in a chain of its own, where the host drops by default.
     pub forward_accept: Enforcement,
 }
 
@@ -190,18 +289,40 @@ pub enum RpFilter {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CniSpec {
-    /// File name under /etc/cni/net.d; cannot be changed later.
+    /// File name under /etc/cni/net.d. The runtime takes the first file in lexical order. Cannot be changed later.
+    #[schemars(length(max = 64), extend("x-kubernetes-validations" = schema::rules([
+        (
+            "self.matches('^[0-9]{2}-[a-z0-9.-]+[.]conflist$')",
+            "not a usable file name: use two digits, a dash, a name of a-z, 0-9, dots and dashes, and .conflist, as in 10-azure-vnet.conflist",
+        ),
+        (
+            "self == oldSelf",
+            "nodes would be left with two files: confName cannot be changed; delete the config, and create it anew with the other name",
+        ),
+    ])))]
     pub conf_name: String,
-    /// CNI version of the file; Auto takes the newest that the node's runtime is known to accept.
+    /// CNI version of the file: Auto, 0.3.0, 0.3.1, 0.4.0, 1.0.0 or 1.1.0. Auto takes the newest that the node's runtime is known to accept.
+    #[schemars(extend("enum" = ["Auto", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]))]
     pub cni_version: String,
-    /// How pods are wired.
+    /// How pods are wired to the node. Transparent: routed, one veth pair a pod.
     pub mode: WiringMode,
-    /// The node's uplink; empty finds the NIC by its MAC.
+    /// The node's uplink, as in eth0; empty finds the NIC by its MAC address.
+    #[schemars(length(max = 15), extend("x-kubernetes-validations" = schema::rules([
+        (
+            "self.matches('^[^/:[:space:]]*$') && self != '.' && self != '..'",
+            "not the name of a network interface: use a name as ip link shows it, as in eth0, or leave it empty",
+        ),
+    ])))]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub master: String,
-    /// MTU of pods; 0 copies the NIC's.
+    /// MTU of the pods' interfaces (1280-9000); 0 copies the NIC's.
+    #[schemars(range(max = 65535), extend("x-kubernetes-validations" = schema::rules([
+        ("self == 0 || (self >= 1280 && self <= 9000)", "use 1280 to 9000, or 0 for the MTU of the node's NIC"),
+    ])))]
     pub mtu: u32,
-    /// Plugins that run after ours, as they stand in a conflist.
+    /// Plugins that run after azure-vnet, at most 8, each as it stands in a conflist. Their executables must be on the node: the image brings
+    /// portmap, bandwidth and tuning.
+    #[schemars(schema_with = "schema::chain")]
     pub chain: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -232,11 +353,17 @@ pub enum WiringMode {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ArmSpec {
-    /// Share of every budget that is left to others, in percent.
+    /// Share of Azure's request limits that is left to others in the subscription, in percent (10-90).
+    #[schemars(extend("x-kubernetes-validations" = schema::rules([
+        ("self >= 10 && self <= 90", "others need requests too, and so do we: use 10 to 90"),
+    ])))]
     pub reserve_percent: u8,
-    /// How long a write may take to land before it counts as lost.
+    /// How long a write to a NIC may take before it counts as failed (1m-1h).
+    #[serde(rename = "intentTTL")]
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("1m", "1h")))]
     pub intent_ttl: String,
-    /// Further wait after that before anybody else acts on the NIC.
+    /// How long to wait after that before acting on the NIC again, for a late write may still land (10s-1h).
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("10s", "1h")))]
     pub grace: String,
 }
 
@@ -246,11 +373,25 @@ impl Default for ArmSpec {
     }
 }
 
-/// Taints.
+/// How nodes are held back until they are ready.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReadinessSpec {
-    /// Key of the start-up taint that the controller removes once the agent is ready.
+    /// Key of the start-up taint, which you put on new nodes and the controller removes once the agent is ready. Cannot be changed later.
+    #[schemars(length(max = 317), extend("x-kubernetes-validations" = schema::rules([
+        (
+            "self.matches('^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$')",
+            "not the key of a taint: use a name with an optional domain before it, as in azure-vnet.dev/agent-not-ready",
+        ),
+        (
+            "self != 'azure-vnet.dev/no-addresses'",
+            "azure-vnet.dev/no-addresses marks nodes that are out of addresses: use another key, as in azure-vnet.dev/agent-not-ready",
+        ),
+        (
+            "self == oldSelf",
+            "nodes would keep the old taint for ever: startupTaint cannot be changed; delete the config, and create it anew with the other key",
+        ),
+    ])))]
     pub startup_taint: String,
 }
 
@@ -263,6 +404,7 @@ impl Default for ReadinessSpec {
 /// What the controller says of a config.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = schema::written_by_machines)]
 pub struct AzureVnetConfigStatus {
     /// The generation that this status speaks of.
     pub observed_generation: i64,
@@ -272,6 +414,7 @@ pub struct AzureVnetConfigStatus {
     pub addresses: AddressCounts,
     /// Ready, ConfigValid, CredentialsValid, PermissionsOk, Throttled, SubnetExhausted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 

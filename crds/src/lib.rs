@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod node;
+mod schema;
 
 pub use config::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetConfigStatus};
 pub use node::{AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus};

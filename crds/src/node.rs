@@ -9,29 +9,57 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CniSpec, HostSpec, MasqueradeSpec};
+use crate::{
+    config::{CniSpec, HostSpec, MasqueradeSpec},
+    schema,
+};
 
 /// The pool of one node: what the controller put on its NIC and what the agent has taken over.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(group = "azure-vnet.dev", version = "v1alpha1", kind = "AzureVnetNode", plural = "azurevnetnodes", shortname = "avn")]
-#[kube(status = "AzureVnetNodeStatus", derive = "Default", derive = "PartialEq")]
+#[kube(doc = "The pool of one node: what the controller put on its NIC and what the agent has taken over. Nobody else writes it.")]
+#[kube(status = "AzureVnetNodeStatus", derive = "Default", derive = "PartialEq", category = "azure-vnet")]
+#[kube(printcolumn(name = "Config", type_ = "string", json_path = ".spec.config.name"))]
+#[kube(printcolumn(name = "Kind", type_ = "string", json_path = ".spec.node.kind"))]
+#[kube(printcolumn(name = "Demand", type_ = "integer", json_path = ".status.agent.demand"))]
+#[kube(printcolumn(name = "Target", type_ = "integer", json_path = ".status.cloud.target"))]
+#[kube(printcolumn(name = "Attached", type_ = "integer", json_path = ".status.cloud.attached"))]
+#[kube(printcolumn(name = "Free", type_ = "integer", json_path = ".status.agent.counts.free"))]
+#[kube(printcolumn(name = "Cooling", type_ = "integer", json_path = ".status.agent.counts.cooling"))]
+#[kube(printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"))]
+#[kube(printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"))]
+#[kube(printcolumn(name = "Revision", type_ = "integer", json_path = ".spec.revision", priority = "1"))]
+#[kube(printcolumn(name = "Adopted", type_ = "integer", json_path = ".status.agent.revisionAdopted", priority = "1"))]
+#[kube(printcolumn(name = "Quarantined", type_ = "integer", json_path = ".status.agent.counts.quarantined", priority = "1"))]
+#[kube(printcolumn(name = "Primary", type_ = "string", json_path = ".spec.node.primaryAddress", priority = "1"))]
+#[kube(printcolumn(name = "Error", type_ = "string", json_path = ".status.cloud.lastError.code", priority = "1"))]
+#[kube(printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"))]
+#[schemars(transform = schema::written_by_machines)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AzureVnetNodeSpec {
     /// The machine and its NIC.
     pub node: Machine,
     /// Grows by one with every change that the agent must adopt.
+    #[schemars(extend("x-kubernetes-validations" = schema::rules([
+        ("self >= oldSelf", "an agent adopts no lower revision: only ever raise it"),
+    ])))]
     pub revision: u64,
     /// The config in force.
     pub config: ConfigRef,
     /// That config's values for this node.
     pub effective: Effective,
     /// What pods may use.
+    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
     pub addresses: Vec<SlotAddress>,
     /// What the agent is asked to set aside for giving back.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = schema::rules([
+        ("self.all(x, self.exists_one(y, y.id == x.id))", "two releases have the same id: take the next one of the sequence"),
+    ])))]
     pub release: Vec<Release>,
     /// Vanished from the NIC though wanted; pods that hold them carry no traffic.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
     pub lost: Vec<SlotAddress>,
 }
 
@@ -40,29 +68,40 @@ pub struct AzureVnetNodeSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct Machine {
     /// UID of the Node object.
+    #[schemars(length(max = 64), extend("x-kubernetes-validations" = schema::rules([
+        ("oldSelf == '' || self == oldSelf", "another Node has this name: delete this object, the controller makes a new one"),
+    ])))]
     pub uid: String,
     /// Boot id that the kubelet reported.
     #[serde(rename = "bootID")]
+    #[schemars(length(max = 64))]
     pub boot_id: String,
     /// The Node's provider id.
     #[serde(rename = "providerID")]
+    #[schemars(length(max = 512))]
     pub provider_id: String,
     /// How its NIC is written.
     pub kind: MachineKind,
     /// Azure resource id of the NIC.
     #[serde(rename = "nicID")]
+    #[schemars(length(max = 512))]
     pub nic_id: String,
     /// The NIC's MAC, lower case with colons.
+    #[schemars(length(max = 17))]
     pub mac: String,
     /// Azure resource id of the NIC's subnet.
     #[serde(rename = "subnetID")]
+    #[schemars(length(max = 512))]
     pub subnet_id: String,
     /// The subnet's prefix that the primary address lies in.
+    #[schemars(length(max = 43))]
     pub subnet_prefix: String,
     /// The node's own address on that NIC.
+    #[schemars(length(max = 39))]
     pub primary_address: String,
     /// Address spaces of the VNET and of its connected peers.
     #[serde(rename = "vnetCIDRs")]
+    #[schemars(length(max = 256), inner(length(max = 43)), extend("x-kubernetes-list-type" = "atomic"))]
     pub vnet_cidrs: Vec<String>,
 }
 
@@ -86,6 +125,7 @@ pub enum MachineKind {
 #[serde(rename_all = "camelCase", default)]
 pub struct ConfigRef {
     /// Its name.
+    #[schemars(length(max = 253))]
     pub name: String,
     /// The generation that was merged.
     pub generation: i64,
@@ -94,6 +134,7 @@ pub struct ConfigRef {
 /// The values in force for a node.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = schema::copied)]
 pub struct Effective {
     /// How long a freed address rests, in seconds.
     pub cool_down_seconds: u64,
@@ -106,6 +147,7 @@ pub struct Effective {
     /// CNI configuration.
     pub cni: CniSpec,
     /// Addresses that pods never get.
+    #[schemars(length(max = 64), inner(length(max = 43)), extend("x-kubernetes-list-type" = "atomic"))]
     pub reserved: Vec<String>,
 }
 
@@ -116,8 +158,10 @@ pub struct Release {
     /// Grows; a closed id never acts again.
     pub id: u64,
     /// Drawn by this controller in this term.
+    #[schemars(length(max = 64))]
     pub nonce: String,
     /// Slot and address of each (safety rule RE2).
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub addresses: Vec<SlotAddress>,
 }
 
@@ -178,6 +222,7 @@ impl JsonSchema for SlotAddress {
 /// Status of a node's pool.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = schema::written_by_machines)]
 pub struct AzureVnetNodeStatus {
     /// Written by the controller.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,6 +232,7 @@ pub struct AzureVnetNodeStatus {
     pub agent: Option<Agent>,
     /// Of the controller: Ready, InDeficit, AtCapacity, NicWritable. Of the agent: PoolAdopted, StoreHealthy, RulesInSync.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
@@ -222,6 +268,12 @@ pub struct Cloud {
 /// A write to a NIC, recorded before it is sent.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = schema::rules([
+    (
+        "!has(self.createdAt) || !has(self.notAfter) || self.createdAt == null || self.notAfter == null || self.notAfter > self.createdAt",
+        "an intent ends after it begins: set notAfter to createdAt and the config's intentTTL",
+    ),
+])))]
 pub struct Intent {
     /// From the same sequence as release ids.
     pub id: u64,
@@ -229,14 +281,17 @@ pub struct Intent {
     pub op: IntentOp,
     /// Slots to add; addresses are not known yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
     pub add: Vec<u8>,
     /// Slots and addresses to remove (safety rule RE2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
     pub remove: Vec<SlotAddress>,
     /// The release whose acknowledgement allowed the removal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_id: Option<u64>,
     /// Identity of the leader that wrote it.
+    #[schemars(length(max = 253))]
     pub leader: String,
     /// When it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -261,10 +316,13 @@ pub enum IntentOp {
 #[serde(rename_all = "camelCase", default)]
 pub struct CloudError {
     /// Azure's code.
+    #[schemars(length(max = 256))]
     pub code: String,
     /// What failed on what.
+    #[schemars(length(max = 4096))]
     pub message: String,
     /// What to do.
+    #[schemars(length(max = 1024))]
     pub action: String,
     /// When.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,14 +338,18 @@ pub struct CloudError {
 pub struct Agent {
     /// UID of the `AzureVnetNode` object that it has adopted.
     #[serde(rename = "objectUID")]
+    #[schemars(length(max = 64))]
     pub object_uid: String,
     /// The running boot.
     #[serde(rename = "bootID")]
+    #[schemars(length(max = 64))]
     pub boot_id: String,
     /// Random id of the node's durable folder (safety rule ST9).
     #[serde(rename = "storeID")]
+    #[schemars(length(max = 64))]
     pub store_id: String,
     /// The agent's version.
+    #[schemars(length(max = 64))]
     pub version: String,
     /// The highest revision that it has adopted (safety rule RE3).
     pub revision_adopted: u64,
@@ -297,6 +359,7 @@ pub struct Agent {
     pub counts: StoreCounts,
     /// Releases that are durably set aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub release_acks: Vec<ReleaseAck>,
     /// Whether the conflist is in place.
     pub ready: bool,
@@ -323,11 +386,14 @@ pub struct ReleaseAck {
     /// The release's id.
     pub id: u64,
     /// The release's nonce.
+    #[schemars(length(max = 64))]
     pub nonce: String,
     /// Set aside: no pod has or can get them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub quarantined: Vec<SlotAddress>,
     /// In use meanwhile, not set aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub refused: Vec<SlotAddress>,
 }
