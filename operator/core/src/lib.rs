@@ -1,1 +1,4 @@
 //! Placeholder.
+pub mod conflist;
+pub mod rules;
+pub mod sysctl;
