@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::schema;
 
 /// How the nodes it selects get VNET addresses for their pods.
+#[expect(clippy::duplicated_attributes, reason = "several columns have the same priority")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(group = "azure-vnet.dev", version = "v1alpha1", kind = "AzureVnetConfig", plural = "azurevnetconfigs", shortname = "avc")]
 #[kube(doc = "How the nodes it selects get VNET addresses for their pods. Users write it; the controller answers in its status.")]
@@ -193,7 +194,7 @@ impl Default for ReleaseSpec {
     ),
 ])))]
 pub struct MasqueradeSpec {
-    /// VNet: all destinations but the address spaces of the VNET and of its peers. Custom: only `masqueradeCIDRs`. Disabled: none.
+    /// `VNet`: all destinations but the address spaces of the VNET and of its peers. Custom: only `masqueradeCIDRs`. Disabled: none.
     pub mode: MasqueradeMode,
     /// Destinations that see the pod's own address, besides the VNET and its peers; networks behind a VPN gateway, say.
     #[schemars(schema_with = "schema::prefixes", extend("default" = []))]
@@ -239,7 +240,7 @@ pub enum Backend {
     /// What the node already uses.
     #[default]
     Auto,
-    /// iptables over nf_tables.
+    /// iptables over nftables.
     Nft,
     /// The legacy kernel interface.
     Legacy,
@@ -412,7 +413,7 @@ pub struct AzureVnetConfigStatus {
     pub nodes: NodeCounts,
     /// Addresses over all its nodes.
     pub addresses: AddressCounts,
-    /// Ready, ConfigValid, CredentialsValid, PermissionsOk, Throttled, SubnetExhausted.
+    /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, Throttled, `SubnetExhausted`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// The pool of one node: what the controller put on its NIC and what the agent has taken over.
+#[expect(clippy::duplicated_attributes, reason = "several columns have the same priority")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[kube(group = "azure-vnet.dev", version = "v1alpha1", kind = "AzureVnetNode", plural = "azurevnetnodes", shortname = "avn")]
 #[kube(doc = "The pool of one node: what the controller put on its NIC and what the agent has taken over. Nobody else writes it.")]
@@ -230,7 +231,7 @@ pub struct AzureVnetNodeStatus {
     /// Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
-    /// Of the controller: Ready, InDeficit, AtCapacity, NicWritable. Of the agent: PoolAdopted, StoreHealthy, RulesInSync.
+    /// Of the controller: Ready, `InDeficit`, `AtCapacity`, `NicWritable`. Of the agent: `PoolAdopted`, `StoreHealthy`, `RulesInSync`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
