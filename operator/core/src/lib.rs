@@ -2,3 +2,5 @@
 pub mod conflist;
 pub mod rules;
 pub mod sysctl;
+pub mod adoption;
+pub mod demand;

@@ -1,0 +1,442 @@
+//! What the agent takes over from its `AzureVnetNode`, and which of its addresses pods may have: pure rules over what the object says,
+//! what the node's own metadata shows, and what time it is (since boot).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use azure_vnet_crds::{AzureVnetNodeSpec, node::SlotAddress};
+use ipnet::Ipv4Net;
+
+/// How long after it was listed an address is offered although the node's metadata has not shown it (safety rule RE6).
+pub const SILENCE: Duration = Duration::from_mins(1);
+/// From metadata showing an address to traffic that arrives (safety rule RE6).
+pub const SETTLE: Duration = Duration::from_secs(2);
+
+/// What has been taken over, as it lies on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// The highest revision.
+    pub revision: u64,
+    /// Its [`content`].
+    pub content: String,
+}
+
+/// The part of a spec that a revision number stands for, in one form that does not depend on the program's version.
+#[must_use]
+pub fn content(spec: &AzureVnetNodeSpec) -> String {
+    let list = |addresses: &[SlotAddress]| {
+        let sorted: BTreeSet<String> = addresses.iter().map(ToString::to_string).collect();
+        sorted.into_iter().collect::<Vec<_>>().join(",")
+    };
+    let mut lines = vec![format!("addresses {}", list(&spec.addresses)), format!("lost {}", list(&spec.lost))];
+    lines.extend(spec.release.iter().map(|release| format!("release {} {} {}", release.id, release.nonce, list(&release.addresses))));
+    lines.join("\n")
+}
+
+/// Whether a spec may be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is newer.
+    Adopt,
+    /// It is what was taken over.
+    Unchanged,
+    /// It is not to be believed (safety rule RE3).
+    Regressed(Regression),
+}
+
+/// How a spec fell behind what was taken over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Regression {
+    /// Its revision is lower.
+    #[error("the object is at revision {offered}, this node has adopted {adopted}: the API server's data is older than the node")]
+    Lower {
+        /// What was taken over.
+        adopted: u64,
+        /// What the object says.
+        offered: u64,
+    },
+    /// Its revision is the same, its content is not.
+    #[error("the object's revision {revision} lists other addresses than the revision {revision} that this node has adopted")]
+    OtherContent {
+        /// The number.
+        revision: u64,
+    },
+}
+
+/// Judges a spec against what was taken over, whatever object either came from (safety rule RE3).
+#[must_use]
+pub fn judge(adopted: Option<&Adopted>, spec: &AzureVnetNodeSpec) -> Judgement {
+    let Some(adopted) = adopted else { return Judgement::Adopt };
+    match spec.revision.cmp(&adopted.revision) {
+        std::cmp::Ordering::Greater => Judgement::Adopt,
+        std::cmp::Ordering::Less => Judgement::Regressed(Regression::Lower { adopted: adopted.revision, offered: spec.revision }),
+        std::cmp::Ordering::Equal if content(spec) == adopted.content => Judgement::Unchanged,
+        std::cmp::Ordering::Equal => Judgement::Regressed(Regression::OtherContent { revision: spec.revision }),
+    }
+}
+
+/// Who on the node says which addresses its NIC has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The instance metadata service.
+    Imds,
+    /// The wireserver.
+    Wireserver,
+}
+
+/// What the node's metadata has shown of each listed address in this boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sightings(BTreeMap<Ipv4Addr, Sighting>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sighting {
+    /// In the object, not shown yet.
+    Listed { since: Duration },
+    /// Offered before: in this boot, or in the former one with the object read again in this one.
+    Known,
+    /// Shown.
+    Shown { since: Duration, by_imds: bool },
+    /// IMDS showed it and does not any more (safety rule RE5).
+    Hidden,
+}
+
+impl Sightings {
+    /// Takes note of what is listed. `known` need not be shown before they are offered.
+    pub fn list(&mut self, now: Duration, listed: &BTreeSet<Ipv4Addr>, known: &BTreeSet<Ipv4Addr>) {
+        self.0.retain(|address, _| listed.contains(address));
+        for address in listed {
+            let first = if known.contains(address) { Sighting::Known } else { Sighting::Listed { since: now } };
+            self.0.entry(*address).or_insert(first);
+        }
+    }
+
+    /// Takes note of one source's answer.
+    pub fn witness(&mut self, now: Duration, source: Source, shown: &BTreeSet<Ipv4Addr>) {
+        for (address, sighting) in &mut self.0 {
+            *sighting = next(*sighting, now, source, shown.contains(address));
+        }
+    }
+
+    /// Whether pods may have this address.
+    #[must_use]
+    pub fn offerable(&self, now: Duration, address: Ipv4Addr) -> bool {
+        self.0.get(&address).and_then(|sighting| due(*sighting)).is_some_and(|due| due <= now)
+    }
+
+    /// When the next address becomes offerable by time alone.
+    #[must_use]
+    pub fn next_due(&self, now: Duration) -> Option<Duration> {
+        self.0.values().filter_map(|sighting| due(*sighting)).filter(|due| *due > now).min()
+    }
+
+    /// Whether an answer of the metadata is being waited for.
+    #[must_use]
+    pub fn waiting(&self, now: Duration) -> bool {
+        self.0.values().any(|sighting| matches!(sighting, Sighting::Listed { since } if *since + SILENCE > now))
+    }
+
+    /// Addresses that IMDS showed and shows no more.
+    pub fn hidden(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.0.iter().filter(|(_, sighting)| **sighting == Sighting::Hidden).map(|(address, _)| *address)
+    }
+}
+
+fn next(sighting: Sighting, now: Duration, source: Source, shown: bool) -> Sighting {
+    let imds = source == Source::Imds;
+    match (sighting, shown) {
+        (Sighting::Listed { .. }, true) => Sighting::Shown { since: now, by_imds: imds },
+        (Sighting::Hidden, true) if imds => Sighting::Shown { since: now, by_imds: true },
+        (Sighting::Known, true) => Sighting::Shown { since: Duration::ZERO, by_imds: imds },
+        (Sighting::Shown { since, by_imds }, true) => Sighting::Shown { since, by_imds: by_imds || imds },
+        (Sighting::Shown { by_imds: true, .. }, false) if imds => Sighting::Hidden,
+        (Sighting::Listed { .. } | Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden, _) => sighting,
+    }
+}
+
+fn due(sighting: Sighting) -> Option<Duration> {
+    match sighting {
+        Sighting::Listed { since } => Some(since + SILENCE + SETTLE),
+        Sighting::Known => Some(Duration::ZERO),
+        Sighting::Shown { since, .. } => Some(since + SETTLE),
+        Sighting::Hidden => None,
+    }
+}
+
+/// Which of a node's addresses pods may have, and which they may not although they are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// For pods.
+    pub offered: BTreeSet<SlotAddress>,
+    /// To be set aside before anything is offered: in a release or in an open removal (safety rule ST8).
+    pub set_aside: BTreeSet<SlotAddress>,
+}
+
+/// Every address that the spec gives to this node's pods at all: not lost, not reserved, not the node's own.
+#[must_use]
+pub fn listed(spec: &AzureVnetNodeSpec) -> BTreeSet<SlotAddress> {
+    let reserved: Vec<Ipv4Net> = spec.effective.reserved.iter().filter_map(|net| net.parse().ok()).collect();
+    let primary: Option<Ipv4Addr> = spec.node.primary_address.parse().ok();
+    let usable = |at: &&SlotAddress| {
+        !spec.lost.iter().any(|lost| lost.address == at.address)
+            && !reserved.iter().any(|net| net.contains(&at.address))
+            && primary != Some(at.address)
+    };
+    spec.addresses.iter().filter(usable).copied().collect()
+}
+
+/// Decides what is offered. `removing` is what an open intent removes. A release or removal excludes what shares its slot or its address,
+/// since either may be what is meant (safety rules ST8, RE2).
+#[must_use]
+pub fn offer(spec: &AzureVnetNodeSpec, removing: &[SlotAddress], sightings: &Sightings, now: Duration) -> Offer {
+    let leaving: BTreeSet<SlotAddress> = spec.release.iter().flat_map(|release| &release.addresses).chain(removing).copied().collect();
+    let leaves = |at: &SlotAddress| leaving.iter().any(|leaving| leaving.slot == at.slot || leaving.address == at.address);
+    let (set_aside, stays): (BTreeSet<_>, BTreeSet<_>) = listed(spec).into_iter().partition(leaves);
+    let offered = stays.into_iter().filter(|at| sightings.offerable(now, at.address)).collect();
+    Offer { offered, set_aside }
+}
+
+/// What is to be done about addresses that are set aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReleasePlan {
+    /// To set aside, with the release's id.
+    pub quarantine: Vec<(u64, SlotAddress)>,
+    /// To give back to pods: listed as ordinary, and their probation is over.
+    pub withdraw: Vec<SlotAddress>,
+    /// To forget: gone from the NIC.
+    pub forget: Vec<SlotAddress>,
+}
+
+/// Addresses that are set aside although the object lists them as ordinary (safety rule RE8).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probation<Read>(BTreeMap<SlotAddress, Stage<Read>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage<Read> {
+    /// A late write may still land.
+    Resting { since: Duration },
+    /// The next NIC read after the one named here settles it.
+    AwaitingRead { after: Option<Read> },
+}
+
+/// What [`Probation::pass`] looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<Read> {
+    /// Now.
+    pub now: Duration,
+    /// How long a probation lasts.
+    pub period: Duration,
+    /// When the controller last read the NIC, by its own word.
+    pub last_read: Option<Read>,
+}
+
+impl<Read: Copy + Eq> Probation<Read> {
+    /// Moves every address that is set aside and ordinary one step on; yields those whose probation is over.
+    pub fn pass(&mut self, ordinary: &BTreeSet<SlotAddress>, pass: Pass<Read>) -> Vec<SlotAddress> {
+        self.0.retain(|at, _| ordinary.contains(at));
+        let mut over = vec![];
+        for at in ordinary {
+            let stage = self.0.entry(*at).or_insert(Stage::Resting { since: pass.now });
+            match *stage {
+                Stage::Resting { since } if since + pass.period <= pass.now => *stage = Stage::AwaitingRead { after: pass.last_read },
+                Stage::AwaitingRead { after } if pass.last_read.is_some() && after != pass.last_read => over.push(*at),
+                Stage::Resting { .. } | Stage::AwaitingRead { .. } => {}
+            }
+        }
+        over
+    }
+}
+
+/// Decides what becomes of addresses that are, or are asked to be, set aside. `refused` are those that a pod held when they were asked for:
+/// the answer to a release does not change afterwards.
+#[must_use]
+pub fn releases<Read: Copy + Eq>(
+    spec: &AzureVnetNodeSpec,
+    removing: &[SlotAddress],
+    quarantined: &BTreeSet<SlotAddress>,
+    refused: &BTreeSet<(u64, SlotAddress)>,
+    probation: (&mut Probation<Read>, Pass<Read>),
+) -> ReleasePlan {
+    let asked: Vec<(u64, SlotAddress)> =
+        spec.release.iter().flat_map(|release| release.addresses.iter().map(|at| (release.id, *at))).collect();
+    let leaving: BTreeSet<SlotAddress> = asked.iter().map(|(_, at)| *at).chain(removing.iter().copied()).collect();
+    let listed: BTreeSet<SlotAddress> = spec.addresses.iter().copied().collect();
+    let stale = |at: &&SlotAddress| !leaving.contains(at);
+    let (ordinary, forget): (BTreeSet<_>, BTreeSet<_>) = quarantined.iter().filter(stale).partition(|at| listed.contains(at));
+    let (probation, pass) = probation;
+    ReleasePlan {
+        quarantine: asked.into_iter().filter(|asked| !quarantined.contains(&asked.1) && !refused.contains(asked)).collect(),
+        withdraw: probation.pass(&ordinary, pass),
+        forget: forget.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use azure_vnet_crds::node::Release;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(text: &str) -> SlotAddress {
+        text.parse().unwrap()
+    }
+
+    fn all(texts: &[&str]) -> Vec<SlotAddress> {
+        texts.iter().map(|text| at(text)).collect()
+    }
+
+    fn addresses(texts: &[&str]) -> BTreeSet<Ipv4Addr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn spec(revision: u64, texts: &[&str]) -> AzureVnetNodeSpec {
+        AzureVnetNodeSpec { revision, addresses: all(texts), ..AzureVnetNodeSpec::default() }
+    }
+
+    fn release(id: u64, texts: &[&str]) -> Release {
+        Release { id, nonce: format!("n{id}"), addresses: all(texts) }
+    }
+
+    const fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn re3_neither_a_lower_revision_nor_other_content_of_the_same_is_adopted() {
+        let adopted = Adopted { revision: 7, content: content(&spec(7, &["1/10.0.0.1"])) };
+        assert_eq!(judge(None, &spec(0, &[])), Judgement::Adopt);
+        assert_eq!(judge(Some(&adopted), &spec(8, &[])), Judgement::Adopt);
+        assert_eq!(judge(Some(&adopted), &spec(7, &["1/10.0.0.1"])), Judgement::Unchanged);
+        assert_eq!(judge(Some(&adopted), &spec(7, &["1/10.0.0.2"])), Judgement::Regressed(Regression::OtherContent { revision: 7 }));
+        let lower = Judgement::Regressed(Regression::Lower { adopted: 7, offered: 6 });
+        assert_eq!(judge(Some(&adopted), &spec(6, &["1/10.0.0.1"])), lower);
+    }
+
+    #[test]
+    fn re3_content_is_addresses_releases_and_losses_and_not_their_order() {
+        let one = AzureVnetNodeSpec { release: vec![release(3, &["2/10.0.0.2"])], ..spec(1, &["1/10.0.0.1", "2/10.0.0.2"]) };
+        let other = AzureVnetNodeSpec { revision: 9, addresses: all(&["2/10.0.0.2", "1/10.0.0.1"]), ..one.clone() };
+        assert_eq!(content(&one), content(&other));
+        assert_ne!(content(&one), content(&AzureVnetNodeSpec { release: vec![release(4, &["2/10.0.0.2"])], ..one.clone() }));
+        assert_ne!(content(&one), content(&AzureVnetNodeSpec { lost: all(&["1/10.0.0.1"]), ..one.clone() }));
+    }
+
+    #[test]
+    fn re6_a_new_address_waits_to_be_shown_and_then_two_seconds() {
+        let mut sightings = Sightings::default();
+        let address = "10.0.0.1".parse().unwrap();
+        sightings.list(secs(100), &addresses(&["10.0.0.1"]), &BTreeSet::new());
+        sightings.witness(secs(101), Source::Imds, &BTreeSet::new());
+        assert!(!sightings.offerable(secs(102), address) && sightings.waiting(secs(102)));
+        sightings.witness(secs(103), Source::Wireserver, &addresses(&["10.0.0.1"]));
+        assert_eq!(sightings.next_due(secs(103)), Some(secs(105)));
+        assert!(!sightings.offerable(secs(104), address) && !sightings.waiting(secs(104)));
+        assert!(sightings.offerable(secs(105), address));
+    }
+
+    #[test]
+    fn re6_silent_metadata_delays_a_minute() {
+        let mut sightings = Sightings::default();
+        let address = "10.0.0.1".parse().unwrap();
+        sightings.list(secs(100), &addresses(&["10.0.0.1"]), &BTreeSet::new());
+        assert!(!sightings.offerable(secs(161), address));
+        assert!(sightings.offerable(secs(162), address));
+    }
+
+    #[test]
+    fn re5_what_imds_showed_and_shows_no_more_is_withheld_until_it_shows_it_again() {
+        let mut sightings = Sightings::default();
+        let address = "10.0.0.1".parse().unwrap();
+        let listed = addresses(&["10.0.0.1"]);
+        sightings.list(secs(0), &listed, &listed);
+        assert!(sightings.offerable(secs(0), address), "it was offered before");
+        sightings.witness(secs(1), Source::Imds, &BTreeSet::new());
+        assert!(sightings.offerable(secs(1), address), "never shown proves nothing");
+        sightings.witness(secs(2), Source::Imds, &listed);
+        sightings.witness(secs(3), Source::Wireserver, &BTreeSet::new());
+        assert!(sightings.offerable(secs(3), address), "only IMDS withholds");
+        sightings.witness(secs(4), Source::Imds, &BTreeSet::new());
+        assert!(!sightings.offerable(secs(400), address));
+        assert_eq!(sightings.hidden().collect::<Vec<_>>(), [address]);
+        sightings.witness(secs(401), Source::Wireserver, &listed);
+        assert!(!sightings.offerable(secs(800), address));
+        sightings.witness(secs(800), Source::Imds, &listed);
+        assert!(sightings.offerable(secs(802), address));
+    }
+
+    #[test]
+    fn st8_nothing_that_leaves_is_offered_by_slot_or_by_address() {
+        let mut spec = spec(1, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4", "5/10.0.0.5", "6/10.0.0.6"]);
+        spec.release = vec![release(1, &["2/10.0.0.2"]), release(2, &["3/10.0.0.9"])];
+        spec.lost = all(&["5/10.0.0.5"]);
+        spec.effective.reserved = vec!["10.0.0.6/32".into()];
+        let known: BTreeSet<_> = spec.addresses.iter().map(|at| at.address).collect();
+        let mut sightings = Sightings::default();
+        sightings.list(secs(0), &known, &known);
+        let offer = offer(&spec, &all(&["9/10.0.0.4"]), &sightings, secs(0));
+        assert_eq!(offer.offered, all(&["1/10.0.0.1"]).into_iter().collect());
+        assert_eq!(offer.set_aside, all(&["2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4"]).into_iter().collect());
+    }
+
+    fn pass(now: u64, last_read: u64) -> Pass<u64> {
+        Pass { now: secs(now), period: secs(600), last_read: Some(last_read) }
+    }
+
+    #[test]
+    fn re8_a_withdrawn_address_rests_and_then_waits_for_a_read() {
+        let spec = spec(2, &["1/10.0.0.1"]);
+        let held = all(&["1/10.0.0.1"]).into_iter().collect();
+        let mut probation = Probation::default();
+        let mut withdrawn = |now, read| releases(&spec, &[], &held, &BTreeSet::new(), (&mut probation, pass(now, read))).withdraw;
+        assert_eq!(withdrawn(0, 1), []);
+        assert_eq!(withdrawn(599, 2), []);
+        assert_eq!(withdrawn(600, 3), [], "that read may be older than the end of the probation");
+        assert_eq!(withdrawn(700, 3), []);
+        assert_eq!(withdrawn(701, 4), all(&["1/10.0.0.1"]));
+    }
+
+    #[test]
+    fn a_release_is_asked_for_once_and_forgotten_when_the_nic_lost_it() {
+        let mut spec = spec(2, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3"]);
+        spec.release = vec![release(5, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3"])];
+        let quarantined = all(&["1/10.0.0.1", "9/10.0.0.9", "8/10.0.0.8"]).into_iter().collect();
+        let refused = BTreeSet::from([(5, at("2/10.0.0.2"))]);
+        let plan = releases(&spec, &all(&["8/10.0.0.8"]), &quarantined, &refused, (&mut Probation::default(), pass(0, 0)));
+        let expected = ReleasePlan { quarantine: vec![(5, at("3/10.0.0.3"))], withdraw: vec![], forget: all(&["9/10.0.0.9"]) };
+        assert_eq!(plan, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_never_offered_sooner_than_shown_or_silent(
+            events in proptest::collection::vec((0_u64..5, any::<bool>(), any::<bool>()), 0..60)
+        ) {
+            let listed = addresses(&["10.0.0.1"]);
+            let address = "10.0.0.1".parse().unwrap();
+            let mut sightings = Sightings::default();
+            sightings.list(secs(0), &listed, &BTreeSet::new());
+            let (mut now, mut imds, mut first_shown) = (0, None, None);
+            for (step, is_imds, shown) in events {
+                now += step;
+                let source = if is_imds { Source::Imds } else { Source::Wireserver };
+                sightings.witness(secs(now), source, if shown { &listed } else { const { &BTreeSet::new() } });
+                if shown {
+                    first_shown = first_shown.or(Some(now));
+                }
+                if is_imds && (shown || imds == Some(true)) {
+                    imds = Some(shown);
+                }
+                let earliest = first_shown.map_or(62, |shown| shown + 2);
+                if sightings.offerable(secs(now), address) {
+                    prop_assert!(now >= earliest);
+                    prop_assert!(imds != Some(false));
+                }
+            }
+        }
+    }
+}
