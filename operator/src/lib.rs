@@ -1,1 +1,12 @@
-//! Placeholder.
+//! The shell of the operator: Kubernetes, Azure and the host. What to do is decided in `azure-vnet-operator-core`.
+
+pub mod agent;
+pub mod azure;
+pub mod cli;
+pub mod controller;
+pub mod install;
+pub mod kubernetes;
+pub mod telemetry;
+mod world;
+
+pub use world::{Shutdown, World};
