@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The shell of the CNI plugins: files, kernel, process. It decides nothing.
+
+pub mod store;

@@ -1,0 +1,279 @@
+//! The addresses that a node's pods may use, the seal that says the store is whole, and which of two pools may be adopted.
+
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr, str::FromStr, time::Duration};
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    boot::{BootId, StoreId},
+    record::{Reader, RecordError, Writer},
+};
+
+const POOL: &str = "pool";
+const SEALED: &str = "sealed";
+const STORE: &str = "store";
+
+/// One IP configuration of ours: slot and address, written `slot/address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotAddress {
+    /// 1 to 255.
+    pub slot: u8,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+impl fmt::Display for SlotAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.slot, self.address)
+    }
+}
+
+impl FromStr for SlotAddress {
+    type Err = RecordError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (slot, address) = text.split_once('/').ok_or(RecordError::Field("slot"))?;
+        let slot = slot.parse().ok().filter(|&slot| slot > 0).ok_or(RecordError::Field("slot"))?;
+        Ok(Self { slot, address: address.parse().map_err(|_| RecordError::Field("slot"))? })
+    }
+}
+
+/// Hash of what a revision says, computed by whoever adopts it (safety rule RE3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentHash(pub u64);
+
+/// A node's pool. The same record is the `pool` that plugins read and the durable copy of what was adopted last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The boot in which it was adopted.
+    pub boot: BootId,
+    /// The store that adopted it.
+    pub store: StoreId,
+    /// UID of the object that it comes from.
+    pub object_uid: String,
+    /// That object's revision.
+    pub revision: u64,
+    /// Hash of the revision's content.
+    pub content: ContentHash,
+    /// The subnet.
+    pub prefix: Ipv4Net,
+    /// The subnet's gateway.
+    pub gateway: Ipv4Addr,
+    /// How long an address rests after use.
+    pub cool_down: Duration,
+    /// MTU of pod links; the host's where absent.
+    pub mtu: Option<u32>,
+    /// In ascending order of addresses.
+    addresses: Vec<SlotAddress>,
+}
+
+/// What a [`Pool`] is made of, apart from its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolFacts {
+    /// See [`Pool::object_uid`].
+    pub object_uid: String,
+    /// See [`Pool::revision`].
+    pub revision: u64,
+    /// See [`Pool::content`].
+    pub content: ContentHash,
+    /// See [`Pool::prefix`].
+    pub prefix: Ipv4Net,
+    /// See [`Pool::gateway`].
+    pub gateway: Ipv4Addr,
+    /// See [`Pool::cool_down`].
+    pub cool_down: Duration,
+    /// See [`Pool::mtu`].
+    pub mtu: Option<u32>,
+}
+
+impl Pool {
+    /// Makes a pool of this boot and store.
+    #[must_use]
+    pub fn new(boot: BootId, store: StoreId, facts: PoolFacts, addresses: impl IntoIterator<Item = SlotAddress>) -> Self {
+        let PoolFacts { object_uid, revision, content, prefix, gateway, cool_down, mtu } = facts;
+        let cool_down = Duration::from_millis(u64::try_from(cool_down.as_millis()).unwrap_or(u64::MAX));
+        let mut addresses: Vec<_> = addresses.into_iter().collect();
+        addresses.sort_by_key(|slot| (slot.address, slot.slot));
+        addresses.dedup_by_key(|slot| slot.address);
+        Self { boot, store, object_uid, revision, content, prefix, gateway, cool_down, mtu, addresses }
+    }
+
+    /// The addresses, ascending.
+    #[must_use]
+    pub fn addresses(&self) -> &[SlotAddress] {
+        &self.addresses
+    }
+
+    /// The address's slot.
+    #[must_use]
+    pub fn find(&self, address: Ipv4Addr) -> Option<SlotAddress> {
+        let at = self.addresses.binary_search_by_key(&address, |slot| slot.address).ok()?;
+        self.addresses.get(at).copied()
+    }
+
+    /// All addresses once, beginning after `cursor`: an address that was just used comes last (safety rule ST14).
+    pub fn after(&self, cursor: Option<Ipv4Addr>) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let start = self.addresses.partition_point(|slot| Some(slot.address) <= cursor);
+        let (before, after) = self.addresses.split_at_checked(start).unwrap_or_default();
+        after.iter().chain(before).map(|slot| slot.address)
+    }
+
+    /// The same pool with only those of its addresses that are `offered` and not `withheld` (safety rule ST8).
+    #[must_use]
+    pub fn offering(&self, offered: &BTreeSet<Ipv4Addr>, withheld: &BTreeSet<Ipv4Addr>) -> Self {
+        let keep = |slot: &&SlotAddress| offered.contains(&slot.address) && !withheld.contains(&slot.address);
+        Self { addresses: self.addresses.iter().filter(keep).copied().collect(), ..self.clone() }
+    }
+
+    /// Whether this one may follow `adopted` (safety rule RE3). Another object's numbers say nothing about ours.
+    ///
+    /// # Errors
+    /// It is older, or has the same number and another content.
+    pub fn may_follow(&self, adopted: Option<&Self>) -> Result<(), Regression> {
+        let Some(adopted) = adopted.filter(|adopted| adopted.object_uid == self.object_uid) else { return Ok(()) };
+        let conflict = self.revision == adopted.revision && self.content != adopted.content;
+        if self.revision < adopted.revision || conflict {
+            return Err(Regression { adopted: adopted.revision, offered: self.revision });
+        }
+        Ok(())
+    }
+
+    /// Prints the record.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let Self { boot, store, object_uid, revision, content, prefix, gateway, cool_down, mtu, addresses } = self;
+        let writer = Writer::new(POOL)
+            .field("boot", boot)
+            .field("store", store)
+            .field("object", object_uid)
+            .field("revision", revision)
+            .field("content", format_args!("{:016x}", content.0))
+            .field("prefix", prefix)
+            .field("gateway", gateway)
+            .field("cool-down", cool_down.as_millis())
+            .optional("mtu", *mtu);
+        addresses.iter().fold(writer, |writer, address| writer.field("address", address)).finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// The content is no whole pool of this version.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut reader = Reader::of_kind(bytes, POOL)?;
+        let boot = reader.field("boot")?;
+        let store = reader.field("store")?;
+        let facts = PoolFacts {
+            object_uid: reader.text("object")?,
+            revision: reader.field("revision")?,
+            content: parse_hash(&reader.text("content")?)?,
+            prefix: reader.field("prefix")?,
+            gateway: reader.field("gateway")?,
+            cool_down: Duration::from_millis(reader.field("cool-down")?),
+            mtu: reader.optional("mtu")?,
+        };
+        let addresses: Vec<SlotAddress> = reader.all("address")?;
+        reader.finish()?;
+        if !addresses.is_sorted_by(|a, b| a.address < b.address) {
+            return Err(RecordError::Field("address"));
+        }
+        Ok(Self::new(boot, store, facts, addresses))
+    }
+}
+
+fn parse_hash(text: &str) -> Result<ContentHash, RecordError> {
+    u64::from_str_radix(text, 16).map(ContentHash).map_err(|_| RecordError::Field("content"))
+}
+
+/// A revision that must not be adopted (safety rule RE3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("revision {offered} cannot follow revision {adopted}, which was adopted already: it is older, or says something else under the same number")]
+pub struct Regression {
+    /// The highest one adopted.
+    pub adopted: u64,
+    /// The one that was offered.
+    pub offered: u64,
+}
+
+/// Who made a store whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SealOwner {
+    /// The node's agent, or standalone.
+    Agent,
+    /// A plugin whose configuration names no agent's pool.
+    Plugin,
+}
+
+impl fmt::Display for SealOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "agent",
+            Self::Plugin => "plugin",
+        })
+    }
+}
+
+impl FromStr for SealOwner {
+    type Err = RecordError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "agent" => Ok(Self::Agent),
+            "plugin" => Ok(Self::Plugin),
+            _ => Err(RecordError::Field("owner")),
+        }
+    }
+}
+
+/// Says that the store is whole in this boot (safety rule ST3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The store.
+    pub store: StoreId,
+    /// The boot.
+    pub boot: BootId,
+    /// Who sealed it.
+    pub owner: SealOwner,
+}
+
+impl Sealed {
+    /// Prints the record.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let Self { store, boot, owner } = self;
+        Writer::new(SEALED).field("store", store).field("boot", boot).field("owner", owner).finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// The content is no whole seal of this version.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut reader = Reader::of_kind(bytes, SEALED)?;
+        let sealed = Self { store: reader.field("store")?, boot: reader.field("boot")?, owner: reader.field("owner")? };
+        reader.finish().map(|()| sealed)
+    }
+}
+
+/// The durable folder's own record (safety rule ST9).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreRecord {
+    /// The store's id.
+    pub store: StoreId,
+}
+
+impl StoreRecord {
+    /// Prints the record.
+    #[must_use]
+    pub fn print(&self) -> String {
+        Writer::new(STORE).field("store", &self.store).finish()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// The content is no whole record of this version.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut reader = Reader::of_kind(bytes, STORE)?;
+        let record = Self { store: reader.field("store")? };
+        reader.finish().map(|()| record)
+    }
+}

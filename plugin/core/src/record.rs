@@ -1,0 +1,178 @@
+//! The text that store files are made of: one line that names format, kind and checksum, then one `key value` line for each field, in fixed order.
+//! What is torn, damaged or of another version is refused as a whole; nothing is read by halves.
+
+use std::{
+    fmt::{Display, Write as _},
+    str::FromStr,
+};
+
+const MAGIC: &str = "azure-vnet";
+const VERSION: u32 = 1;
+
+/// Why a file's content is no record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Not a record at all, or cut off.
+    #[error("it is no record of a node store")]
+    Foreign,
+    /// A record of another version of the format.
+    #[error("it is a record of format {0}, and this program reads format {VERSION}")]
+    Version(u32),
+    /// The checksum does not fit the content.
+    #[error("its checksum does not fit its content")]
+    Checksum,
+    /// A whole record of another kind.
+    #[error("it is a record of another kind than {0}")]
+    Kind(&'static str),
+    /// A field is missing, unknown, misplaced or has no valid value.
+    #[error("its field {0:?} has no valid value")]
+    Field(&'static str),
+    /// The record goes on after its last field.
+    #[error("it has more fields than it may have")]
+    Surplus,
+}
+
+/// Prints a record.
+pub(crate) struct Writer {
+    kind: &'static str,
+    body: String,
+}
+
+impl Writer {
+    pub(crate) fn new(kind: &'static str) -> Self {
+        Self { kind, body: String::with_capacity(384) }
+    }
+
+    pub(crate) fn field(mut self, key: &'static str, value: impl Display) -> Self {
+        let start = self.body.len();
+        let _ = write!(self.body, "{key} {value}");
+        if self.body.get(start..).is_some_and(|line| line.contains(['\n', '\\'])) {
+            let escaped = escape(self.body.get(start..).unwrap_or_default());
+            self.body.truncate(start);
+            self.body.push_str(&escaped);
+        }
+        self.body.push('\n');
+        self
+    }
+
+    /// Leaves the line out where there is no value.
+    pub(crate) fn optional(self, key: &'static str, value: Option<impl Display>) -> Self {
+        match value {
+            Some(value) => self.field(key, value),
+            None => self,
+        }
+    }
+
+    pub(crate) fn finish(self) -> String {
+        let Self { kind, body } = self;
+        format!("{MAGIC} {VERSION} {kind} {:08x}\n{body}", checksum(kind, &body))
+    }
+}
+
+/// Walks the fields of a record whose checksum was right.
+pub(crate) struct Reader<'a> {
+    kind: &'a str,
+    lines: std::iter::Peekable<std::str::Split<'a, char>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| RecordError::Foreign)?;
+        let (head, body) = text.split_once('\n').ok_or(RecordError::Foreign)?;
+        let mut words = head.split(' ');
+        if words.next() != Some(MAGIC) {
+            return Err(RecordError::Foreign);
+        }
+        let version = words.next().and_then(|word| word.parse().ok()).ok_or(RecordError::Foreign)?;
+        if version != VERSION {
+            return Err(RecordError::Version(version));
+        }
+        let (Some(kind), Some(sum), None) = (words.next(), words.next(), words.next()) else { return Err(RecordError::Foreign) };
+        if sum != format!("{:08x}", checksum(kind, body)) {
+            return Err(RecordError::Checksum);
+        }
+        let body = if body.is_empty() { body } else { body.strip_suffix('\n').ok_or(RecordError::Foreign)? };
+        let mut lines = body.split('\n').peekable();
+        if body.is_empty() {
+            lines.next();
+        }
+        Ok(Self { kind, lines })
+    }
+
+    pub(crate) fn of_kind(bytes: &'a [u8], kind: &'static str) -> Result<Self, RecordError> {
+        let reader = Self::new(bytes)?;
+        if reader.kind == kind { Ok(reader) } else { Err(RecordError::Kind(kind)) }
+    }
+
+    pub(crate) fn kind(&self) -> &'a str {
+        self.kind
+    }
+
+    pub(crate) fn text(&mut self, key: &'static str) -> Result<String, RecordError> {
+        self.next_if(key).and_then(unescape).ok_or(RecordError::Field(key))
+    }
+
+    pub(crate) fn field<T: FromStr>(&mut self, key: &'static str) -> Result<T, RecordError> {
+        self.text(key)?.parse().map_err(|_| RecordError::Field(key))
+    }
+
+    pub(crate) fn optional<T: FromStr>(&mut self, key: &'static str) -> Result<Option<T>, RecordError> {
+        if self.is_next(key) { self.field(key).map(Some) } else { Ok(None) }
+    }
+
+    /// Reads the unescaped rest of all lines with this key.
+    pub(crate) fn all<T: FromStr>(&mut self, key: &'static str) -> Result<Vec<T>, RecordError> {
+        let mut values = Vec::new();
+        while self.is_next(key) {
+            let value = self.next_if(key).and_then(|value| value.parse().ok());
+            values.push(value.ok_or(RecordError::Field(key))?);
+        }
+        Ok(values)
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(), RecordError> {
+        if self.lines.next().is_none() { Ok(()) } else { Err(RecordError::Surplus) }
+    }
+
+    fn is_next(&mut self, key: &str) -> bool {
+        self.lines.peek().is_some_and(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(' ')))
+    }
+
+    fn next_if(&mut self, key: &str) -> Option<&'a str> {
+        if !self.is_next(key) {
+            return None;
+        }
+        self.lines.next()?.strip_prefix(key)?.strip_prefix(' ')
+    }
+}
+
+fn checksum(kind: &str, body: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(kind.as_bytes());
+    hasher.update(b"\n");
+    hasher.update(body.as_bytes());
+    hasher.finalize()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n")
+}
+
+fn unescape(text: &str) -> Option<String> {
+    if !text.contains('\\') {
+        return Some(text.to_owned());
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        plain.push(match c {
+            '\\' => match chars.next()? {
+                '\\' => '\\',
+                'n' => '\n',
+                _ => return None,
+            },
+            c => c,
+        });
+    }
+    Some(plain)
+}
