@@ -16,24 +16,24 @@ pub const SILENCE: Duration = Duration::from_mins(1);
 pub const SETTLE: Duration = Duration::from_secs(2);
 
 /// What has been taken over, as it lies on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adopted {
     /// The highest revision.
     pub revision: u64,
     /// Its [`content`].
-    pub content: String,
+    pub content: u64,
 }
 
-/// The part of a spec that a revision number stands for, in one form that does not depend on the program's version.
+/// Hash of the part of a spec that a revision number stands for: the same in every version of this program (FNV-1a over a text).
 #[must_use]
-pub fn content(spec: &AzureVnetNodeSpec) -> String {
+pub fn content(spec: &AzureVnetNodeSpec) -> u64 {
     let list = |addresses: &[SlotAddress]| {
         let sorted: BTreeSet<String> = addresses.iter().map(ToString::to_string).collect();
         sorted.into_iter().collect::<Vec<_>>().join(",")
     };
     let mut lines = vec![format!("addresses {}", list(&spec.addresses)), format!("lost {}", list(&spec.lost))];
     lines.extend(spec.release.iter().map(|release| format!("release {} {} {}", release.id, release.nonce, list(&release.addresses))));
-    lines.join("\n")
+    lines.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Whether a spec may be taken over.
@@ -101,15 +101,33 @@ enum Sighting {
     Shown { since: Duration, by_imds: bool },
     /// IMDS showed it and does not any more (safety rule RE5).
     Hidden,
+    /// Known from a former boot only: nothing but IMDS confirms it (safety rule RE5).
+    Unconfirmed,
+}
+
+/// How far the list of addresses is to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// The object was read in this boot and adopted.
+    ByObject,
+    /// It lies on disk, and the object could not be read or not be believed.
+    OnDiskOnly,
 }
 
 impl Sightings {
     /// Takes note of what is listed. `known` need not be shown before they are offered.
-    pub fn list(&mut self, now: Duration, listed: &BTreeSet<Ipv4Addr>, known: &BTreeSet<Ipv4Addr>) {
+    pub fn list(&mut self, now: Duration, by: Listed, listed: &BTreeSet<Ipv4Addr>, known: &BTreeSet<Ipv4Addr>) {
         self.0.retain(|address, _| listed.contains(address));
         for address in listed {
-            let first = if known.contains(address) { Sighting::Known } else { Sighting::Listed { since: now } };
-            self.0.entry(*address).or_insert(first);
+            let first = match by {
+                _ if known.contains(address) => Sighting::Known,
+                Listed::ByObject => Sighting::Listed { since: now },
+                Listed::OnDiskOnly => Sighting::Unconfirmed,
+            };
+            let sighting = self.0.entry(*address).or_insert(first);
+            if *sighting == Sighting::Unconfirmed {
+                *sighting = first;
+            }
         }
     }
 
@@ -135,7 +153,12 @@ impl Sightings {
     /// Whether an answer of the metadata is being waited for.
     #[must_use]
     pub fn waiting(&self, now: Duration) -> bool {
-        self.0.values().any(|sighting| matches!(sighting, Sighting::Listed { since } if *since + SILENCE > now))
+        let waits = |sighting: &Sighting| match sighting {
+            Sighting::Listed { since } => *since + SILENCE > now,
+            Sighting::Unconfirmed => true,
+            Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden => false,
+        };
+        self.0.values().any(waits)
     }
 
     /// Addresses that IMDS showed and shows no more.
@@ -148,11 +171,11 @@ fn next(sighting: Sighting, now: Duration, source: Source, shown: bool) -> Sight
     let imds = source == Source::Imds;
     match (sighting, shown) {
         (Sighting::Listed { .. }, true) => Sighting::Shown { since: now, by_imds: imds },
-        (Sighting::Hidden, true) if imds => Sighting::Shown { since: now, by_imds: true },
+        (Sighting::Hidden | Sighting::Unconfirmed, true) if imds => Sighting::Shown { since: now, by_imds: true },
         (Sighting::Known, true) => Sighting::Shown { since: Duration::ZERO, by_imds: imds },
         (Sighting::Shown { since, by_imds }, true) => Sighting::Shown { since, by_imds: by_imds || imds },
         (Sighting::Shown { by_imds: true, .. }, false) if imds => Sighting::Hidden,
-        (Sighting::Listed { .. } | Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden, _) => sighting,
+        (Sighting::Listed { .. } | Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden | Sighting::Unconfirmed, _) => sighting,
     }
 }
 
@@ -161,7 +184,7 @@ fn due(sighting: Sighting) -> Option<Duration> {
         Sighting::Listed { since } => Some(since + SILENCE + SETTLE),
         Sighting::Known => Some(Duration::ZERO),
         Sighting::Shown { since, .. } => Some(since + SETTLE),
-        Sighting::Hidden => None,
+        Sighting::Hidden | Sighting::Unconfirmed => None,
     }
 }
 
@@ -205,8 +228,6 @@ pub struct ReleasePlan {
     pub quarantine: Vec<(u64, SlotAddress)>,
     /// To give back to pods: listed as ordinary, and their probation is over.
     pub withdraw: Vec<SlotAddress>,
-    /// To forget: gone from the NIC.
-    pub forget: Vec<SlotAddress>,
 }
 
 /// Addresses that are set aside although the object lists them as ordinary (safety rule RE8).
@@ -249,7 +270,7 @@ impl<Read: Copy + Eq> Probation<Read> {
     }
 }
 
-/// Decides what becomes of addresses that are, or are asked to be, set aside. `refused` are those that a pod held when they were asked for:
+/// Decides what becomes of addresses that are, or are asked to be, set aside; those that left the list are forgotten by adopting it. `refused` are those that a pod held when they were asked for:
 /// the answer to a release does not change afterwards.
 #[must_use]
 pub fn releases<Read: Copy + Eq>(
@@ -263,20 +284,16 @@ pub fn releases<Read: Copy + Eq>(
         spec.release.iter().flat_map(|release| release.addresses.iter().map(|at| (release.id, *at))).collect();
     let leaving: BTreeSet<SlotAddress> = asked.iter().map(|(_, at)| *at).chain(removing.iter().copied()).collect();
     let listed: BTreeSet<SlotAddress> = spec.addresses.iter().copied().collect();
-    let stale = |at: &&SlotAddress| !leaving.contains(at);
-    let (ordinary, forget): (BTreeSet<_>, BTreeSet<_>) = quarantined.iter().filter(stale).partition(|at| listed.contains(at));
+    let ordinary = quarantined.iter().filter(|at| !leaving.contains(at) && listed.contains(at)).copied().collect();
     let (probation, pass) = probation;
     ReleasePlan {
         quarantine: asked.into_iter().filter(|asked| !quarantined.contains(&asked.1) && !refused.contains(asked)).collect(),
         withdraw: probation.pass(&ordinary, pass),
-        forget: forget.into_iter().collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use azure_vnet_crds::node::Release;
     use proptest::prelude::*;
 
@@ -330,7 +347,7 @@ mod tests {
     fn re6_a_new_address_waits_to_be_shown_and_then_two_seconds() {
         let mut sightings = Sightings::default();
         let address = "10.0.0.1".parse().unwrap();
-        sightings.list(secs(100), &addresses(&["10.0.0.1"]), &BTreeSet::new());
+        sightings.list(secs(100), Listed::ByObject, &addresses(&["10.0.0.1"]), &BTreeSet::new());
         sightings.witness(secs(101), Source::Imds, &BTreeSet::new());
         assert!(!sightings.offerable(secs(102), address) && sightings.waiting(secs(102)));
         sightings.witness(secs(103), Source::Wireserver, &addresses(&["10.0.0.1"]));
@@ -343,7 +360,7 @@ mod tests {
     fn re6_silent_metadata_delays_a_minute() {
         let mut sightings = Sightings::default();
         let address = "10.0.0.1".parse().unwrap();
-        sightings.list(secs(100), &addresses(&["10.0.0.1"]), &BTreeSet::new());
+        sightings.list(secs(100), Listed::ByObject, &addresses(&["10.0.0.1"]), &BTreeSet::new());
         assert!(!sightings.offerable(secs(161), address));
         assert!(sightings.offerable(secs(162), address));
     }
@@ -353,7 +370,7 @@ mod tests {
         let mut sightings = Sightings::default();
         let address = "10.0.0.1".parse().unwrap();
         let listed = addresses(&["10.0.0.1"]);
-        sightings.list(secs(0), &listed, &listed);
+        sightings.list(secs(0), Listed::ByObject, &listed, &listed);
         assert!(sightings.offerable(secs(0), address), "it was offered before");
         sightings.witness(secs(1), Source::Imds, &BTreeSet::new());
         assert!(sightings.offerable(secs(1), address), "never shown proves nothing");
@@ -370,6 +387,20 @@ mod tests {
     }
 
     #[test]
+    fn re5_after_a_boot_what_lies_on_disk_waits_for_imds_or_for_the_object() {
+        let (listed, none) = (addresses(&["10.0.0.1", "10.0.0.2"]), BTreeSet::new());
+        let (one, two) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let mut sightings = Sightings::default();
+        sightings.list(secs(0), Listed::OnDiskOnly, &listed, &none);
+        sightings.witness(secs(1), Source::Wireserver, &listed);
+        assert!(!sightings.offerable(secs(1000), one) && sightings.waiting(secs(1000)));
+        sightings.witness(secs(1000), Source::Imds, &addresses(&["10.0.0.1"]));
+        assert!(sightings.offerable(secs(1002), one) && !sightings.offerable(secs(1002), two));
+        sightings.list(secs(1003), Listed::ByObject, &listed, &listed);
+        assert!(sightings.offerable(secs(1003), two), "the object was read again");
+    }
+
+    #[test]
     fn st8_nothing_that_leaves_is_offered_by_slot_or_by_address() {
         let mut spec = spec(1, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4", "5/10.0.0.5", "6/10.0.0.6"]);
         spec.release = vec![release(1, &["2/10.0.0.2"]), release(2, &["3/10.0.0.9"])];
@@ -377,7 +408,7 @@ mod tests {
         spec.effective.reserved = vec!["10.0.0.6/32".into()];
         let known: BTreeSet<_> = spec.addresses.iter().map(|at| at.address).collect();
         let mut sightings = Sightings::default();
-        sightings.list(secs(0), &known, &known);
+        sightings.list(secs(0), Listed::ByObject, &known, &known);
         let offer = offer(&spec, &all(&["9/10.0.0.4"]), &sightings, secs(0));
         assert_eq!(offer.offered, all(&["1/10.0.0.1"]).into_iter().collect());
         assert_eq!(offer.set_aside, all(&["2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4"]).into_iter().collect());
@@ -401,13 +432,13 @@ mod tests {
     }
 
     #[test]
-    fn a_release_is_asked_for_once_and_forgotten_when_the_nic_lost_it() {
+    fn a_release_is_asked_for_once() {
         let mut spec = spec(2, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3"]);
         spec.release = vec![release(5, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3"])];
         let quarantined = all(&["1/10.0.0.1", "9/10.0.0.9", "8/10.0.0.8"]).into_iter().collect();
         let refused = BTreeSet::from([(5, at("2/10.0.0.2"))]);
         let plan = releases(&spec, &all(&["8/10.0.0.8"]), &quarantined, &refused, (&mut Probation::default(), pass(0, 0)));
-        let expected = ReleasePlan { quarantine: vec![(5, at("3/10.0.0.3"))], withdraw: vec![], forget: all(&["9/10.0.0.9"]) };
+        let expected = ReleasePlan { quarantine: vec![(5, at("3/10.0.0.3"))], withdraw: vec![] };
         assert_eq!(plan, expected);
     }
 
@@ -419,7 +450,7 @@ mod tests {
             let listed = addresses(&["10.0.0.1"]);
             let address = "10.0.0.1".parse().unwrap();
             let mut sightings = Sightings::default();
-            sightings.list(secs(0), &listed, &BTreeSet::new());
+            sightings.list(secs(0), Listed::ByObject, &listed, &BTreeSet::new());
             let (mut now, mut imds, mut first_shown) = (0, None, None);
             for (step, is_imds, shown) in events {
                 now += step;

@@ -11,21 +11,21 @@ pub const PLUGIN: &str = "azure-vnet";
 pub const IPAM: &str = "azure-vnet-ipam";
 /// Name of the network, recorded in every lease.
 pub const NETWORK: &str = "azure-vnet";
-/// What `Auto` means to the agent, which cannot see the runtime's version: every runtime in use accepts it. The controller can, and puts a
-/// newer one into the effective values where the runtime is known to accept it.
-pub const AUTO_VERSION: &str = "1.0.0";
+/// Versions that a list may have, newest first.
+const VERSIONS: [&str; 5] = ["1.1.0", "1.0.0", "0.4.0", "0.3.1", "0.3.0"];
+/// The newest that `Auto` takes: the agent cannot see the runtime's version, and every runtime in use accepts this one. The controller can, and
+/// puts a newer one into the effective values where the runtime is known to accept it.
+const AUTO: &str = "1.0.0";
 
 /// A configuration list and what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflist {
     /// File name below the configuration folder.
     pub file: FileName,
-    /// Its content.
-    pub text: String,
-    /// CNI version that every plugin must know.
-    pub version: String,
-    /// Every plugin that it names.
+    /// Every plugin that it names; each must exist and answer before the list is written (safety rule UP4).
     pub plugins: BTreeSet<PluginName>,
+    wanted: String,
+    list: Vec<Value>,
 }
 
 /// A name of one file: no path, not hidden, and an ending that runtimes read.
@@ -63,22 +63,31 @@ pub enum ConflistError {
     PluginName(String),
 }
 
-/// Renders the list.
+/// Reads the effective values.
 ///
 /// # Errors
-/// When a name in it is none.
-pub fn render(cni: &CniSpec) -> Result<Conflist, ConflistError> {
+/// When a name in them is none.
+pub fn desire(cni: &CniSpec) -> Result<Conflist, ConflistError> {
     let CniSpec { conf_name, cni_version, mode, master, mtu, chain } = cni;
-    let version = if matches!(cni_version.as_str(), "" | "Auto") { AUTO_VERSION } else { cni_version };
-    let plugins = std::iter::once(ours(*mode, master, *mtu)).chain(chain.iter().cloned().map(Value::Object)).collect::<Vec<_>>();
-    let names = plugins.iter().map(names).collect::<Result<Vec<_>, _>>()?;
-    let list = json!({"cniVersion": version, "name": NETWORK, "plugins": plugins});
-    Ok(Conflist {
-        file: file_name(conf_name)?,
-        text: format!("{list:#}\n"),
-        version: version.to_owned(),
-        plugins: names.into_iter().flatten().collect(),
-    })
+    let list: Vec<Value> = std::iter::once(ours(*mode, master, *mtu)).chain(chain.iter().cloned().map(Value::Object)).collect();
+    let plugins = list.iter().map(names).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let wanted = if matches!(cni_version.as_str(), "" | "Auto") { AUTO } else { cni_version }.to_owned();
+    Ok(Conflist { file: file_name(conf_name)?, plugins, wanted, list })
+}
+
+impl Conflist {
+    /// The newest version up to the wanted one that every plugin knows: a chained plugin older than ours would fail each ADD.
+    #[must_use]
+    pub fn version(&self, known: &[BTreeSet<String>]) -> Option<&'static str> {
+        let candidates = VERSIONS.iter().copied().skip_while(|version| *version != self.wanted);
+        candidates.into_iter().find(|version| known.iter().all(|known| known.contains(*version)))
+    }
+
+    /// The file's content.
+    #[must_use]
+    pub fn render(&self, version: &str) -> String {
+        format!("{:#}\n", json!({"cniVersion": version, "name": NETWORK, "plugins": self.list}))
+    }
 }
 
 fn ours(mode: WiringMode, master: &str, mtu: u32) -> Value {
@@ -124,23 +133,21 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.len() <= 128 && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// Whether a plugin's answer to `VERSION` says that it knows this version.
+/// Reads the versions from a plugin's answer to `VERSION`.
 #[must_use]
-pub fn answers_version(answer: &[u8], version: &str) -> bool {
-    let supported = serde_json::from_slice::<Value>(answer).ok();
-    let supported = supported.as_ref().and_then(|answer| answer.get("supportedVersions")).and_then(Value::as_array);
-    supported.is_some_and(|versions| versions.iter().any(|known| known == version))
+pub fn known_versions(answer: &[u8]) -> Option<BTreeSet<String>> {
+    let answer: Value = serde_json::from_slice(answer).ok()?;
+    let versions = answer.get("supportedVersions")?.as_array()?;
+    Some(versions.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
-
     use super::*;
 
     #[test]
     fn the_default_list_reads_like_this() {
-        let conflist = render(&CniSpec::default()).unwrap();
+        let conflist = desire(&CniSpec::default()).unwrap();
         let expected = r#"{
   "cniVersion": "1.0.0",
   "name": "azure-vnet",
@@ -163,7 +170,7 @@ mod tests {
   ]
 }
 "#;
-        assert_eq!(conflist.text, expected);
+        assert_eq!(conflist.render("1.0.0"), expected);
         assert_eq!(conflist.file.as_str(), "10-azure-vnet.conflist");
         assert_eq!(conflist.plugins.iter().map(PluginName::as_str).collect::<Vec<_>>(), ["azure-vnet", "azure-vnet-ipam", "portmap"]);
     }
@@ -171,9 +178,9 @@ mod tests {
     #[test]
     fn what_is_set_is_passed_on() {
         let chain = vec![json!({"type": "bandwidth", "ipam": {"type": "host-local"}}).as_object().cloned().unwrap()];
-        let cni = CniSpec { cni_version: "1.1.0".into(), master: "eth0".into(), mtu: 1400, chain, ..CniSpec::default() };
-        let conflist = render(&cni).unwrap();
-        let list: Value = serde_json::from_str(&conflist.text).unwrap();
+        let cni = CniSpec { master: "eth0".into(), mtu: 1400, chain, ..CniSpec::default() };
+        let conflist = desire(&cni).unwrap();
+        let list: Value = serde_json::from_str(&conflist.render("1.1.0")).unwrap();
         assert_eq!(list["cniVersion"], "1.1.0");
         assert_eq!(list["plugins"][0]["master"], "eth0");
         assert_eq!(list["plugins"][0]["mtu"], 1400);
@@ -184,20 +191,30 @@ mod tests {
     #[test]
     fn names_never_leave_their_folder() {
         for name in ["", "../x.conflist", "a/b.conflist", ".hidden.conflist", "10-azure.conf"] {
-            assert_eq!(render(&CniSpec { conf_name: name.into(), ..CniSpec::default() }), Err(ConflistError::FileName(name.into())));
+            assert_eq!(desire(&CniSpec { conf_name: name.into(), ..CniSpec::default() }), Err(ConflistError::FileName(name.into())));
         }
         for name in ["", "../../sbin/init", ".."] {
             let chain = vec![json!({"type": name}).as_object().cloned().unwrap()];
-            assert_eq!(render(&CniSpec { chain, ..CniSpec::default() }), Err(ConflistError::PluginName(name.into())));
+            assert_eq!(desire(&CniSpec { chain, ..CniSpec::default() }), Err(ConflistError::PluginName(name.into())));
         }
     }
 
     #[test]
-    fn only_a_proper_answer_with_this_version_counts() {
+    fn the_version_is_the_newest_that_every_plugin_knows() {
+        let conflist = |version: &str| desire(&CniSpec { cni_version: version.into(), ..CniSpec::default() }).unwrap();
+        let known = |versions: &[&str]| versions.iter().map(|version| (*version).to_owned()).collect::<BTreeSet<_>>();
+        let (new, old) = (known(&["0.4.0", "1.0.0", "1.1.0"]), known(&["0.3.1", "0.4.0", "1.0.0"]));
+        assert_eq!(conflist("1.1.0").version(&[new.clone(), new.clone()]), Some("1.1.0"));
+        assert_eq!(conflist("1.1.0").version(&[new.clone(), old.clone()]), Some("1.0.0"));
+        assert_eq!(conflist("Auto").version(&[new.clone(), new.clone()]), Some("1.0.0"));
+        assert_eq!(conflist("0.3.1").version(&[new, old]), None);
+    }
+
+    #[test]
+    fn only_a_proper_answer_is_read() {
         let answer = br#"{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.0.0"]}"#;
-        assert!(answers_version(answer, "1.0.0"));
-        assert!(!answers_version(answer, "1.1.0"));
-        assert!(!answers_version(b"", "1.0.0"));
-        assert!(!answers_version(b"[]", "1.0.0"));
+        assert_eq!(known_versions(answer), Some(["0.4.0", "1.0.0"].map(Into::into).into()));
+        assert_eq!(known_versions(b""), None);
+        assert_eq!(known_versions(b"[]"), None);
     }
 }

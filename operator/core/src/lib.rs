@@ -1,4 +1,5 @@
 //! Placeholder.
+pub mod arm;
 pub mod conflist;
 pub mod rules;
 pub mod sysctl;

@@ -402,8 +402,6 @@ pub fn evidence(saved: &str) -> Evidence {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use proptest::prelude::*;
 
     use super::*;
