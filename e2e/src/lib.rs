@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The lab of azure-vnet: an emulated Azure, real Kubernetes, and what runs in them.
+
+pub mod azure;

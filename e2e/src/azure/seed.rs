@@ -1,0 +1,246 @@
+//! What the emulated cloud holds at its start: VNets, machines, who may log in. It builds descriptions; the cloud makes resources of them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::fabric::Mac;
+
+/// The subscription of the lab.
+pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
+/// The directory (tenant) of the lab.
+pub const TENANT: &str = "00000000-0000-0000-0000-0000000000ee";
+/// Client id of the operator's own identity: workload identity and client secret.
+pub const OPERATOR_CLIENT_ID: &str = "00000000-0000-0000-0000-0000000000c1";
+/// Client id of the identity that is assigned to every machine (managed identity).
+pub const NODE_CLIENT_ID: &str = "00000000-0000-0000-0000-0000000000c2";
+/// The secret that the operator's identity also accepts.
+pub const CLIENT_SECRET: &str = "not-a-secret-of-the-lab";
+/// The resource group of machines and NICs.
+pub const NODE_GROUP: &str = "MC_lab";
+/// The resource group of the VNet.
+pub const NETWORK_GROUP: &str = "lab-net";
+/// The region.
+pub const LOCATION: &str = "westeurope";
+
+/// The first state of the cloud.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// The subscription of all resources.
+    pub subscription: String,
+    /// The region of all resources.
+    pub location: String,
+    /// VNets with subnets and peerings.
+    pub vnets: Vec<VnetSeed>,
+    /// Machines with one NIC each.
+    pub machines: Vec<MachineSeed>,
+    /// Identities that get tokens.
+    pub directory: Directory,
+}
+
+/// A VNet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VnetSeed {
+    /// The resource group.
+    pub group: String,
+    /// The name.
+    pub name: String,
+    /// Address prefixes.
+    pub prefixes: Vec<Ipv4Net>,
+    /// Subnets: name and prefix.
+    pub subnets: BTreeMap<String, Ipv4Net>,
+    /// Connected peerings: name, and the remote VNet's name (same group) and prefixes.
+    pub peerings: BTreeMap<String, (String, Vec<Ipv4Net>)>,
+}
+
+/// A machine and its NIC.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineSeed {
+    /// The computer name, which is the node's name.
+    pub node: String,
+    /// The resource group.
+    pub group: String,
+    /// How the machine is managed.
+    pub kind: MachineKind,
+    /// Hardware address of its NIC.
+    pub mac: Mac,
+    /// Primary address; absent: the subnet's lowest free one.
+    pub address: Option<Ipv4Addr>,
+    /// Resource id of the subnet.
+    pub subnet: String,
+    /// Tags of machine and NIC.
+    pub tags: BTreeMap<String, String>,
+    /// Ids of application security groups on every IP configuration.
+    pub application_security_groups: Vec<String>,
+    /// Id of the network security group on the NIC.
+    pub network_security_group: Option<String>,
+    /// Ids of load balancer pools on the primary configuration.
+    pub load_balancer_pools: Vec<String>,
+}
+
+/// How a machine is managed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum MachineKind {
+    /// An instance of a scale set in Uniform orchestration.
+    Uniform {
+        /// The scale set.
+        scale_set: String,
+        /// The instance's number.
+        instance: u32,
+    },
+    /// A VM that belongs to a scale set in Flexible orchestration.
+    Flex {
+        /// The scale set.
+        scale_set: String,
+        /// The VM.
+        vm: String,
+    },
+    /// A VM of its own.
+    Single {
+        /// The VM.
+        vm: String,
+    },
+}
+
+/// Identities that get tokens.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// The tenant that the authority answers for.
+    pub tenant: String,
+    /// Identity of the operator.
+    pub client_id: String,
+    /// A client secret of that identity.
+    pub client_secret: Option<String>,
+    /// The subject of the federated credential (`system:serviceaccount:<namespace>:<name>`); absent: any.
+    pub federated_subject: Option<String>,
+    /// Client ids of user-assigned identities of every machine; the first is used when none is asked for, if it is the only one.
+    pub machine_identities: Vec<String>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            tenant: TENANT.into(),
+            client_id: OPERATOR_CLIENT_ID.into(),
+            client_secret: Some(CLIENT_SECRET.into()),
+            federated_subject: None,
+            machine_identities: vec![NODE_CLIENT_ID.into()],
+        }
+    }
+}
+
+impl Seed {
+    /// Returns a cloud without resources.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            subscription: SUBSCRIPTION.into(),
+            location: LOCATION.into(),
+            vnets: Vec::new(),
+            machines: Vec::new(),
+            directory: Directory::default(),
+        }
+    }
+
+    /// Returns the lab's VNet, peered with another, without machines.
+    #[must_use]
+    pub fn network() -> Self {
+        let vnet = |name: &str, net: Ipv4Net, subnets, peer: &str, peer_net| VnetSeed {
+            group: NETWORK_GROUP.into(),
+            name: name.into(),
+            prefixes: vec![net],
+            subnets,
+            peerings: BTreeMap::from([(format!("to-{peer}"), (peer.to_owned(), vec![peer_net]))]),
+        };
+        let here = net([10, 240, 0, 0], 16);
+        let there = net([10, 50, 0, 0], 16);
+        let vnets = vec![
+            vnet("lab-vnet", here, BTreeMap::from([("nodes".to_owned(), here)]), "peer-vnet", there),
+            vnet("peer-vnet", there, BTreeMap::from([("hosts".to_owned(), there)]), "lab-vnet", here),
+        ];
+        Self { vnets, ..Self::empty() }
+    }
+
+    /// Returns the lab: an instance of a Uniform scale set, a member of a Flexible one and a stand-alone VM.
+    #[must_use]
+    pub fn lab() -> Self {
+        let kinds = [
+            MachineKind::Uniform { scale_set: "aks-uniform-vmss".into(), instance: 0 },
+            MachineKind::Flex { scale_set: "aks-flex-vmss".into(), vm: "aks-flex-vmss_df53ee36".into() },
+            MachineKind::Single { vm: "aks-single".into() },
+        ];
+        let mut seed = Self::network();
+        seed.machines = (1u8..).zip(kinds).map(|(n, kind)| MachineSeed::lab(u32::from(n), kind)).collect();
+        if let Some(single) = seed.machines.last_mut() {
+            let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_GROUP}");
+            single.application_security_groups = vec![format!("{group}/providers/Microsoft.Network/applicationSecurityGroups/aks-asg")];
+        }
+        seed
+    }
+
+    /// Returns the lab's network with `uniform` instances of one scale set and `single` VMs, named `n1` and so on.
+    #[must_use]
+    pub fn fleet(uniform: u32, single: u32) -> Self {
+        let instances = (0..uniform).map(|instance| MachineKind::Uniform { scale_set: "aks-uniform-vmss".into(), instance });
+        let vms = (0..single).map(|n| MachineKind::Single { vm: format!("aks-single-{n}") });
+        let mut seed = Self::network();
+        seed.machines = (1u32..).zip(instances.chain(vms)).map(|(n, kind)| MachineSeed::lab(n, kind)).collect();
+        seed
+    }
+
+    /// Returns the id of the lab's subnet.
+    #[must_use]
+    pub fn lab_subnet() -> String {
+        format!(
+            "/subscriptions/{SUBSCRIPTION}/resourceGroups/{NETWORK_GROUP}/providers/Microsoft.Network/virtualNetworks/lab-vnet/subnets/nodes"
+        )
+    }
+}
+
+impl MachineSeed {
+    /// Returns node `n<number>` of the lab: tagged, behind a network security group and a load balancer; the address is 10.240.0.0 + 3 + number.
+    #[must_use]
+    pub fn lab(number: u32, kind: MachineKind) -> Self {
+        let network = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_GROUP}/providers/Microsoft.Network");
+        let [_, high, middle, low] = number.to_be_bytes();
+        Self {
+            node: format!("n{number}"),
+            group: NODE_GROUP.into(),
+            kind,
+            mac: Mac([0x00, 0x0d, 0x3a, high, middle, low]),
+            address: Some(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 240, 0, 3)).saturating_add(number))),
+            subnet: Seed::lab_subnet(),
+            tags: BTreeMap::from([("aks-managed-poolName".to_owned(), "lab".to_owned()), ("cost-centre".to_owned(), "42".to_owned())]),
+            application_security_groups: Vec::new(),
+            network_security_group: Some(format!("{network}/networkSecurityGroups/aks-agentpool-nsg")),
+            load_balancer_pools: vec![format!("{network}/loadBalancers/kubernetes/backendAddressPools/aksOutboundBackendPool")],
+        }
+    }
+
+    /// Returns the resource id of the machine in `subscription`.
+    #[must_use]
+    pub fn machine_id(&self, subscription: &str) -> String {
+        let compute = format!("/subscriptions/{subscription}/resourceGroups/{}/providers/Microsoft.Compute", self.group);
+        match &self.kind {
+            MachineKind::Uniform { scale_set, instance } => format!("{compute}/virtualMachineScaleSets/{scale_set}/virtualMachines/{instance}"),
+            MachineKind::Flex { vm, .. } | MachineKind::Single { vm } => format!("{compute}/virtualMachines/{vm}"),
+        }
+    }
+
+    /// Returns what the cloud provider writes into the node's `spec.providerID`: subscription and group lower-cased.
+    #[must_use]
+    pub fn provider_id(&self, subscription: &str) -> String {
+        let lowered = Self { group: self.group.to_lowercase(), ..self.clone() };
+        format!("azure://{}", lowered.machine_id(&subscription.to_lowercase()))
+    }
+}
+
+/// Returns the network; a prefix length beyond 32 counts as 32.
+fn net(octets: [u8; 4], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new(Ipv4Addr::from(octets), prefix).unwrap_or_default()
+}
