@@ -18,17 +18,17 @@ pub(super) enum Refusal {
 
 /// The usable size: each prefix lacks its first four addresses and its last.
 pub(super) fn usable(subnet: &Subnet) -> usize {
-    subnet.prefixes.iter().filter_map(range).map(|(first, last)| size(first, last)).sum()
+    subnet.prefixes.iter().copied().filter_map(range).map(|(first, last)| size(first, last)).sum()
 }
 
 pub(super) fn used(subnet: &Subnet, ledger: &Ledger) -> usize {
-    subnet.prefixes.iter().filter_map(range).map(|(first, last)| ledger.held_from(first, last).count()).sum()
+    subnet.prefixes.iter().copied().filter_map(range).map(|(first, last)| ledger.held_from(first, last).count()).sum()
 }
 
 /// The lowest `count` free addresses: what was freed last may be given at once.
 pub(super) fn lowest(subnet: &Subnet, ledger: &Ledger, count: usize) -> Result<Vec<Ipv4Addr>, Refusal> {
     let mut free = Vec::with_capacity(count);
-    for (first, last) in subnet.prefixes.iter().filter_map(range) {
+    for (first, last) in subnet.prefixes.iter().copied().filter_map(range) {
         let mut held = ledger.held_from(first, last).peekable();
         let mut next = u32::from(first);
         while free.len() < count && next <= u32::from(last) {
@@ -47,7 +47,7 @@ pub(super) fn check(subnet: &Subnet, ledger: &Ledger, address: Ipv4Addr) -> Resu
     let Some(prefix) = subnet.prefixes.iter().find(|prefix| prefix.contains(&address)) else {
         return Err(Refusal::Outside);
     };
-    match range(prefix) {
+    match range(*prefix) {
         Some((first, last)) if (first..=last).contains(&address) => {
             if ledger.is_held(address) {
                 Err(Refusal::Held)
@@ -59,7 +59,7 @@ pub(super) fn check(subnet: &Subnet, ledger: &Ledger, address: Ipv4Addr) -> Resu
     }
 }
 
-fn range(prefix: &Ipv4Net) -> Option<(Ipv4Addr, Ipv4Addr)> {
+fn range(prefix: Ipv4Net) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let first = u32::from(prefix.network()).checked_add(4)?;
     let last = u32::from(prefix.broadcast()).checked_sub(1)?;
     (first <= last).then(|| (Ipv4Addr::from(first), Ipv4Addr::from(last)))

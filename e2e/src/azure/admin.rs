@@ -68,7 +68,8 @@ impl Cloud {
                 Ok(Value::Null)
             }
             Command::SetMachine { node, condition } => {
-                let machine = self.machines.values_mut().find(|machine| machine.node == node).ok_or_else(|| format!("no machine {node}"))?;
+                let machine =
+                    self.machines.values_mut().find(|machine| machine.node == node).ok_or_else(|| format!("no machine {node}"))?;
                 machine.condition = condition;
                 Ok(Value::Null)
             }
@@ -109,7 +110,8 @@ impl Cloud {
             Shape::Instance { model, .. } => {
                 let path = ArmPath::parse(&machine.id).ok_or_else(|| format!("{node}: no such path"))?;
                 let mut model = model.clone();
-                let configs = model.first_mut().and_then(|nic| nic.pointer_mut("/properties/ipConfigurations")).and_then(Value::as_array_mut);
+                let configs =
+                    model.first_mut().and_then(|nic| nic.pointer_mut("/properties/ipConfigurations")).and_then(Value::as_array_mut);
                 change(configs.ok_or_else(|| format!("{node} has no configurations"))?)?;
                 let body = json!({
                     "location": machine.location, "properties": { "networkProfileConfiguration": { "networkInterfaceConfigurations": model } },

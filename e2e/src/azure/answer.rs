@@ -37,7 +37,10 @@ impl Request {
     /// Splits `a=b&c=d` and decodes it.
     pub fn parse_query(text: &str) -> Vec<(String, String)> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name, true), decode(value, true))).collect()
+        pairs
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .map(|(name, value)| (decode(name, true), decode(value, true)))
+            .collect()
     }
 
     pub fn parse_path(text: &str) -> String {

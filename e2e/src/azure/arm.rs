@@ -107,10 +107,7 @@ impl Cloud {
             "GET" => self.read(path, request, context),
             "PUT" => self.write(path, &parse_body(request)?, context),
             "DELETE" => self.delete(path, context),
-            method => {
-                let message = format!("The requested resource does not support http method '{method}'.");
-                Err(ArmError::compute(405, "MethodNotAllowed", message))
-            }
+            method => Err(not_allowed(method)),
         }
     }
 
@@ -118,7 +115,7 @@ impl Cloud {
         match path.kind {
             Kind::Group => self.get_group(path),
             Kind::GroupResult => self.poll_result(path.name(0), context),
-            Kind::Vnets => self.list_vnets(path, context),
+            Kind::Vnets => Ok(self.list_vnets(path, context)),
             Kind::Vnet => self.get_vnet(path),
             Kind::Subnets => self.list_subnets(path, context),
             Kind::Subnet => self.get_subnet(path),
@@ -126,7 +123,7 @@ impl Cloud {
             Kind::CheckAddress => self.check_address(path, request.query("ipAddress")),
             Kind::Peerings => self.list_peerings(path, context),
             Kind::Peering => self.get_peering(path),
-            Kind::Nics => self.list_nics(path, context),
+            Kind::Nics => Ok(self.list_nics(path, context)),
             Kind::Nic => self.get_nic(path, context),
             Kind::NicConfigs => self.nic_configs(path, context),
             Kind::NicConfig => self.nic_config(path),
@@ -138,7 +135,7 @@ impl Cloud {
             Kind::Vms => self.list_vms(path, context),
             Kind::Vm => self.get_vm(path, context),
             Kind::VmView => self.vm_view(path),
-            Kind::ScaleSets => self.list_scale_sets(path, context),
+            Kind::ScaleSets => Ok(self.list_scale_sets(path, context)),
             Kind::ScaleSet => self.get_scale_set(path),
             Kind::Instances => self.list_instances(path, context),
             Kind::Instance => self.get_instance(path, context),
@@ -150,6 +147,7 @@ impl Cloud {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not listed is read-only")]
     fn write(&mut self, path: &ArmPath, body: &Value, context: &Context) -> Result<Answer, ArmError> {
         match path.kind {
             Kind::Group => Ok(self.put_group(path, body)),
@@ -163,6 +161,7 @@ impl Cloud {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not listed is read-only")]
     fn delete(&mut self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
         match path.kind {
             Kind::Group => self.delete_group(path, context),
@@ -192,7 +191,10 @@ impl Cloud {
     fn delete_group(&mut self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
         self.groups.remove(&key(&path.scope())).ok_or_else(|| ArmError::group_not_found(path.group()))?;
         let operation = self.begin(context, Provider::Resources, "", Work::Nothing);
-        let uri = format!("{}/subscriptions/{}/operationresults/{operation}?api-version={}", context.base, path.subscription, context.api_version);
+        let uri = format!(
+            "{}/subscriptions/{}/operationresults/{operation}?api-version={}",
+            context.base, path.subscription, context.api_version
+        );
         Ok(Answer::empty(202).header("Location", uri))
     }
 
@@ -278,7 +280,9 @@ fn only_for(effect: &Effect) -> Option<bool> {
         | Effect::AnotherOperation
         | Effect::SlowOperation { .. } => Some(true),
         Effect::Stale | Effect::LoopedPage => Some(false),
-        Effect::Throttle { .. } | Effect::Lock | Effect::Error { .. } | Effect::Cut { .. } | Effect::Truncated | Effect::Slow { .. } => None,
+        Effect::Throttle { .. } | Effect::Lock | Effect::Error { .. } | Effect::Cut { .. } | Effect::Truncated | Effect::Slow { .. } => {
+            None
+        }
     }
 }
 
@@ -293,7 +297,10 @@ fn refusal(effect: &Effect, request: &Request, path: &ArmPath) -> Option<ArmErro
             Some(ArmError::network_precondition(given, "W/\"00000000-0000-0000-0000-000000000000\"", &path.full_id()))
         }
         Effect::AnotherOperation => {
-            let uri = format!("https://management.azure.com/subscriptions/{}/providers/Microsoft.Network/locations/westeurope/operations/5d66a0e0", path.subscription);
+            let uri = format!(
+                "https://management.azure.com/subscriptions/{}/providers/Microsoft.Network/locations/westeurope/operations/5d66a0e0",
+                path.subscription
+            );
             Some(ArmError::another_operation(&uri))
         }
         Effect::Error { status, code, when: When::Before } => Some(ArmError::network(*status, code, "The request failed.")),
@@ -312,9 +319,12 @@ fn refusal(effect: &Effect, request: &Request, path: &ArmPath) -> Option<ArmErro
 }
 
 /// What a fault makes of the answer to a call that was carried out.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others struck before")]
 fn after(effect: &Effect, answer: Answer, request: &Request, cloud: &mut Cloud) -> Answer {
     match effect {
-        Effect::Error { status, code, when: When::After } => cloud.render(Err(ArmError::network(*status, code, "The request failed.")), Vec::new()),
+        Effect::Error { status, code, when: When::After } => {
+            cloud.render(Err(ArmError::network(*status, code, "The request failed.")), Vec::new())
+        }
         Effect::Cut { when: When::After } => Answer::silent(Delivery::Cut),
         Effect::Truncated => Answer { delivery: Delivery::Truncated, ..answer },
         Effect::Slow { millis } => Answer { delivery: Delivery::After(Duration::from_millis(*millis)), ..answer },

@@ -62,7 +62,13 @@ pub(super) enum Event {
 }
 
 impl Cloud {
-    pub fn new(subscription: String, location: String, directory: Directory, settings: Settings, fabric: UnboundedSender<FabricChange>) -> Self {
+    pub fn new(
+        subscription: String,
+        location: String,
+        directory: Directory,
+        settings: Settings,
+        fabric: UnboundedSender<FabricChange>,
+    ) -> Self {
         Self {
             now: Duration::ZERO,
             epoch: jiff::Timestamp::now().as_second(),

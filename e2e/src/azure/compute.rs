@@ -24,9 +24,7 @@ impl Cloud {
     pub fn list_vms(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
         let member_of = context.filter.as_deref().map(scale_set_of_filter).transpose()?;
         let vms = self.machines.values().filter(|machine| in_scope(&machine.id, path)).filter(|machine| match &machine.shape {
-            Shape::Vm { scale_set } => {
-                member_of.as_ref().is_none_or(|wanted| scale_set.as_ref().is_some_and(|id| key(id) == *wanted))
-            }
+            Shape::Vm { scale_set } => member_of.as_ref().is_none_or(|wanted| scale_set.as_ref().is_some_and(|id| key(id) == *wanted)),
             Shape::Instance { .. } => false,
         });
         Ok(self.page(vms.map(|machine| machine.view(&self.nics, context.expand)).collect(), path, context))
@@ -49,7 +47,8 @@ impl Cloud {
         }
         let location = self.machines.get(&key).map(|machine| machine.location.clone()).unwrap_or_default();
         let operation = self.begin(context, Provider::Compute, &location, Work::Machine { key: key.clone() });
-        let (view, etag) = self.machines.get(&key).map(|machine| (machine.view(&self.nics, false), machine.etag_text())).unwrap_or_default();
+        let (view, etag) =
+            self.machines.get(&key).map(|machine| (machine.view(&self.nics, false), machine.etag_text())).unwrap_or_default();
         let answer = Answer::json(if created { 201 } else { 200 }, view).header("ETag", etag);
         Ok(if created { self.announce(answer, context, &operation, false) } else { answer })
     }
@@ -74,9 +73,9 @@ impl Cloud {
         Ok(Answer::json(200, view).header("ETag", etag))
     }
 
-    pub fn list_scale_sets(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
+    pub fn list_scale_sets(&self, path: &ArmPath, context: &Context) -> Answer {
         let sets = self.scale_sets.values().filter(|set| in_scope(&set.id, path)).map(|set| self.scale_set_view(set));
-        Ok(self.page(sets.collect(), path, context))
+        self.page(sets.collect(), path, context)
     }
 
     pub fn put_scale_set(&mut self, path: &ArmPath, body: &Value, context: &Context) -> Result<Answer, ArmError> {
@@ -170,7 +169,8 @@ impl Cloud {
         }
         let capacity = body.pointer("/sku/capacity").and_then(Value::as_u64).unwrap_or_default();
         let prefix = profile.pointer("/osProfile/computerNamePrefix").and_then(Value::as_str).unwrap_or("vm").to_owned();
-        let model = profile.pointer("/networkProfile/networkInterfaceConfigurations").and_then(Value::as_array).cloned().unwrap_or_default();
+        let model =
+            profile.pointer("/networkProfile/networkInterfaceConfigurations").and_then(Value::as_array).cloned().unwrap_or_default();
         let location = location_of(body, &self.location).to_owned();
         let set = ScaleSet {
             id: id.into(),

@@ -103,7 +103,8 @@ impl Cloud {
             return Answer::json(200, json!({ "apiVersions": VERSIONS }));
         }
         if !request.query("api-version").is_some_and(|version| VERSIONS.contains(&version)) {
-            let error = "Bad request. api-version is invalid or was not specified in the request. For more information refer to aka.ms/azureimds";
+            let error =
+                "Bad request. api-version is invalid or was not specified in the request. For more information refer to aka.ms/azureimds";
             let newest: Vec<&str> = VERSIONS.iter().rev().take(3).copied().collect();
             return Answer::json(400, json!({ "error": error, "newest-versions": newest }));
         }
@@ -125,7 +126,9 @@ impl Cloud {
         for part in walk {
             let next = match part.parse::<usize>() {
                 Ok(index) => value.get(index),
-                Err(_) => value.as_object().and_then(|members| members.iter().find(|(name, _)| name.eq_ignore_ascii_case(part)).map(|(_, value)| value)),
+                Err(_) => value
+                    .as_object()
+                    .and_then(|members| members.iter().find(|(name, _)| name.eq_ignore_ascii_case(part)).map(|(_, value)| value)),
             };
             let Some(next) = next else { return bad(404, "Not found") };
             value = next;
@@ -163,7 +166,8 @@ impl Cloud {
         let interface = |nic: &Nic| {
             let addresses: Vec<Value> =
                 in_order(nic).map(|address| json!({ "privateIpAddress": address, "publicIpAddress": "" })).collect();
-            let subnets: Vec<Value> = self.prefixes_of(nic).iter().map(|(net, prefix)| json!({ "address": net, "prefix": prefix })).collect();
+            let subnets: Vec<Value> =
+                self.prefixes_of(nic).iter().map(|(net, prefix)| json!({ "address": net, "prefix": prefix })).collect();
             json!({
                 "ipv4": { "ipAddress": addresses, "subnet": subnets }, "ipv6": { "ipAddress": [] },
                 "macAddress": nic.mac.map(super::fabric::Mac::bare).unwrap_or_default(),

@@ -152,7 +152,7 @@ impl Cloud {
         for Wanted { name, subnet, primary, properties, .. } in wanted {
             let kept = old.iter().position(|config| config.name.eq_ignore_ascii_case(&name)).map(|index| old.remove(index));
             if let Some(config) = kept {
-                nic.configs.push(IpConfig { subnet, primary, properties, ..config });
+                nic.configs.push(IpConfig { primary, subnet, properties, ..config });
             } else if let Some(address) = addresses.next() {
                 self.ledger.hold(address, &id, &name, now);
                 nic.configs.push(IpConfig { name, address: Some(address), primary, subnet, state: State::Updating, properties });
@@ -170,7 +170,7 @@ impl Cloud {
     fn apply_model(&mut self, key: &str, body: &Value, profile: Option<Vec<Value>>) -> Vec<Value> {
         let Some(machine) = self.machines.get_mut(key) else { return Vec::new() };
         if let Some(tags) = body.get("tags").and_then(Value::as_object) {
-            machine.tags = tags.clone();
+            machine.tags.clone_from(tags);
         }
         let Shape::Instance { model, customised, .. } = &mut machine.shape else { return Vec::new() };
         let before = model.clone();
@@ -237,7 +237,10 @@ impl Cloud {
         if given != "*" && given.trim_matches('"') != machine.etag.to_string() {
             return Err(ArmError::compute_precondition(given, &machine.etag_text()));
         }
-        let running = machine.operation.as_ref().is_some_and(|id| self.operations.get(id).is_some_and(|operation| operation.status == Status::Running));
+        let running = machine
+            .operation
+            .as_ref()
+            .is_some_and(|id| self.operations.get(id).is_some_and(|operation| operation.status == Status::Running));
         if running {
             return Err(ArmError::compute(409, "Conflict", "The request failed due to conflict with a concurrent request."));
         }
@@ -281,10 +284,10 @@ fn refuse_image(body: &Value, machine: &Machine, context: &Context) -> Result<()
 /// A scale set's IP configuration has no address and no prefix length of its own; Compute refuses members that it does not know.
 fn refuse_unknown(config: &Value) -> Result<(), ArmError> {
     let configs = config.pointer("/properties/ipConfigurations").and_then(Value::as_array).into_iter().flatten();
-    let properties = configs.filter_map(|config| config.get("properties")).filter_map(Value::as_object);
+    let mut properties = configs.filter_map(|config| config.get("properties")).filter_map(Value::as_object);
     let unknown = ["privateIPAddress", "privateIPAllocationMethod", "privateIPAddressPrefixLength", "provisioningState"];
     let named = |properties: &Map<String, Value>| unknown.into_iter().find(|name| properties.contains_key(*name));
-    match properties.filter_map(|properties| named(properties)).next() {
+    match properties.find_map(named) {
         Some(name) => {
             let message = format!("Could not find member '{name}' on object of type 'VirtualMachineScaleSetIPConfigurationProperties'.");
             let error = ArmError::compute(400, "InvalidParameter", message);
@@ -309,7 +312,8 @@ fn check_nic_version(context: &Context) -> Result<(), ArmError> {
 
 fn config_names(view: &Value) -> Vec<String> {
     let configs = view.pointer("/properties/networkProfileConfiguration/networkInterfaceConfigurations").and_then(Value::as_array);
-    let nics = configs.into_iter().flatten().filter_map(|nic| nic.pointer("/properties/ipConfigurations")).filter_map(Value::as_array).flatten();
+    let nics =
+        configs.into_iter().flatten().filter_map(|nic| nic.pointer("/properties/ipConfigurations")).filter_map(Value::as_array).flatten();
     nics.filter_map(|config| config.get("name")).filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
@@ -318,7 +322,11 @@ fn preempted() -> ArmError {
 }
 
 fn internal() -> ArmError {
-    ArmError::compute(200, "NetworkingInternalOperationError", "An unexpected error occured while processing the network profile of the VM.")
+    ArmError::compute(
+        200,
+        "NetworkingInternalOperationError",
+        "An unexpected error occured while processing the network profile of the VM.",
+    )
 }
 
 fn gone() -> ArmError {

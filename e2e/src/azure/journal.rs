@@ -87,6 +87,6 @@ fn foreign(document: &Value) -> Value {
             let own = |item: &&Value| item.get("name").and_then(Value::as_str).is_some_and(|name| name.starts_with(OWN));
             Value::Array(items.iter().filter(|item| !own(item)).map(foreign).collect())
         }
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => document.clone(),
     }
 }

@@ -10,6 +10,9 @@ use super::error::ArmError;
 use super::ledger::millis;
 use super::path::{ArmPath, Kind};
 
+/// Headers to send, by name.
+type Headers = Vec<(String, String)>;
+
 const MICRO: u64 = 1_000_000;
 
 #[derive(Debug, Default)]
@@ -51,7 +54,7 @@ impl Limits {
         by: &str,
         now: Duration,
         percent: Option<u64>,
-    ) -> Result<Vec<(String, String)>, (ArmError, Vec<(String, String)>)> {
+    ) -> Result<Headers, (ArmError, Headers)> {
         let now = millis(now);
         let share = percent.unwrap_or(100);
         let policies = policies(path, method, by);
@@ -91,11 +94,13 @@ impl Limits {
         Some(MICRO.saturating_sub(bucket.level).div_ceil(per_second.max(1)).max(1))
     }
 
-    fn headers(&self, policies: &[Policy]) -> Vec<(String, String)> {
+    fn headers(&self, policies: &[Policy]) -> Headers {
         let left = |policy: &Policy| self.buckets.get(&policy.key).map_or(0, |bucket| bucket.level / MICRO);
         let header = |policy: &Policy| match policy.owner {
             Owner::Arm => Some((format!("x-ms-ratelimit-remaining-{}", policy.name), left(policy).to_string())),
-            Owner::Compute => Some(("x-ms-ratelimit-remaining-resource".to_owned(), format!("Microsoft.Compute/{};{}", policy.name, left(policy)))),
+            Owner::Compute => {
+                Some(("x-ms-ratelimit-remaining-resource".to_owned(), format!("Microsoft.Compute/{};{}", policy.name, left(policy))))
+            }
             Owner::Network => None,
         };
         policies.iter().filter_map(header).collect()
@@ -122,6 +127,7 @@ fn policies(path: &ArmPath, method: &str, by: &str) -> Vec<Policy> {
     policies
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "what is not Compute is Network")]
 fn provider_policies(path: &ArmPath, method: &str) -> Vec<Policy> {
     let read = method == "GET";
     match path.kind {
@@ -194,8 +200,12 @@ fn arm_refusal(path: &ArmPath, method: &str, retry_after: RetryAfter) -> ArmErro
 }
 
 fn network_refusal(retry_after: RetryAfter) -> ArmError {
-    ArmError::network(429, "TooManyRequests", "The number of requests of the subscription in this region exceeds the limit of Microsoft.Network.")
-        .retry_after(retry_after)
+    ArmError::network(
+        429,
+        "TooManyRequests",
+        "The number of requests of the subscription in this region exceeds the limit of Microsoft.Network.",
+    )
+    .retry_after(retry_after)
 }
 
 /// Compute's body has no `error` around it.

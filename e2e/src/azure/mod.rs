@@ -16,6 +16,7 @@ mod instance;
 mod journal;
 mod ledger;
 mod limits;
+pub mod local;
 mod network;
 mod nic;
 mod operation;
@@ -42,6 +43,7 @@ pub use client::AdminClient;
 pub use command::{Class, Command, Condition, Effect, Fault, NicState, Reply, RetryAfter, Tenure, When, Write};
 pub use fabric::{Fabric, Mac, NicRef, NoFabric};
 pub use guest::Caller;
+pub use local::Local;
 pub use seed::{MachineKind, MachineSeed, Seed};
 pub use settings::Settings;
 
@@ -85,13 +87,13 @@ impl Azure {
     /// A name is no name.
     pub fn serve_arm_tls(&self, listener: TcpListener, names: &[&str]) -> anyhow::Result<()> {
         let tls = TlsAcceptor::from(self.authority.server(names)?);
-        self.spawn(serve::tcp(listener, Some(tls), self.handler(|cloud, request| cloud.arm(request))));
+        self.spawn(serve::tcp(listener, Some(tls), self.handler(Cloud::arm)));
         Ok(())
     }
 
     /// Serves ARM and the authority without TLS, for tests on loopback.
     pub fn serve_arm(&self, listener: TcpListener) {
-        self.spawn(serve::tcp(listener, None, self.handler(|cloud, request| cloud.arm(request))));
+        self.spawn(serve::tcp(listener, None, self.handler(Cloud::arm)));
     }
 
     /// Serves IMDS.
@@ -106,12 +108,12 @@ impl Azure {
 
     /// Serves the admin API on TCP.
     pub fn serve_admin(&self, listener: TcpListener) {
-        self.spawn(serve::tcp(listener, None, self.handler(|cloud, request| cloud.admin(request))));
+        self.spawn(serve::tcp(listener, None, self.handler(Cloud::admin)));
     }
 
     /// Serves the admin API on a unix socket.
     pub fn serve_admin_unix(&self, listener: UnixListener) {
-        self.spawn(serve::unix(listener, self.handler(|cloud, request| cloud.admin(request))));
+        self.spawn(serve::unix(listener, self.handler(Cloud::admin)));
     }
 
     /// Returns the certificate of the authority behind [`Self::serve_arm_tls`], PEM.

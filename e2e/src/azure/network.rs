@@ -1,4 +1,4 @@
-//! VNets, subnets, peerings, usages and the availability of an address.
+//! Virtual networks, subnets, peerings, usages and the availability of an address.
 
 use std::net::Ipv4Addr;
 
@@ -21,9 +21,9 @@ impl Cloud {
         Ok(Answer::json(200, vnet.view()).header("ETag", vnet.etag.clone()))
     }
 
-    pub fn list_vnets(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
+    pub fn list_vnets(&self, path: &ArmPath, context: &Context) -> Answer {
         let vnets = self.vnets.values().filter(|vnet| in_scope(&vnet.id, path)).map(Vnet::view);
-        Ok(self.page(vnets.collect(), path, context))
+        self.page(vnets.collect(), path, context)
     }
 
     pub fn put_vnet(&mut self, path: &ArmPath, body: &Value, context: &Context) -> Result<Answer, ArmError> {
@@ -135,7 +135,8 @@ impl Cloud {
     pub fn check_address(&self, path: &ArmPath, asked: Option<&str>) -> Result<Answer, ArmError> {
         let vnet = self.vnet(path)?;
         let address: Option<Ipv4Addr> = asked.and_then(|address| address.parse().ok());
-        let subnet = address.and_then(|address| vnet.subnets.iter().find(|subnet| subnet.prefixes.iter().any(|prefix| prefix.contains(&address))));
+        let subnet =
+            address.and_then(|address| vnet.subnets.iter().find(|subnet| subnet.prefixes.iter().any(|prefix| prefix.contains(&address))));
         let (Some(address), Some(subnet)) = (address, subnet) else {
             let message = format!("IP address {} is not in the address space of {}.", asked.unwrap_or_default(), vnet.id);
             return Err(ArmError::network(400, "PrivateIPAddressNotInAnySubnet", message));
@@ -152,7 +153,8 @@ impl Cloud {
     }
 
     pub fn get_peering(&self, path: &ArmPath) -> Result<Answer, ArmError> {
-        let named = |peering: &&Value| peering.get("name").and_then(Value::as_str).is_some_and(|name| name.eq_ignore_ascii_case(path.name(1)));
+        let named =
+            |peering: &&Value| peering.get("name").and_then(Value::as_str).is_some_and(|name| name.eq_ignore_ascii_case(path.name(1)));
         let peering = self.vnet(path)?.peerings.iter().find(named).cloned();
         peering.map(|peering| Answer::json(200, peering)).ok_or_else(|| ArmError::child_not_found(&path.full_id()))
     }

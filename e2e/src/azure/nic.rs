@@ -38,9 +38,9 @@ impl Cloud {
         Ok(Answer::json(200, view).header("ETag", etag))
     }
 
-    pub fn list_nics(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
+    pub fn list_nics(&self, path: &ArmPath, context: &Context) -> Answer {
         let nics = self.nics.values().filter(|nic| !nic.of_instance() && in_scope(&nic.id, path)).map(Nic::view);
-        Ok(self.page(nics.collect(), path, context))
+        self.page(nics.collect(), path, context)
     }
 
     pub fn nic_configs(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
@@ -76,7 +76,8 @@ impl Cloud {
         let id = path.id(1);
         let key = key(&id);
         let location = body.get("location").and_then(Value::as_str);
-        let location = location.ok_or_else(|| ArmError::compute(400, "LocationRequired", "The location property is required for this definition."))?;
+        let location =
+            location.ok_or_else(|| ArmError::compute(400, "LocationRequired", "The location property is required for this definition."))?;
         let properties = body.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
         let mut wanted = wanted::parse(properties.get("ipConfigurations"), &id)?;
         if let Some(nic) = self.nics.get(&key) {
@@ -123,8 +124,10 @@ impl Cloud {
         let view = nic.view();
         let (added, removed) = self.merge(key, change);
         let nic = self.nics.get_mut(key)?;
-        let unchanged =
-            nic.state == State::Succeeded && nic.tags == before.tags && nic.properties == before.properties && nic.configs == before.configs;
+        let unchanged = nic.state == State::Succeeded
+            && nic.tags == before.tags
+            && nic.properties == before.properties
+            && nic.configs == before.configs;
         if unchanged {
             return None;
         }
@@ -163,7 +166,9 @@ impl Cloud {
             let Wanted { name, properties, subnet, primary, address: fixed, .. } = want;
             let kept = old.iter().position(|config| config.name.eq_ignore_ascii_case(&name)).map(|index| old.remove(index));
             let config = match kept {
-                Some(config) if fixed.is_none_or(|fixed| config.address == Some(fixed)) => IpConfig { properties, subnet, primary, ..config },
+                Some(config) if fixed.is_none_or(|fixed| config.address == Some(fixed)) => {
+                    IpConfig { primary, subnet, properties, ..config }
+                }
                 kept => {
                     let address = fixed.or_else(|| addresses.pop());
                     nic.leaving.extend(kept);
@@ -326,7 +331,9 @@ impl Cloud {
         let kept: BTreeSet<Ipv4Addr> = configs.iter().chain(&leaving).filter_map(|config| config.address).collect();
         let now = self.now;
         if let Some(nic) = self.nics.get_mut(key) {
-            for address in nic.configs.iter().chain(&nic.leaving).filter_map(|config| config.address).filter(|address| !kept.contains(address)) {
+            for address in
+                nic.configs.iter().chain(&nic.leaving).filter_map(|config| config.address).filter(|address| !kept.contains(address))
+            {
                 self.ledger.release(address, now);
             }
             nic.tags = tags;

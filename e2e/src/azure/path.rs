@@ -63,7 +63,8 @@ impl ArmPath {
             group = Some((*rest.get(1)?).to_owned());
             rest = tail;
         }
-        let path = |kind, names: Vec<String>| Self { subscription: subscription.clone(), group: group.clone(), names, kind, raw: raw.to_owned() };
+        let path =
+            |kind, names: Vec<String>| Self { subscription: subscription.clone(), group: group.clone(), names, kind, raw: raw.to_owned() };
         match rest.split_first() {
             None => group.is_some().then(|| path(Kind::Group, Vec::new())),
             Some((first, rest)) if first.eq_ignore_ascii_case("operationresults") => {
@@ -129,10 +130,10 @@ impl ArmPath {
             "DELETE" => "delete",
             _ => "write",
         };
-        match self.kind {
-            Kind::Group | Kind::GroupResult => format!("Microsoft.Resources/subscriptions/resourceGroups/{verb}"),
-            _ => format!("{}/{}/{verb}", self.kind.provider(), self.kind.types().join("/")),
+        if matches!(self.kind, Kind::Group | Kind::GroupResult) {
+            return format!("Microsoft.Resources/subscriptions/resourceGroups/{verb}");
         }
+        format!("{}/{}/{verb}", self.kind.provider(), self.kind.types().join("/"))
     }
 }
 
@@ -154,7 +155,11 @@ impl Kind {
     }
 
     fn provider(self) -> &'static str {
-        if self.is_compute() || self.is_instance_nic() || self == Self::ComputeOperation { "Microsoft.Compute" } else { "Microsoft.Network" }
+        if self.is_compute() || self.is_instance_nic() || self == Self::ComputeOperation {
+            "Microsoft.Compute"
+        } else {
+            "Microsoft.Network"
+        }
     }
 
     fn types(self) -> &'static [&'static str] {
@@ -212,8 +217,12 @@ fn kind(provider: &str, types: &str, item: bool) -> Option<Kind> {
         ("microsoft.compute", "virtualmachinescalesets/virtualmachines/instanceview", false) => Kind::InstanceView,
         ("microsoft.compute", "virtualmachinescalesets/virtualmachines/networkinterfaces", false) => Kind::InstanceNics,
         ("microsoft.compute", "virtualmachinescalesets/virtualmachines/networkinterfaces", true) => Kind::InstanceNic,
-        ("microsoft.compute", "virtualmachinescalesets/virtualmachines/networkinterfaces/ipconfigurations", false) => Kind::InstanceNicConfigs,
-        ("microsoft.compute", "virtualmachinescalesets/virtualmachines/networkinterfaces/ipconfigurations", true) => Kind::InstanceNicConfig,
+        ("microsoft.compute", "virtualmachinescalesets/virtualmachines/networkinterfaces/ipconfigurations", false) => {
+            Kind::InstanceNicConfigs
+        }
+        ("microsoft.compute", "virtualmachinescalesets/virtualmachines/networkinterfaces/ipconfigurations", true) => {
+            Kind::InstanceNicConfig
+        }
         ("microsoft.compute", "locations/operations", true) => Kind::ComputeOperation,
         _ => return None,
     })

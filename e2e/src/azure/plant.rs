@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
+use super::address;
 use super::cloud::Cloud;
 use super::guest::tag_map;
 use super::path::{key, last};
 use super::resource::{Group, IpConfig, ScaleSet, Shape, State, Subnet, Vnet};
 use super::seed::{MachineKind, MachineSeed, Seed, VnetSeed};
-use super::address;
 
 impl Cloud {
     pub fn plant(&mut self, seed: &Seed) -> Result<(), String> {
@@ -36,11 +36,12 @@ impl Cloud {
             }
             MachineKind::Flex { scale_set, vm } => {
                 self.plant_scale_set(&format!("{sets}/{scale_set}"), true);
-                (Shape::Vm { scale_set: Some(format!("{sets}/{scale_set}")) }, format!("{scope}/Microsoft.Network/networkInterfaces/{vm}-nic"))
+                (
+                    Shape::Vm { scale_set: Some(format!("{sets}/{scale_set}")) },
+                    format!("{scope}/Microsoft.Network/networkInterfaces/{vm}-nic"),
+                )
             }
-            MachineKind::Single { vm } => {
-                (Shape::Vm { scale_set: None }, format!("{scope}/Microsoft.Network/networkInterfaces/{vm}-nic"))
-            }
+            MachineKind::Single { vm } => (Shape::Vm { scale_set: None }, format!("{scope}/Microsoft.Network/networkInterfaces/{vm}-nic")),
         };
         self.plant_nic(&nic_id, &id, seed)?;
         let mut machine = self.new_machine(&id, &seed.node, &location, shape);
@@ -102,7 +103,8 @@ impl Cloud {
 
     fn plant_vnet(&mut self, seed: &VnetSeed) {
         self.plant_group(&seed.group);
-        let scope = format!("/subscriptions/{}/resourceGroups/{}/providers/Microsoft.Network/virtualNetworks", self.subscription, seed.group);
+        let scope =
+            format!("/subscriptions/{}/resourceGroups/{}/providers/Microsoft.Network/virtualNetworks", self.subscription, seed.group);
         let id = format!("{scope}/{}", seed.name);
         let subnets = seed.subnets.iter().map(|(name, prefix)| Subnet {
             id: format!("{id}/subnets/{name}"),

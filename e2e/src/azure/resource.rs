@@ -177,9 +177,11 @@ impl Subnet {
             [one] => put(&mut properties, "addressPrefix", json!(one)),
             several => put(&mut properties, "addressPrefixes", json!(several)),
         }
-        for (name, value) in
-            [("delegations", json!([])), ("privateEndpointNetworkPolicies", json!("Disabled")), ("privateLinkServiceNetworkPolicies", json!("Enabled"))]
-        {
+        for (name, value) in [
+            ("delegations", json!([])),
+            ("privateEndpointNetworkPolicies", json!("Disabled")),
+            ("privateLinkServiceNetworkPolicies", json!("Enabled")),
+        ] {
             default(&mut properties, name, value);
         }
         json!({ "name": last(&self.id), "id": self.id, "etag": self.etag, "properties": properties, "type": "Microsoft.Network/virtualNetworks/subnets" })
@@ -278,7 +280,8 @@ impl Machine {
         if expand {
             put(&mut properties, "instanceView", self.instance_view());
         }
-        let mut view = json!({ "name": last(&self.id), "id": self.id, "type": "Microsoft.Compute/virtualMachines", "location": self.location });
+        let mut view =
+            json!({ "name": last(&self.id), "id": self.id, "type": "Microsoft.Compute/virtualMachines", "location": self.location });
         match &self.shape {
             Shape::Vm { scale_set } => {
                 if let Some(id) = scale_set {
@@ -287,7 +290,11 @@ impl Machine {
             }
             Shape::Instance { scale_set, number, model, customised } => {
                 put(&mut properties, "latestModelApplied", json!(true));
-                put(&mut properties, "modelDefinitionApplied", json!(if *customised { "VirtualMachine" } else { "VirtualMachineScaleSet" }));
+                put(
+                    &mut properties,
+                    "modelDefinitionApplied",
+                    json!(if *customised { "VirtualMachine" } else { "VirtualMachineScaleSet" }),
+                );
                 put(&mut properties, "networkProfileConfiguration", json!({ "networkInterfaceConfigurations": model }));
                 put(&mut properties, "resilientVMDeletionStatus", json!("Disabled"));
                 put(&mut view, "name", json!(format!("{}_{number}", last(scale_set))));

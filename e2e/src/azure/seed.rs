@@ -1,4 +1,4 @@
-//! What the emulated cloud holds at its start: VNets, machines, who may log in. It builds descriptions; the cloud makes resources of them.
+//! What the emulated cloud holds at its start: networks, machines, who may log in. It builds descriptions; the cloud makes resources of them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -20,7 +20,7 @@ pub const NODE_CLIENT_ID: &str = "00000000-0000-0000-0000-0000000000c2";
 pub const CLIENT_SECRET: &str = "not-a-secret-of-the-lab";
 /// The resource group of machines and NICs.
 pub const NODE_GROUP: &str = "MC_lab";
-/// The resource group of the VNet.
+/// The resource group of the virtual network.
 pub const NETWORK_GROUP: &str = "lab-net";
 /// The region.
 pub const LOCATION: &str = "westeurope";
@@ -32,7 +32,7 @@ pub struct Seed {
     pub subscription: String,
     /// The region of all resources.
     pub location: String,
-    /// VNets with subnets and peerings.
+    /// Virtual networks with subnets and peerings.
     pub vnets: Vec<VnetSeed>,
     /// Machines with one NIC each.
     pub machines: Vec<MachineSeed>,
@@ -40,7 +40,7 @@ pub struct Seed {
     pub directory: Directory,
 }
 
-/// A VNet.
+/// A virtual network.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VnetSeed {
@@ -52,7 +52,7 @@ pub struct VnetSeed {
     pub prefixes: Vec<Ipv4Net>,
     /// Subnets: name and prefix.
     pub subnets: BTreeMap<String, Ipv4Net>,
-    /// Connected peerings: name, and the remote VNet's name (same group) and prefixes.
+    /// Connected peerings: name, and the remote network's name (same group) and prefixes.
     pub peerings: BTreeMap<String, (String, Vec<Ipv4Net>)>,
 }
 
@@ -147,7 +147,7 @@ impl Seed {
         }
     }
 
-    /// Returns the lab's VNet, peered with another, without machines.
+    /// Returns the lab's virtual network, peered with another, without machines.
     #[must_use]
     pub fn network() -> Self {
         let vnet = |name: &str, net: Ipv4Net, subnets, peer: &str, peer_net| VnetSeed {
@@ -227,7 +227,9 @@ impl MachineSeed {
     pub fn machine_id(&self, subscription: &str) -> String {
         let compute = format!("/subscriptions/{subscription}/resourceGroups/{}/providers/Microsoft.Compute", self.group);
         match &self.kind {
-            MachineKind::Uniform { scale_set, instance } => format!("{compute}/virtualMachineScaleSets/{scale_set}/virtualMachines/{instance}"),
+            MachineKind::Uniform { scale_set, instance } => {
+                format!("{compute}/virtualMachineScaleSets/{scale_set}/virtualMachines/{instance}")
+            }
             MachineKind::Flex { vm, .. } | MachineKind::Single { vm } => format!("{compute}/virtualMachines/{vm}"),
         }
     }

@@ -24,7 +24,7 @@ use super::answer::{Answer, Body, Delivery, Request};
 /// The largest body that is read: 256 IP configurations are about 200 KB.
 const LARGEST_BODY: usize = 8 * 1024 * 1024;
 /// How long a connection is held that will never be answered.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_mins(2);
 
 /// Answers a request.
 pub(super) type Handler = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;

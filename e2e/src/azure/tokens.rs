@@ -115,7 +115,11 @@ impl Cloud {
         let audience = claims.get("aud").cloned().unwrap_or_default();
         let wanted = json!("api://AzureADTokenExchange");
         if audience != wanted && !audience.as_array().is_some_and(|audiences| audiences.contains(&wanted)) {
-            return Err(("invalid_client", "No matching federated identity record found for presented assertion audience.".into(), 700_212));
+            return Err((
+                "invalid_client",
+                "No matching federated identity record found for presented assertion audience.".into(),
+                700_212,
+            ));
         }
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
         if self.directory.federated_subject.as_deref().is_some_and(|wanted| wanted != subject) {
