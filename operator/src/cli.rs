@@ -135,7 +135,7 @@ pub struct IdentityFlags {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "The machine's services (never through a proxy)")]
 pub struct LocalFlags {
-    /// Instance metadata service; default http://169.254.169.254.
+    /// Instance metadata service; default <http://169.254.169.254>.
     #[arg(long, env = "AZURE_IMDS_ENDPOINT", value_name = "URL")]
     pub imds_endpoint: Option<String>,
     /// Host agent; default <http://168.63.129.16>.
@@ -201,7 +201,7 @@ fn run_controller(command: ControllerCommand) -> anyhow::Result<()> {
     let runtime =
         Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build().context("cannot start the runtime")?;
     let ControllerCommand { options, kube, arm, identity, local, metrics_bind } = command;
-    run_to_end(&runtime, metrics_bind, kube, async move |base| {
+    run_to_end(&runtime, metrics_bind, &kube, async move |base| {
         let endpoints = cloud_endpoints(&arm, &identity, &local).await?;
         let credential = identity.credential()?;
         info!(arm = %endpoints.arm, identity = credential.kind(), "using Azure");
@@ -216,7 +216,7 @@ fn run_agent(command: AgentCommand) -> anyhow::Result<()> {
     // One thread: the agent has little to do, and each thread costs memory on every node.
     let runtime = Builder::new_current_thread().max_blocking_threads(4).enable_all().build().context("cannot start the runtime")?;
     let AgentCommand { options, kube, local, metrics_bind } = command;
-    run_to_end(&runtime, metrics_bind, kube, async move |base| {
+    run_to_end(&runtime, metrics_bind, &kube, async move |base| {
         let endpoints = local.endpoints().resolve(None)?;
         agent::run(options, base.with(endpoints)).await
     })
@@ -240,7 +240,7 @@ impl Base {
 fn run_to_end(
     runtime: &Runtime,
     bind: SocketAddr,
-    kube: KubeOptions,
+    kube: &KubeOptions,
     part: impl AsyncFnOnce(Base) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     runtime.block_on(async {
@@ -248,7 +248,7 @@ fn run_to_end(
         let shutdown = Shutdown::on_signals(&mut tasks).context("cannot follow signals")?;
         let telemetry = Telemetry::default();
         tasks.spawn(serve(telemetry.clone(), bind, shutdown.clone()));
-        let kube = kubernetes::client(&kube).await?;
+        let kube = kubernetes::client(kube).await?;
         let result = part(Base { kube, telemetry, shutdown }).await;
         tasks.shutdown().await;
         result

@@ -340,7 +340,7 @@ impl Bucket {
 
     /// Time for one token of our share.
     fn interval(&self, percent: u32) -> Duration {
-        Duration::from_secs(6000) / self.rate.per_minute / (100 - percent)
+        Duration::from_mins(100) / self.rate.per_minute / (100 - percent)
     }
 
     fn full_at(&self, now: Instant) -> Instant {
@@ -379,7 +379,7 @@ impl Bucket {
     }
 
     fn close(&mut self, retry_after: Option<Duration>, percent: u32, now: Instant) {
-        let wait = retry_after.unwrap_or_else(|| Duration::from_secs(5 << self.strikes.min(6)).min(Duration::from_secs(300)));
+        let wait = retry_after.unwrap_or_else(|| Duration::from_secs(5 << self.strikes.min(6)).min(Duration::from_mins(5)));
         self.strikes = self.strikes.saturating_add(1);
         // Azure's longest published wait is 20 minutes; a header beyond an hour is a mistake.
         let gate = now + wait.min(Duration::from_hours(1));
@@ -473,18 +473,18 @@ mod tests {
         let one = Charge { machine: Some(Machine::Write("a".into())), ..charge(INSTANCE) };
         assert_eq!(passed(&mut budget, &one, start, Duration::from_mins(1)), 12 + 3);
         let other = Charge { machine: Some(Machine::Write("b".into())), ..charge(INSTANCE) };
-        assert_eq!(admit(&mut budget, &other, start), Admission::Go);
+        assert_eq!(admit(&mut budget, &other, start + Duration::from_mins(1)), Admission::Go);
     }
 
     #[test]
     fn retry_after_closes_the_class_to_the_second_and_no_other() {
         let now = Instant::now();
         let mut budget = Budget::new(40);
-        let throttled = Outcome::Throttled { retry_after: Some(Duration::from_secs(1200)), everywhere: false };
+        let throttled = Outcome::Throttled { retry_after: Some(Duration::from_mins(20)), everywhere: false };
         budget.learn(&charge(NIC), throttled, &Remaining::default(), now);
-        let gate = now + Duration::from_secs(1200);
+        let gate = now + Duration::from_mins(20);
         assert_eq!(admit(&mut budget, &charge(NIC), now), Admission::Closed(gate));
-        assert_eq!(admit(&mut budget, &charge(NIC), gate - Duration::from_nanos(1)), Admission::Closed(gate));
+        assert_eq!(admit(&mut budget, &charge(NIC), gate.checked_sub(Duration::from_nanos(1)).unwrap()), Admission::Closed(gate));
         assert_eq!(admit(&mut budget, &charge(READ), now), Admission::Go, "a3: reads go on");
         assert_eq!(admit(&mut budget, &charge(INSTANCE), now), Admission::Go);
         assert_eq!(admit(&mut budget, &charge(NIC), gate), Admission::Go);
@@ -531,7 +531,7 @@ mod tests {
         budget.learn(&write, Outcome::Answered, &left(90), now);
         assert_eq!(budget.level(Class::ArmWrite, now), 10);
         budget.learn(&write, Outcome::Answered, &left(80), now);
-        let interval = Duration::from_secs(60) / 360;
+        let interval = Duration::from_mins(1) / 360;
         let Admission::Queue(at) = admit(&mut budget, &write, now) else { panic!("not queued") };
         assert_eq!((at - now).as_micros(), (interval * 4).as_micros());
         // The roomier header of an old subscription changes nothing.

@@ -30,7 +30,7 @@ const LONGEST_GATE: Duration = Duration::from_secs(30);
 /// Longest wait in the queue of a budget.
 const LONGEST_QUEUE: Duration = Duration::from_mins(5);
 /// Time for one answer.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_mins(1);
 /// Time for a token, beyond the 70 s that IMDS may take to restart.
 const TOKEN: Duration = Duration::from_secs(100);
 /// How long an operation is followed.
@@ -259,12 +259,14 @@ impl Inner {
         put: Option<(&str, Vec<u8>)>,
         call: &Call<'_>,
     ) -> Result<Response<Vec<u8>>, Error> {
+        self.admit(call).await?;
         let token = self.token(self.tokens.get()).await?;
         let answer = self.attempt(method, url, put.clone(), &token, call).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return checked(answer);
         }
         warn!(op = call.op, "Resource Manager refuses the token; asking for another");
+        self.admit(call).await?;
         let token = self.token(self.tokens.replace(&token)).await?;
         checked(self.attempt(method, url, put, &token, call).await?)
     }
@@ -288,7 +290,6 @@ impl Inner {
         call: &Call<'_>,
     ) -> Result<Response<Vec<u8>>, Error> {
         let request = request(method, url, put, token).ok_or_else(|| Error::not_sent("the request has an impossible header"))?;
-        self.admit(call).await?;
         if !(call.may_send)() {
             return Err(Error::not_sent("its time, or this controller's leadership, ended before its turn"));
         }

@@ -208,10 +208,35 @@ pub struct Tokens {
 struct State {
     current: Option<Token>,
     pending: Option<Pending>,
-    /// After a failed early refresh the old token is used, and the next try waits.
-    retry_at: Option<Instant>,
+    /// The last failure, and until when it stands: nobody asks again before.
+    failed: Option<(TokenError, Instant)>,
     issued: u64,
+    /// When a refused token was last replaced: one that is refused as soon as it is made will not get better.
+    replaced: Option<Instant>,
 }
+
+impl State {
+    /// Takes over what a request brought, also one whose callers are gone.
+    fn harvest(&mut self, now: Instant) {
+        let Some(result) = self.pending.as_ref().and_then(|pending| pending.peek().cloned()) else { return };
+        self.pending = None;
+        match result {
+            Ok(token) => (self.current, self.failed) = (Some(token), None),
+            Err(error) => self.failed = Some((error, now + FAILED)),
+        }
+    }
+
+    fn held(&self, now: Instant) -> Option<&Token> {
+        self.current.as_ref().filter(|token| now < token.expires_at)
+    }
+
+    fn failed(&self, now: Instant) -> Option<&TokenError> {
+        self.failed.as_ref().filter(|(_, until)| now < *until).map(|(error, _)| error)
+    }
+}
+
+/// Between requests for a token when the last one failed, or brought one that is refused.
+const FAILED: Duration = Duration::from_secs(10);
 
 struct Source {
     credential: Credential,
@@ -239,19 +264,15 @@ impl Tokens {
         let now = Instant::now();
         let (pending, old) = {
             let mut state = self.lock();
-            let old = state.current.clone().filter(|token| now < token.expires_at);
-            let patient = state.retry_at.is_some_and(|at| now < at);
-            match &old {
-                Some(token) if token.fresh(now) || patient => return Ok(token.clone()),
-                Some(_) | None => (self.pending(&mut state, Freshness::Cached), old),
+            state.harvest(now);
+            match (state.held(now).cloned(), state.failed(now)) {
+                (Some(token), failed) if token.fresh(now) || failed.is_some() => return Ok(token),
+                (None, Some(error)) => return Err(error.clone()),
+                (old, _) => (self.pending(&mut state, Freshness::Cached), old),
             }
         };
-        let result = pending.clone().await;
-        self.settle(&pending, &result);
-        match (result, old) {
-            (Ok(token), _) | (Err(_), Some(token)) => Ok(token),
-            (Err(error), None) => Err(error),
-        }
+        // An early refresh that fails leaves the old token in use.
+        self.settled(pending).await.or_else(|error| old.ok_or(error))
     }
 
     /// A token other than the one that was refused.
@@ -259,15 +280,28 @@ impl Tokens {
     /// # Errors
     /// As [`Tokens::get`].
     pub async fn replace(&self, refused: &Token) -> Result<Token, TokenError> {
+        let now = Instant::now();
         let pending = {
             let mut state = self.lock();
-            if let Some(token) = state.current.clone().filter(|token| token.number != refused.number) {
-                return Ok(token);
+            state.harvest(now);
+            if let Some(token) = state.held(now).filter(|token| token.number != refused.number) {
+                return Ok(token.clone());
             }
+            if let Some(error) = state.failed(now) {
+                return Err(error.clone());
+            }
+            if state.replaced.is_some_and(|at| now < at + FAILED) {
+                return Ok(refused.clone());
+            }
+            state.replaced = Some(now);
             self.pending(&mut state, Freshness::Bypass)
         };
-        let result = pending.clone().await;
-        self.settle(&pending, &result);
+        self.settled(pending).await
+    }
+
+    async fn settled(&self, pending: Pending) -> Result<Token, TokenError> {
+        let result = pending.await;
+        self.lock().harvest(Instant::now());
         result
     }
 
@@ -287,18 +321,6 @@ impl Tokens {
         let pending = async move { source.ask(number, freshness).await }.boxed().shared();
         state.pending = Some(pending.clone());
         pending
-    }
-
-    fn settle(&self, pending: &Pending, result: &Result<Token, TokenError>) {
-        let mut state = self.lock();
-        if !state.pending.as_ref().is_some_and(|current| current.ptr_eq(pending)) {
-            return;
-        }
-        state.pending = None;
-        match result {
-            Ok(token) => (state.current, state.retry_at) = (Some(token.clone()), None),
-            Err(_) => state.retry_at = Some(Instant::now() + Duration::from_secs(30)),
-        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -381,7 +403,7 @@ struct Retry<'a> {
 }
 
 /// Longest wait between two tries that a header may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 async fn ask(
     service: &'static str,
@@ -412,7 +434,7 @@ async fn ask(
 /// 75–100 % of a pause, so that nodes that failed together do not come back together.
 fn jitter(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 256;
-    pause - pause / 1024 * u32::try_from(random).unwrap_or(0)
+    pause.saturating_sub(pause / 1024 * u32::try_from(random).unwrap_or(0))
 }
 
 fn read(path: &Path) -> Result<Secret, TokenError> {
@@ -462,7 +484,7 @@ fn parse(service: &'static str, answer: &Response<Vec<u8>>, number: u64, asked: 
     let unreadable = TokenError::Unreadable { service };
     let grant: Grant = serde_json::from_slice(answer.body()).map_err(|_| unreadable.clone())?;
     let life = Duration::from_secs(grant.expires_in.get().ok_or(unreadable)?).min(cached_life(grant.expires_on.as_ref(), answer));
-    let early = if life >= Duration::from_mins(10) { life - Duration::from_mins(5) } else { life / 2 };
+    let early = life.saturating_sub(Duration::from_mins(5)).max(life / 2);
     Ok(Token { secret: grant.access_token, number, refresh_at: asked + early, expires_at: asked + life })
 }
 

@@ -103,12 +103,12 @@ fn ended(body: &Value) -> Error {
     }
 }
 
-fn place(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
+fn place<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }
 
-fn watch(arm: &Url, place: String, style: Style) -> Result<Started, Error> {
-    let url = arm.join(&place).ok().filter(|url| trusted(arm, url));
+fn watch(arm: &Url, place: &str, style: Style) -> Result<Started, Error> {
+    let url = arm.join(place).ok().filter(|url| trusted(arm, url));
     let watch = |url| Started::Running(Watch { url, style });
     let refuse =
         || Error::transport(Trace::Unknown, "the answer names an operation outside Resource Manager; it is not followed".to_owned());
@@ -137,18 +137,18 @@ mod tests {
         started(&arm(), &arm().join("/nic").unwrap(), &answer(status, headers, body))
     }
 
-    fn running(url: &str, style: Style) -> Result<Started, Error> {
-        Ok(Started::Running(Watch { url: arm().join(url).unwrap(), style }))
+    fn running(url: &str, style: Style) -> Started {
+        Started::Running(Watch { url: arm().join(url).unwrap(), style })
     }
 
     #[test]
     fn each_way_of_going_on_is_followed() {
         let both = [("Azure-AsyncOperation", "https://management.azure.com/op?t=1"), ("Location", "https://management.azure.com/loc")];
-        assert_eq!(start(202, &both, ""), running("/op?t=1", Style::Status));
-        assert_eq!(start(200, &both, r#"{"properties":{"provisioningState":"Updating"}}"#), running("/op?t=1", Style::Status));
-        assert_eq!(start(202, &[("Location", "/loc")], ""), running("/loc", Style::Location));
+        assert_eq!(start(202, &both, ""), Ok(running("/op?t=1", Style::Status)));
+        assert_eq!(start(200, &both, r#"{"properties":{"provisioningState":"Updating"}}"#), Ok(running("/op?t=1", Style::Status)));
+        assert_eq!(start(202, &[("Location", "/loc")], ""), Ok(running("/loc", Style::Location)));
         assert_eq!(start(200, &[("Location", "/loc")], "{}"), Ok(Started::Done));
-        assert_eq!(start(200, &[], r#"{"properties":{"provisioningState":"Updating"}}"#), running("/nic", Style::Resource));
+        assert_eq!(start(200, &[], r#"{"properties":{"provisioningState":"Updating"}}"#), Ok(running("/nic", Style::Resource)));
         assert_eq!(start(201, &[], r#"{"properties":{"provisioningState":"Succeeded"}}"#), Ok(Started::Done));
         let Ok(Started::Ended(error)) = start(200, &[], r#"{"properties":{"provisioningState":"Failed"}}"#) else { panic!("not ended") };
         assert_eq!((error.class, error.trace, error.code.as_str()), (Class::Failed, Trace::Ended, "ProvisioningFailed"));

@@ -85,7 +85,7 @@ impl Http {
 
     fn build(builder: reqwest::ClientBuilder, limit: usize) -> Result<Self, ClientError> {
         let agent = concat!("azure-vnet/", env!("CARGO_PKG_VERSION"));
-        let builder = builder.redirect(redirect::Policy::none()).user_agent(agent).pool_idle_timeout(Duration::from_secs(60));
+        let builder = builder.redirect(redirect::Policy::none()).user_agent(agent).pool_idle_timeout(Duration::from_mins(1));
         let client = builder.build().map_err(|error| ClientError::Build(describe(error)))?;
         Ok(Self { client, limit })
     }
@@ -93,9 +93,8 @@ impl Http {
     async fn exchange(&self, request: Request<Vec<u8>>, deadline: Duration) -> Result<Response<Vec<u8>>, TransportError> {
         let mut request = reqwest::Request::try_from(request).map_err(|error| TransportError::Connect(describe(error)))?;
         *request.timeout_mut() = Some(deadline);
-        let mut answer = self.client.execute(request).await.map_err(|error| match error.is_connect() {
-            true => TransportError::Connect(describe(error)),
-            false => TransportError::Lost(describe(error)),
+        let mut answer = self.client.execute(request).await.map_err(|error| {
+            if error.is_connect() { TransportError::Connect(describe(error)) } else { TransportError::Lost(describe(error)) }
         })?;
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| TransportError::Lost(describe(error)))? {

@@ -120,7 +120,14 @@ pub fn parse(body: &[u8]) -> Result<Vec<Interface>, WireserverError> {
         match reader.read_event().map_err(|error| WireserverError::Unreadable(error.to_string()))? {
             Event::Eof => break,
             Event::Start(tag) | Event::Empty(tag) => element(&tag, &mut interfaces)?,
-            _ => {}
+            Event::End(_)
+            | Event::Text(_)
+            | Event::CData(_)
+            | Event::Comment(_)
+            | Event::Decl(_)
+            | Event::PI(_)
+            | Event::DocType(_)
+            | Event::GeneralRef(_) => {}
         }
     }
     interfaces.ok_or_else(|| WireserverError::Unreadable("no Interfaces in it".to_owned()))

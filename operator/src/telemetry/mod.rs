@@ -115,8 +115,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_hangs_is_named() {
         let telemetry = Telemetry::default();
-        let beat = telemetry.beat("reconcile", Duration::from_secs(60));
-        let _other = telemetry.beat("status", Duration::from_secs(600));
+        let beat = telemetry.beat("reconcile", Duration::from_mins(1));
+        let _other = telemetry.beat("status", Duration::from_mins(10));
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(telemetry.hung(Instant::now()), ["reconcile"]);
         beat.ok();
