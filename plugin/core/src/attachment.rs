@@ -90,7 +90,8 @@ name!(
 );
 
 fn is_cni_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 /// What a lease belongs to (safety rule ST10).
@@ -221,7 +222,8 @@ mod tests {
 
     #[test]
     fn an_attachment_is_named_by_both_its_parts() {
-        let attachment = |container: &str, if_name: &str| Attachment { container: container.parse().unwrap(), if_name: if_name.parse().unwrap() };
+        let attachment =
+            |container: &str, if_name: &str| Attachment { container: container.parse().unwrap(), if_name: if_name.parse().unwrap() };
         let hashes: std::collections::BTreeSet<_> =
             [attachment("ab", "c"), attachment("a", "bc"), attachment("a", "b")].iter().map(Attachment::hash).collect();
         assert_eq!(hashes.len(), 3);
@@ -243,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_pod_is_known_by_its_uid_where_both_sides_have_one() {
-        let pod = |name: &str, uid: Option<&str>| PodRef { namespace: "ns".into(), name: name.into(), uid: uid.map(|u| u.parse().unwrap()) };
+        let pod =
+            |name: &str, uid: Option<&str>| PodRef { namespace: "ns".into(), name: name.into(), uid: uid.map(|u| u.parse().unwrap()) };
         assert!(pod("a", Some("1")).is_same_pod(&pod("a", None)));
         assert!(!pod("a", Some("1")).is_same_pod(&pod("a", Some("2"))));
         assert!(!pod("a", None).is_same_pod(&pod("b", None)));

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// Apart by at least this much, two answers of the API server count as two.
-pub const API_ANSWERS_APART: Duration = Duration::from_secs(60);
+pub const API_ANSWERS_APART: Duration = Duration::from_mins(1);
 /// How long a namespace or a damaged record may be claimed by no one before the agent acts.
-pub const UNCLAIMED: Duration = Duration::from_secs(600);
+pub const UNCLAIMED: Duration = Duration::from_mins(10);
 
 /// What those who start pods say of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +88,13 @@ impl Witnesses {
             NetnsWitness::Gone | NetnsWitness::Another => true,
             NetnsWitness::Same | NetnsWitness::Unknown => false,
         };
-        match (netns_gone, link) {
-            (true, LinkWitness::Gone) => Verdict::Free,
-            (_, LinkWitness::Unknown) => Verdict::Keep,
-            (_, LinkWitness::Present) if unclaimed_for >= UNCLAIMED => Verdict::RemoveLinkFirst,
-            (false, LinkWitness::Gone) if unclaimed_for >= UNCLAIMED => Verdict::Free,
-            (true | false, LinkWitness::Present) | (false, LinkWitness::Gone) => Verdict::Keep,
+        let is_overdue = unclaimed_for >= UNCLAIMED;
+        match link {
+            LinkWitness::Unknown => Verdict::Keep,
+            LinkWitness::Present if is_overdue => Verdict::RemoveLinkFirst,
+            LinkWitness::Present => Verdict::Keep,
+            LinkWitness::Gone if netns_gone || is_overdue => Verdict::Free,
+            LinkWitness::Gone => Verdict::Keep,
         }
     }
 }

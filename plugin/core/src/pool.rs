@@ -186,7 +186,9 @@ fn parse_hash(text: &str) -> Result<ContentHash, RecordError> {
 
 /// A revision that must not be adopted (safety rule RE3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("revision {offered} cannot follow revision {adopted}, which was adopted already: it is older, or says something else under the same number")]
+#[error(
+    "revision {offered} cannot follow revision {adopted}, which was adopted already: it is older, or says something else under the same number"
+)]
 pub struct Regression {
     /// The highest one adopted.
     pub adopted: u64,

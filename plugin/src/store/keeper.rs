@@ -2,25 +2,33 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
+    io::Read as _,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 use azure_vnet_plugin_core::{
-    RecordError,
-    attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef},
+    attachment::{Attachment, AttachmentHash, IfName, Mode, NetnsPath, NetworkName, PodRef},
     boot::{BootId, StoreId},
-    lease::{Entry, Quarantine},
-    pool::{Pool, PoolFacts, Regression, SealOwner, SlotAddress},
+    lease::{Entry, Lease, Quarantine},
+    pool::{Pool, PoolFacts, SealOwner, Sealed, SlotAddress, StoreRecord},
 };
 
-use super::{FileError, HoldError, KernelUse, Store};
+use super::{
+    FileError, KeeperError, Lock, Store, files,
+    marker::{DurableMarker, Replacing},
+};
 
 /// The store with its durable folder. One process at a time has it.
 #[derive(Debug)]
 pub struct Keeper {
-    store: Store,
+    pub(super) store: Store,
+    pub(super) durable: PathBuf,
     id: StoreId,
+    run_folder: File,
+    durable_folder: File,
+    _lock: File,
 }
 
 /// A revision to adopt.
@@ -55,7 +63,7 @@ pub struct KernelLease {
     pub netns: Option<NetnsPath>,
 }
 
-/// What became of one link of the kernel.
+/// What became of one link of the kernel, or of a record of a former boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rebuilt {
     /// Its lease was there.
@@ -63,32 +71,14 @@ pub enum Rebuilt {
     /// Its lease was made.
     Made(Ipv4Addr),
     /// Its address has another record, left as it was.
-    Conflict(Ipv4Addr, Entry),
-}
-
-/// How setting aside ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Quarantining {
-    /// Both records are in place: it may be acknowledged.
-    Done,
-    /// In use; nothing of it is left.
-    Refused(String),
-}
-
-/// Quarantine after a start (safety rule ST6).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// Both records in place.
-    pub quarantined: Vec<Quarantine>,
-    /// Met a lease or a use in the kernel: not set aside any more.
-    pub refused: Vec<Quarantine>,
+    Conflict(Ipv4Addr, Box<Entry>),
+    /// No link: a lease or a rest of a former boot, removed.
+    Void(Ipv4Addr),
 }
 
 /// What a sweep removed or mended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Leases and cooling of former boots.
-    pub void: usize,
     /// Cooling that has ended.
     pub cooled: usize,
     /// Temporary files, stale index entries and notes.
@@ -97,50 +87,32 @@ pub struct Swept {
     pub indexed: usize,
 }
 
-/// Why the agent's step failed.
-#[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
-    /// Older than what was adopted (safety rule RE3).
-    #[error(transparent)]
-    Regressed(Regression),
-    /// A durable record cannot be understood.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// The record.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: RecordError,
-    },
-    /// A seal needs a pool of this boot.
-    #[error("the node store has no pool of this boot to seal")]
-    NoPool,
-    /// The folder was replaced under its mount (safety rule ST12).
-    #[error("the node store's folder {} was replaced; it has to be mounted again", folder.display())]
-    Replaced {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// Another agent is at work on this store.
-    #[error("another process keeps the store in {}", folder.display())]
-    Kept {
-        /// The durable folder.
-        folder: PathBuf,
-    },
-    /// Lock or file.
-    #[error(transparent)]
-    Hold(HoldError),
-    /// A file operation failed.
-    #[error(transparent)]
-    File(FileError),
+impl Adoption {
+    /// Whether the revision still has the slot with that address (safety rule RE2).
+    fn lists(&self, slot: SlotAddress) -> bool {
+        self.addresses.contains(&slot) || self.hold.iter().any(|marker| marker.slot == slot)
+    }
 }
 
 impl Keeper {
-    /// Opens both folders, making what is missing; a durable folder without an id gets a random one (safety rule ST9).
+    /// Opens both folders, making what is missing; a durable folder without an id gets a random one (safety rule ST9). So does one whose
+    /// records are damaged: what it promised cannot be known any more, and a new id makes every acknowledgement void.
     ///
     /// # Errors
     /// See [`KeeperError`].
     pub fn open(run: &Path, durable: &Path, boot: BootId) -> Result<Self, KeeperError> {
-        unimplemented!("{} {} {boot}", run.display(), durable.display())
+        for folder in [run, &run.join("lease"), &run.join("by"), &run.join("want"), durable, &durable.join("quarantine")] {
+            files::make_folder(folder)?;
+        }
+        files::sync_parent(durable)?;
+        files::sync_parent(&durable.join("quarantine"))?;
+        let lock = files::open_or_create(&durable.join("lock"))?;
+        if lock.try_lock().is_err() {
+            return Err(KeeperError::Kept { folder: durable.to_owned() });
+        }
+        let id = identify(durable)?;
+        let (run_folder, durable_folder) = (files::open_folder(run)?, files::open_folder(durable)?);
+        Ok(Self { store: Store::at(run, boot), durable: durable.to_owned(), id, run_folder, durable_folder, _lock: lock })
     }
 
     /// The plugins' view.
@@ -160,31 +132,39 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn adopted(&self) -> Result<Option<Pool>, KeeperError> {
-        unimplemented!()
+        let path = self.durable.join("pool");
+        let Some(bytes) = files::read(&path)? else { return Ok(None) };
+        Pool::parse(&bytes).map(Some).map_err(|source| KeeperError::Unreadable { path, source })
     }
 
-    /// Removes what former boots, dead processes and ended rests left, and mends the index. At start, then every some seconds.
+    /// Removes what dead processes and ended rests left, and mends the index. At start, then every some seconds.
     ///
     /// # Errors
     /// See [`KeeperError`].
     pub fn sweep(&self) -> Result<Swept, KeeperError> {
-        unimplemented!()
+        let mut swept = Swept::default();
+        let lock = self.store.lock()?;
+        self.sweep_entries(&lock, &mut swept)?;
+        self.sweep_index(&lock, &mut swept)?;
+        self.sweep_litter(&lock, &mut swept)?;
+        Ok(swept)
     }
 
-    /// Makes the leases of pods that are there (safety rule ST3). Before sealing.
+    /// Makes the leases of pods that are there (safety rule ST3), and removes what a former boot left without a link (safety rule ST12: a
+    /// foreign boot id alone proves nothing). `links` are all of ours that the kernel has; none is a valid answer. Before sealing.
     ///
     /// # Errors
     /// See [`KeeperError`].
     pub fn rebuild_from_kernel(&self, links: &[KernelLease]) -> Result<Vec<Rebuilt>, KeeperError> {
-        unimplemented!("{links:?}")
-    }
-
-    /// Completes or drops what is half set aside (safety rule ST6). After the rebuild, before the first adoption.
-    ///
-    /// # Errors
-    /// See [`KeeperError`].
-    pub fn restore_after_start(&self, kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse) -> Result<Restored, KeeperError> {
-        unimplemented!("{:?}", kernel(Ipv4Addr::LOCALHOST))
+        let lock = self.store.lock()?;
+        let mut rebuilt = links.iter().map(|link| self.rebuild(&lock, link)).collect::<Result<Vec<_>, _>>()?;
+        for (address, entry) in self.store.list()? {
+            if entry.is_void(&self.store.boot) {
+                files::remove(&self.store.lease_path(address))?;
+                rebuilt.push(Rebuilt::Void(address));
+            }
+        }
+        Ok(rebuilt)
     }
 
     /// Adopts a revision, in the order of safety rules ST7 and ST8, and drops the markers of addresses that left it. Answers what plugins see.
@@ -192,7 +172,23 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn adopt(&self, adoption: &Adoption) -> Result<Pool, KeeperError> {
-        unimplemented!("{adoption:?}")
+        let pool = Pool::new(self.store.boot.clone(), self.id.clone(), adoption.facts.clone(), adoption.addresses.iter().copied());
+        let adopted = self.adopted()?;
+        pool.may_follow(adopted.as_ref()).map_err(KeeperError::Regressed)?;
+        for marker in &adoption.hold {
+            // Whoever has the address keeps it; the pool leaves it out, and `quarantine` says why it is refused.
+            let _ = self.place_marker(marker, Replacing::Free)?;
+        }
+        if adopted.as_ref() != Some(&pool) {
+            files::replace_durably(&self.durable, &self.durable.join("pool"), &pool.print())?;
+        }
+        let offer = self.offer(&pool, adoption)?;
+        for (address, marker) in self.durable_markers()? {
+            if matches!(&marker, DurableMarker::Whole(marker) if !adoption.lists(marker.slot)) {
+                files::remove_durably(&self.marker_path(address))?;
+            }
+        }
+        Ok(offer)
     }
 
     /// Says that the store is whole.
@@ -200,7 +196,14 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn seal(&self, owner: SealOwner) -> Result<(), KeeperError> {
-        unimplemented!("{owner}")
+        self.health()?;
+        let _lock = self.store.lock()?;
+        let pool = files::read(&self.store.folder.join("pool"))?.and_then(|bytes| Pool::parse(&bytes).ok());
+        if !pool.is_some_and(|pool| pool.boot == self.store.boot && pool.store == self.id) {
+            return Err(KeeperError::NoPool);
+        }
+        let sealed = Sealed { store: self.id.clone(), boot: self.store.boot.clone(), owner };
+        Ok(files::replace(&self.store.folder, &self.store.folder.join("sealed"), &sealed.print())?)
     }
 
     /// Takes the seal back: no ADD until the next.
@@ -208,44 +211,150 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn unseal(&self) -> Result<(), KeeperError> {
-        unimplemented!()
+        let _lock = self.store.lock()?;
+        files::remove(&self.store.folder.join("sealed"))?;
+        Ok(())
     }
 
     /// Whether ADD may lease.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        unimplemented!()
+        self.store.pool().is_ok_and(|pool| pool.store == self.id)
     }
 
-    /// Sets an address aside, in the order of safety rule ST6. Repeating it is harmless.
-    ///
-    /// # Errors
-    /// See [`KeeperError`]; it may be half done, which a repetition or a start mends.
-    pub fn quarantine(&self, marker: &Quarantine, kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse) -> Result<Quarantining, KeeperError> {
-        unimplemented!("{marker:?} {:?}", kernel(Ipv4Addr::LOCALHOST))
-    }
-
-    /// Takes an address back into use: durable marker, then run marker (safety rule ST7). The next adoption offers it.
-    ///
-    /// # Errors
-    /// See [`KeeperError`].
-    pub fn withdraw(&self, slot: SlotAddress) -> Result<(), KeeperError> {
-        unimplemented!("{slot}")
-    }
-
-    /// All addresses of which both records are in place: what may be acknowledged.
-    ///
-    /// # Errors
-    /// See [`KeeperError`].
-    pub fn quarantined(&self) -> Result<Vec<Quarantine>, KeeperError> {
-        unimplemented!()
-    }
-
-    /// Whether both folders are the ones that were opened.
+    /// Whether both folders are the ones that were opened (safety rule ST12).
     ///
     /// # Errors
     /// See [`KeeperError`].
     pub fn health(&self) -> Result<(), KeeperError> {
-        unimplemented!()
+        for (file, folder) in [(&self.run_folder, &self.store.folder), (&self.durable_folder, &self.durable)] {
+            if !files::is_linked(file, folder)? || files::inode(folder)? != Some(files::inode_of(file, folder)?) {
+                return Err(KeeperError::Replaced { folder: folder.clone() });
+            }
+        }
+        Ok(())
     }
+
+    /// Under one lock: puts the pool in place without what is set aside, then drops the run markers of addresses that left.
+    fn offer(&self, pool: &Pool, adoption: &Adoption) -> Result<Pool, KeeperError> {
+        let _lock = self.store.lock()?;
+        let run = self.run_markers()?;
+        let mut withheld: BTreeSet<Ipv4Addr> = adoption.hold.iter().map(|marker| marker.slot.address).collect();
+        withheld.extend(run.iter().map(|marker| marker.slot).filter(|slot| adoption.lists(*slot)).map(|slot| slot.address));
+        for (address, marker) in self.durable_markers()? {
+            match marker {
+                DurableMarker::Whole(marker) if !adoption.lists(marker.slot) => {}
+                DurableMarker::Whole(_) | DurableMarker::Unreadable => _ = withheld.insert(address),
+            }
+        }
+        let offer = pool.offering(&adoption.offered, &withheld);
+        files::replace(&self.store.folder, &self.store.folder.join("pool"), &offer.print())?;
+        for marker in run.iter().filter(|marker| !adoption.lists(marker.slot)) {
+            files::remove(&self.store.lease_path(marker.slot.address))?;
+        }
+        Ok(offer)
+    }
+
+    fn sweep_entries(&self, _: &Lock, swept: &mut Swept) -> Result<(), FileError> {
+        let Ok(pool) = self.store.pool() else { return Ok(()) };
+        for (address, entry) in self.store.list()? {
+            if entry.is_free(&self.store.boot, self.store.now(), pool.cool_down) {
+                swept.cooled += usize::from(files::remove(&self.store.lease_path(address))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_index(&self, _: &Lock, swept: &mut Swept) -> Result<(), FileError> {
+        let mut wanted = BTreeSet::new();
+        for (address, entry) in self.store.list()? {
+            let Entry::Leased(lease) = entry else { continue };
+            let (path, index) = (self.store.lease_path(address), self.store.index_path_of(&lease.attachment));
+            let inode = files::inode(&path)?;
+            wanted.insert(lease.attachment.hash());
+            if files::inode(&index)? != inode {
+                files::remove(&index)?;
+                files::link(&path, &index)?;
+                swept.indexed += 1;
+            }
+        }
+        let folder = self.store.folder.join("by");
+        for name in files::names(&folder)? {
+            if !name.parse::<AttachmentHash>().is_ok_and(|hash| wanted.contains(&hash)) {
+                swept.litter += usize::from(files::remove(&folder.join(name))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_litter(&self, _: &Lock, swept: &mut Swept) -> Result<(), FileError> {
+        for folder in [&self.store.folder, &self.durable] {
+            for name in files::names(folder)?.iter().filter(|name| name.starts_with(files::NEW)) {
+                swept.litter += usize::from(files::remove(&folder.join(name))?);
+            }
+        }
+        let folder = self.store.folder.join("want");
+        for name in files::names(&folder)? {
+            if !self.store.is_wanted(&name)? {
+                swept.litter += usize::from(files::remove(&folder.join(name))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn rebuild(&self, lock: &Lock, link: &KernelLease) -> Result<Rebuilt, KeeperError> {
+        let KernelLease { address, attachment, host_link, pod, network, mode, netns } = link.clone();
+        let lease = Lease {
+            address,
+            attachment,
+            pod,
+            network,
+            mode,
+            host_link,
+            netns,
+            netns_cookie: None,
+            boot: self.store.boot.clone(),
+            since: self.store.now(),
+        };
+        let elsewhere = self.store.indexed(&lease.attachment)?.filter(|other| other.boot == lease.boot && other.address != address);
+        if let Some(other) = elsewhere {
+            return Ok(Rebuilt::Conflict(address, Box::new(Entry::Leased(other))));
+        }
+        match self.store.read(address)? {
+            Some(entry) if entry.is_void(&lease.boot) => {}
+            Some(Entry::Leased(known)) if known.attachment == lease.attachment => return Ok(Rebuilt::Known(address)),
+            Some(entry @ (Entry::Leased(_) | Entry::Quarantined(_))) => return Ok(Rebuilt::Conflict(address, Box::new(entry))),
+            Some(Entry::Cooling(_) | Entry::Unreadable(_)) | None => {}
+        }
+        match self.store.place(lock, &lease)? {
+            Some(_) => Ok(Rebuilt::Made(address)),
+            None => Err(KeeperError::Raced { address }),
+        }
+    }
+}
+
+/// Reads the folder's id, or gives it one where it has none that can be relied on.
+fn identify(durable: &Path) -> Result<StoreId, KeeperError> {
+    let (id, pool) = (durable.join("id"), durable.join("pool"));
+    let known = files::read(&id)?.and_then(|bytes| StoreRecord::parse(&bytes).ok());
+    let is_damaged = files::read(&pool)?.is_some_and(|bytes| Pool::parse(&bytes).is_err());
+    match known {
+        Some(StoreRecord { store }) if !is_damaged => Ok(store),
+        Some(_) | None => {
+            let store = StoreId::from_random(random()?);
+            files::replace_durably(durable, &id, &StoreRecord { store: store.clone() }.print())?;
+            if is_damaged {
+                files::remove_durably(&pool)?;
+            }
+            Ok(store)
+        }
+    }
+}
+
+fn random() -> Result<[u8; 16], FileError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|source| FileError { operation: "read", path: path.to_owned(), source })?;
+    Ok(bytes)
 }

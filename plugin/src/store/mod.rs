@@ -1,25 +1,32 @@
 //! The node store under `/run/azure-vnet`: files, locks and hard links that give an address to one attachment at a time.
 //! What a file means and when an address is free is decided in the core crate; this module carries it out. It never touches the network.
 
+mod error;
+mod files;
+mod grant;
+mod held;
 mod keeper;
+mod marker;
 
 use std::{
-    collections::BTreeSet,
-    io,
+    fs::File,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use azure_vnet_plugin_core::{
-    RecordError,
-    attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef, PodUid},
+    attachment::{Attachment, AttachmentHash, PodUid},
     boot::{BootId, BootTime},
-    lease::{Entry, Lease},
-    pool::Pool,
+    lease::Entry,
+    pool::{Pool, Sealed},
 };
 
-pub use keeper::{Adoption, Keeper, KeeperError, KernelLease, Quarantining, Rebuilt, Restored, Swept};
+pub use error::{FileError, HoldError, KeeperError, LeaseError, PoolError};
+pub use grant::{Granted, KernelUse, LeaseRequest};
+pub use held::{Held, Origin};
+pub use keeper::{Adoption, Keeper, KernelLease, Rebuilt, Swept};
+pub use marker::{Quarantining, Restored};
 
 /// How long a command waits for the store's lock or for another command on the same attachment.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -29,64 +36,6 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 pub struct Store {
     folder: PathBuf,
     boot: BootId,
-}
-
-/// What the kernel says of a candidate (safety rule ST4).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KernelUse {
-    /// No trace of it that would be in a pod's way.
-    Free,
-    /// Someone uses it: what, in words for the log.
-    Used(String),
-}
-
-/// What ADD asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseRequest {
-    /// Container and interface.
-    pub attachment: Attachment,
-    /// The pod, where named.
-    pub pod: Option<PodRef>,
-    /// The network.
-    pub network: NetworkName,
-    /// The wiring.
-    pub mode: Mode,
-    /// Name of the host's end.
-    pub host_link: IfName,
-    /// The pod's namespace.
-    pub netns: NetnsPath,
-    /// `SO_NETNS_COOKIE` of it.
-    pub netns_cookie: Option<u64>,
-    /// This address or none.
-    pub requested: Option<Ipv4Addr>,
-    /// Not these: found in use while wiring.
-    pub avoid: BTreeSet<Ipv4Addr>,
-}
-
-/// A lease, and the pool it came from.
-#[derive(Debug)]
-pub struct Granted<'a> {
-    /// The lease.
-    pub held: Held<'a>,
-    /// Prefix, gateway, MTU.
-    pub pool: Pool,
-}
-
-/// Whether this process made the lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// It did.
-    Created,
-    /// It was there.
-    Found,
-}
-
-/// A lease on whose inode this process has the flock (safety rule CM1).
-#[derive(Debug)]
-pub struct Held<'a> {
-    store: &'a Store,
-    lease: Lease,
-    origin: Origin,
 }
 
 /// How cooling or freeing ended.
@@ -115,131 +64,18 @@ pub struct Counts {
     pub free: usize,
 }
 
-/// A file operation that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {}", path.display())]
-pub struct FileError {
-    /// What was tried.
-    pub operation: &'static str,
-    /// On what.
-    pub path: PathBuf,
-    /// Why not.
-    pub source: io::Error,
-}
+/// How long a note of a pod without an address counts (safety rule UP5).
+const WANTED: Duration = Duration::from_mins(1);
 
-impl FileError {
-    /// Whether the file system has no room or is read-only.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
-    }
-}
+/// The store's flock. Whoever has it may replace and remove names (safety rule ST1).
+#[derive(Debug)]
+struct Lock(File);
 
-/// Why there is no pool to lease from; STATUS fails with the same (code 50), ADD with code 11.
-#[derive(Debug, thiserror::Error)]
-pub enum PoolError {
-    /// No seal: after a boot, before the agent has started, or the folder was lost.
-    #[error("the node store {} is not sealed in this boot", folder.display())]
-    NotSealed {
-        /// The store.
-        folder: PathBuf,
-    },
-    /// Seal or pool of a former boot, or of another store.
-    #[error("{} belongs to another boot or another store", path.display())]
-    OtherBoot {
-        /// The seal or the pool.
-        path: PathBuf,
-    },
-    /// Sealed without a pool.
-    #[error("the node store {} has no pool", folder.display())]
-    NoPool {
-        /// The store.
-        folder: PathBuf,
-    },
-    /// Seal or pool cannot be understood.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// The seal or the pool.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: RecordError,
-    },
-    /// Seal or pool cannot be opened.
-    #[error(transparent)]
-    File(FileError),
-}
-
-/// Why there is no lease.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// No pool counts at the moment.
-    #[error(transparent)]
-    Pool(PoolError),
-    /// All addresses are taken.
-    #[error(
-        "no address is free: of {} in the pool {} are leased, {} cooling, {} set aside for release, {} unreadable, {in_kernel} used otherwise on this host",
-        counts.total, counts.leased, counts.cooling, counts.quarantined, counts.unreadable
-    )]
-    Exhausted {
-        /// By state.
-        counts: Counts,
-        /// Skipped because the kernel uses them.
-        in_kernel: usize,
-    },
-    /// The requested address is not in the pool.
-    #[error("the requested address {address} is not in this node's pool")]
-    RequestedForeign {
-        /// It.
-        address: Ipv4Addr,
-    },
-    /// The requested address is not free.
-    #[error("the requested address {address} is not free: {by}")]
-    RequestedTaken {
-        /// It.
-        address: Ipv4Addr,
-        /// Its state.
-        by: String,
-    },
-    /// The attachment has another address than the one it requests.
-    #[error("the attachment has {has} already, and requests {address}")]
-    RequestedOther {
-        /// The requested one.
-        address: Ipv4Addr,
-        /// The one it has.
-        has: Ipv4Addr,
-    },
-    /// The lease was replaced while it was being wired (safety rule ST3).
-    #[error("the lease of {address} was replaced by another process while the pod was being wired")]
-    Lost {
-        /// Its address.
-        address: Ipv4Addr,
-    },
-    /// Another process has the lock.
-    #[error("{} is locked by another process for more than {} s", path.display(), LOCK_WAIT.as_secs())]
-    Busy {
-        /// Store's lock or lease.
-        path: PathBuf,
-    },
-    /// The file system has no room, or is read-only.
-    #[error("the node store's file system takes no more files")]
-    Full(#[source] FileError),
-    /// A file operation failed.
-    #[error(transparent)]
-    File(FileError),
-}
-
-/// Why a lease cannot be looked at or given up.
-#[derive(Debug, thiserror::Error)]
-pub enum HoldError {
-    /// Another process has the lock.
-    #[error("{} is locked by another process for more than {} s", path.display(), LOCK_WAIT.as_secs())]
-    Busy {
-        /// Store's lock or lease.
-        path: PathBuf,
-    },
-    /// A file operation failed.
-    #[error(transparent)]
-    File(FileError),
+/// What lies in the folders, byte for byte, so that a second look costs no second parse.
+#[derive(Debug, PartialEq, Eq)]
+struct Raw {
+    sealed: Option<Vec<u8>>,
+    pool: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -249,26 +85,16 @@ impl Store {
         Self { folder: folder.to_owned(), boot }
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The boot.
     #[must_use]
     pub fn boot(&self) -> &BootId {
         &self.boot
-    }
-
-    /// Gives the attachment the lease that it has, else a new one. `kernel` is asked outside the lock (safety rule ST4).
-    ///
-    /// # Errors
-    /// See [`LeaseError`].
-    pub fn lease(&self, request: &LeaseRequest, kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse) -> Result<Granted<'_>, LeaseError> {
-        unimplemented!("{request:?} {:?}", kernel(Ipv4Addr::LOCALHOST))
-    }
-
-    /// Finds and holds the attachment's lease, waiting for a command that holds it (safety rule CM1).
-    ///
-    /// # Errors
-    /// See [`HoldError`].
-    pub fn find(&self, attachment: &Attachment) -> Result<Option<Held<'_>>, HoldError> {
-        unimplemented!("{attachment}")
     }
 
     /// The state of one address; `None` where it has no file.
@@ -276,15 +102,21 @@ impl Store {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(&self, address: Ipv4Addr) -> Result<Option<Entry>, FileError> {
-        unimplemented!("{address}")
+        Ok(files::read(&self.lease_path(address))?.map(|bytes| Entry::read(address, &bytes)))
     }
 
-    /// All addresses that have a file. A store that is not there has none.
+    /// All addresses that have a file, ascending. A store that is not there has none.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn list(&self) -> Result<Vec<(Ipv4Addr, Entry)>, FileError> {
-        unimplemented!()
+        let mut entries = Vec::new();
+        for name in files::names(&self.folder.join("lease"))? {
+            let Ok(address) = name.parse() else { continue };
+            entries.extend(self.read(address)?.map(|entry| (address, entry)));
+        }
+        entries.sort_unstable_by_key(|(address, _)| *address);
+        Ok(entries)
     }
 
     /// The pool, if it counts: sealed, of this boot and this store.
@@ -292,23 +124,31 @@ impl Store {
     /// # Errors
     /// See [`PoolError`].
     pub fn pool(&self) -> Result<Pool, PoolError> {
-        unimplemented!()
+        self.pool_of(&self.raw().map_err(PoolError::File)?)
     }
 
-    /// Notes that a pod found no address (safety rule UP5).
+    /// Notes that a pod found no address (safety rule UP5). A store that is not there takes no notes.
     ///
     /// # Errors
     /// The note cannot be written.
     pub fn want(&self, pod: &PodUid) -> Result<(), FileError> {
-        unimplemented!("{pod}")
+        files::note(&self.folder.join("want").join(pod.as_str()), &format!("{} {}\n", self.boot, self.now().as_millis()))
     }
 
-    /// Pods that found no address in the last 60 s.
+    /// Pods that found no address in the last 60 s and still have none.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn wants(&self) -> Result<Vec<PodUid>, FileError> {
-        unimplemented!()
+        let held: Vec<PodUid> = self.list()?.into_iter().filter_map(|(_, entry)| pod_of(entry)).collect();
+        let mut wants = Vec::new();
+        for name in files::names(&self.folder.join("want"))? {
+            let Ok(pod) = name.parse() else { continue };
+            if self.is_wanted(&name)? && !held.contains(&pod) {
+                wants.push(pod);
+            }
+        }
+        Ok(wants)
     }
 
     /// The addresses by state. Without a pool, `total` and `free` are 0.
@@ -316,58 +156,96 @@ impl Store {
     /// # Errors
     /// The folder cannot be read.
     pub fn counts(&self) -> Result<Counts, FileError> {
-        unimplemented!()
-    }
-
-    /// Sends a lease or an unreadable record to cooling if, under the locks, it is still the `seen` one (GC, agent; safety rules ST1 and CM4).
-    ///
-    /// # Errors
-    /// See [`HoldError`].
-    pub fn free_if(&self, address: Ipv4Addr, seen: &Entry) -> Result<Freed, HoldError> {
-        unimplemented!("{address} {seen}")
+        let pool = self.pool().ok();
+        let cool_down = pool.as_ref().map_or(Duration::MAX, |pool| pool.cool_down);
+        let now = self.now();
+        let mut counts = Counts::default();
+        let mut taken = 0;
+        for (address, entry) in self.list()? {
+            let is_free = entry.is_free(&self.boot, now, cool_down);
+            match entry {
+                Entry::Leased(_) => counts.leased += 1,
+                Entry::Cooling(_) if is_free => {}
+                Entry::Cooling(_) => counts.cooling += 1,
+                Entry::Quarantined(_) => counts.quarantined += 1,
+                Entry::Unreadable(_) => counts.unreadable += 1,
+            }
+            taken += usize::from(!is_free && pool.as_ref().is_some_and(|pool| pool.find(address).is_some()));
+        }
+        counts.total = pool.map_or(0, |pool| pool.addresses().len());
+        counts.free = counts.total.saturating_sub(taken);
+        Ok(counts)
     }
 
     /// `CLOCK_BOOTTIME`.
     #[must_use]
     pub fn now(&self) -> BootTime {
-        unimplemented!()
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let millis = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
+        BootTime::from_millis(u64::try_from(millis).unwrap_or(0))
+    }
+
+    fn lease_path(&self, address: Ipv4Addr) -> PathBuf {
+        self.folder.join(format!("lease/{address}"))
+    }
+
+    fn index_path(&self, hash: AttachmentHash) -> PathBuf {
+        self.folder.join(format!("by/{hash}"))
+    }
+
+    fn index_path_of(&self, attachment: &Attachment) -> PathBuf {
+        self.index_path(attachment.hash())
+    }
+
+    /// Takes the lock. Where its file was replaced meanwhile, takes the one that is in place (safety rule ST1).
+    fn lock(&self) -> Result<Lock, HoldError> {
+        let path = self.folder.join("lock");
+        loop {
+            let file = files::open_or_create(&path).map_err(HoldError::File)?;
+            if !files::wait_for(&file, &path).map_err(HoldError::File)? {
+                return Err(HoldError::Busy { path });
+            }
+            let mine = files::inode_of(&file, &path).map_err(HoldError::File)?;
+            if files::inode(&path).map_err(HoldError::File)? == Some(mine) {
+                return Ok(Lock(file));
+            }
+        }
+    }
+
+    fn raw(&self) -> Result<Raw, FileError> {
+        Ok(Raw { sealed: files::read(&self.folder.join("sealed"))?, pool: files::read(&self.folder.join("pool"))? })
+    }
+
+    fn pool_of(&self, raw: &Raw) -> Result<Pool, PoolError> {
+        let sealed = self.seal_of(raw)?;
+        let path = self.folder.join("pool");
+        let bytes = raw.pool.as_ref().ok_or_else(|| PoolError::NoPool { folder: self.folder.clone() })?;
+        let pool = Pool::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
+        if pool.boot != self.boot || pool.store != sealed.store {
+            return Err(PoolError::OtherBoot { path });
+        }
+        Ok(pool)
+    }
+
+    fn seal_of(&self, raw: &Raw) -> Result<Sealed, PoolError> {
+        let path = self.folder.join("sealed");
+        let bytes = raw.sealed.as_ref().ok_or_else(|| PoolError::NotSealed { folder: self.folder.clone() })?;
+        let sealed = Sealed::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
+        if sealed.boot == self.boot { Ok(sealed) } else { Err(PoolError::OtherBoot { path }) }
+    }
+
+    fn is_wanted(&self, name: &str) -> Result<bool, FileError> {
+        let note = files::read(&self.folder.join("want").join(name))?.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        let Some((boot, at)) = note.trim_end().split_once(' ') else { return Ok(false) };
+        let Ok(at) = at.parse().map(BootTime::from_millis) else { return Ok(false) };
+        let now = self.now();
+        Ok(boot == self.boot.as_str() && now >= at && now.since(at) < WANTED)
     }
 }
 
-impl Held<'_> {
-    /// The lease.
-    #[must_use]
-    pub fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    /// Whether this process made it.
-    #[must_use]
-    pub fn origin(&self) -> Origin {
-        self.origin
-    }
-
-    /// The last act before ADD answers: the address still is this lease's, and the store still is sealed (safety rule ST3).
-    ///
-    /// # Errors
-    /// It is not: undo the wiring, roll back, answer code 11.
-    pub fn confirm(&self) -> Result<(), LeaseError> {
-        unimplemented!("{:?}", self.store)
-    }
-
-    /// Frees the address at once if this process made the lease and no one replaced it; else does nothing (safety rule CM1).
-    ///
-    /// # Errors
-    /// See [`HoldError`].
-    pub fn rollback(self) -> Result<(), HoldError> {
-        unimplemented!()
-    }
-
-    /// Sends the address to cooling, after the kernel's part is gone (safety rule CM2).
-    ///
-    /// # Errors
-    /// See [`HoldError`]; the lease stands.
-    pub fn cool(self) -> Result<Freed, HoldError> {
-        unimplemented!()
+fn pod_of(entry: Entry) -> Option<PodUid> {
+    match entry {
+        Entry::Leased(lease) => lease.pod?.uid,
+        Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
     }
 }

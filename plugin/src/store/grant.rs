@@ -1,0 +1,207 @@
+//! How an attachment gets an address: a candidate under the lock, the kernel's word outside of it, and the link under the lock again.
+
+use std::{collections::BTreeSet, fs::File, net::Ipv4Addr, os::unix::fs::FileExt as _, path::Path};
+
+use azure_vnet_plugin_core::{
+    attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef},
+    lease::{Entry, Lease},
+    pool::Pool,
+};
+
+use super::{FileError, Held, LeaseError, Lock, Origin, Raw, Store, files};
+
+/// Addresses that others took between choosing and linking, before ADD gives up: far more than there are addresses.
+const MOST_LOSSES: usize = 1024;
+/// The cursor's fixed place at the start of the lock file.
+const CURSOR_LENGTH: usize = 16;
+
+/// What the kernel says of a candidate (safety rule ST4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelUse {
+    /// No trace of it that would be in a pod's way.
+    Free,
+    /// Someone uses it: what, in words for the log.
+    Used(String),
+}
+
+/// What ADD asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// Container and interface.
+    pub attachment: Attachment,
+    /// The pod, where named.
+    pub pod: Option<PodRef>,
+    /// The network.
+    pub network: NetworkName,
+    /// The wiring.
+    pub mode: Mode,
+    /// Name of the host's end.
+    pub host_link: IfName,
+    /// The pod's namespace.
+    pub netns: NetnsPath,
+    /// `SO_NETNS_COOKIE` of it.
+    pub netns_cookie: Option<u64>,
+    /// This address or none.
+    pub requested: Option<Ipv4Addr>,
+    /// Not these: found in use while wiring.
+    pub avoid: BTreeSet<Ipv4Addr>,
+}
+
+/// A lease, and the pool it came from.
+#[derive(Debug)]
+pub struct Granted<'a> {
+    /// The lease.
+    pub held: Held<'a>,
+    /// Prefix, gateway, MTU.
+    pub pool: Pool,
+}
+
+/// What became of a candidate under the lock.
+enum Commit<'a> {
+    Granted(Box<Granted<'a>>),
+    Taken,
+    AlreadyHeld,
+}
+
+impl Store {
+    /// Gives the attachment the lease that it has, else a new one. `kernel` is asked outside the lock (safety rule ST4).
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub fn lease(&self, request: &LeaseRequest, kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse) -> Result<Granted<'_>, LeaseError> {
+        let mut skip = request.avoid.clone();
+        let mut in_kernel = 0;
+        for _ in 0..MOST_LOSSES {
+            if let Some(granted) = self.granted_before(request)? {
+                return Ok(granted);
+            }
+            let (address, seen, pool) = self.choose(request, &skip, in_kernel)?;
+            if let KernelUse::Used(by) = kernel(address) {
+                if request.requested.is_some() {
+                    return Err(LeaseError::RequestedTaken { address, by });
+                }
+                skip.insert(address);
+                in_kernel += 1;
+                continue;
+            }
+            match self.commit(request, address, &seen, pool)? {
+                Commit::Granted(granted) => return Ok(*granted),
+                Commit::Taken | Commit::AlreadyHeld => {}
+            }
+        }
+        Err(LeaseError::Busy { path: self.folder.clone() })
+    }
+
+    fn granted_before(&self, request: &LeaseRequest) -> Result<Option<Granted<'_>>, LeaseError> {
+        let pool = self.pool().map_err(LeaseError::Pool)?;
+        let Some(held) = self.find(&request.attachment)?.filter(|held| held.lease().boot == self.boot) else { return Ok(None) };
+        match request.requested {
+            Some(address) if address != held.lease().address => Err(LeaseError::RequestedOther { address, has: held.lease().address }),
+            Some(_) | None => Ok(Some(Granted { held, pool })),
+        }
+    }
+
+    /// Picks the next address that is free by the store, and moves the cursor on, so that the next caller looks at another.
+    fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>, in_kernel: usize) -> Result<(Ipv4Addr, Raw, Pool), LeaseError> {
+        let lock = self.lock()?;
+        let raw = self.raw()?;
+        let pool = self.pool_of(&raw).map_err(LeaseError::Pool)?;
+        if let Some(address) = request.requested {
+            if pool.find(address).is_none() {
+                return Err(LeaseError::RequestedForeign { address });
+            }
+            return match self.read(address)?.filter(|entry| !entry.is_free(&self.boot, self.now(), pool.cool_down)) {
+                Some(entry) => Err(LeaseError::RequestedTaken { address, by: entry.to_string() }),
+                None => Ok((address, raw, pool)),
+            };
+        }
+        let mut found = None;
+        for address in pool.after(lock.cursor()).filter(|address| !skip.contains(address)) {
+            if self.is_free(address, &pool)? {
+                found = Some(address);
+                break;
+            }
+        }
+        let Some(address) = found else {
+            drop(lock);
+            return Err(LeaseError::Exhausted { counts: self.counts()?, in_kernel });
+        };
+        lock.set_cursor(address);
+        Ok((address, raw, pool))
+    }
+
+    /// Makes the lease if, under the lock, the pool still has the address and nobody else has it (safety rules ST1 and ST2).
+    fn commit(&self, request: &LeaseRequest, address: Ipv4Addr, seen: &Raw, pool: Pool) -> Result<Commit<'_>, LeaseError> {
+        let lease = self.lease_for(request, address);
+        let lock = self.lock()?;
+        let raw = self.raw()?;
+        let pool = if raw == *seen { pool } else { self.pool_of(&raw).map_err(LeaseError::Pool)? };
+        if pool.find(address).is_none() || !self.is_free(address, &pool)? {
+            return Ok(Commit::Taken);
+        }
+        if self.indexed(&request.attachment)?.is_some_and(|lease| lease.boot == self.boot) {
+            return Ok(Commit::AlreadyHeld);
+        }
+        let made = self.place(&lock, &lease)?;
+        Ok(made.map_or(Commit::Taken, |file| {
+            let held = Held::new(self, lease, file, Origin::Created);
+            Commit::Granted(Box::new(Granted { held, pool }))
+        }))
+    }
+
+    /// Puts a lease in place of nothing, or of a record that its caller found to be free. The index comes first: a lease that no
+    /// index leads to would be lost to DEL, while an index without its lease is nothing. `None` where the address is taken after all.
+    pub(super) fn place(&self, _: &Lock, lease: &Lease) -> Result<Option<File>, FileError> {
+        let (path, index) = (self.lease_path(lease.address), self.index_path_of(&lease.attachment));
+        let (file, new) = files::create_new(&self.folder, &lease.print())?;
+        let placed = Self::place_new(&file, [&new, &index, &path]);
+        if !matches!(placed, Ok(true)) {
+            let _ = files::remove(&new);
+            let _ = self.remove_index(lease.attachment.hash(), &file);
+        }
+        Ok(placed?.then_some(file))
+    }
+
+    fn place_new(file: &File, [new, index, path]: [&Path; 3]) -> Result<bool, FileError> {
+        files::wait_for(file, new)?;
+        files::rename(new, index)?;
+        if files::inode(path)?.is_some() {
+            files::remove(path)?;
+        }
+        files::link(index, path)
+    }
+
+    fn is_free(&self, address: Ipv4Addr, pool: &Pool) -> Result<bool, FileError> {
+        Ok(self.read(address)?.is_none_or(|entry: Entry| entry.is_free(&self.boot, self.now(), pool.cool_down)))
+    }
+
+    fn lease_for(&self, request: &LeaseRequest, address: Ipv4Addr) -> Lease {
+        let LeaseRequest { attachment, pod, network, mode, host_link, netns, netns_cookie, requested: _, avoid: _ } = request;
+        Lease {
+            address,
+            attachment: attachment.clone(),
+            pod: pod.clone(),
+            network: network.clone(),
+            mode: *mode,
+            host_link: host_link.clone(),
+            netns: Some(netns.clone()),
+            netns_cookie: *netns_cookie,
+            boot: self.boot.clone(),
+            since: self.now(),
+        }
+    }
+}
+
+impl Lock {
+    /// The address that was chosen last (safety rule ST14). A hint: what cannot be read is none.
+    fn cursor(&self) -> Option<Ipv4Addr> {
+        let mut bytes = [0; CURSOR_LENGTH];
+        self.0.read_exact_at(&mut bytes, 0).ok()?;
+        std::str::from_utf8(&bytes).ok()?.trim_end().parse().ok()
+    }
+
+    fn set_cursor(&self, address: Ipv4Addr) {
+        let text = format!("{address:<width$}\n", address = address.to_string(), width = CURSOR_LENGTH - 1);
+        let _ = self.0.write_all_at(text.as_bytes(), 0);
+    }
+}
