@@ -90,11 +90,9 @@ impl Witnesses {
         };
         let is_overdue = unclaimed_for >= UNCLAIMED;
         match link {
-            LinkWitness::Unknown => Verdict::Keep,
             LinkWitness::Present if is_overdue => Verdict::RemoveLinkFirst,
-            LinkWitness::Present => Verdict::Keep,
             LinkWitness::Gone if netns_gone || is_overdue => Verdict::Free,
-            LinkWitness::Gone => Verdict::Keep,
+            LinkWitness::Present | LinkWitness::Gone | LinkWitness::Unknown => Verdict::Keep,
         }
     }
 }
@@ -103,4 +101,53 @@ impl Witnesses {
 #[must_use]
 pub fn may_cool_unreadable(without_trace_for: Duration) -> bool {
     without_trace_for >= UNCLAIMED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLAIMS: [Claim; 5] = [
+        Claim::Known,
+        Claim::RuntimeLacksIt,
+        Claim::ApiLackedItTwice { apart: API_ANSWERS_APART },
+        Claim::ApiLackedItTwice { apart: Duration::from_secs(59) },
+        Claim::Unanswered,
+    ];
+    const NAMESPACES: [NetnsWitness; 4] = [NetnsWitness::Gone, NetnsWitness::Another, NetnsWitness::Same, NetnsWitness::Unknown];
+    const LINKS: [LinkWitness; 3] = [LinkWitness::Gone, LinkWitness::Present, LinkWitness::Unknown];
+
+    #[test]
+    fn cm4_a_lease_is_freed_only_by_a_list_that_lacks_it_and_a_kernel_that_has_no_trace_of_it() {
+        let unclaimed_for = Duration::ZERO;
+        let mut freed = Vec::new();
+        for claim in CLAIMS {
+            for netns in NAMESPACES {
+                for link in LINKS {
+                    match (Witnesses { claim, netns, link, unclaimed_for }).verdict() {
+                        Verdict::Free => freed.push((claim, netns, link)),
+                        Verdict::Keep => {}
+                        Verdict::RemoveLinkFirst => panic!("{claim:?} {netns:?} {link:?}"),
+                    }
+                }
+            }
+        }
+        let mut expected = Vec::new();
+        for claim in [Claim::RuntimeLacksIt, Claim::ApiLackedItTwice { apart: API_ANSWERS_APART }] {
+            expected.extend([NetnsWitness::Gone, NetnsWitness::Another].map(|netns| (claim, netns, LinkWitness::Gone)));
+        }
+        assert_eq!(freed, expected);
+    }
+
+    #[test]
+    fn cm4_an_unclaimed_namespace_loses_its_link_first() {
+        let claim = Claim::ApiLackedItTwice { apart: API_ANSWERS_APART };
+        let of = |link, unclaimed_for| Witnesses { claim, netns: NetnsWitness::Same, link, unclaimed_for }.verdict();
+        assert_eq!(of(LinkWitness::Present, Duration::from_secs(599)), Verdict::Keep);
+        assert_eq!(of(LinkWitness::Present, UNCLAIMED), Verdict::RemoveLinkFirst);
+        assert_eq!(of(LinkWitness::Gone, UNCLAIMED), Verdict::Free);
+        assert_eq!(of(LinkWitness::Unknown, UNCLAIMED), Verdict::Keep);
+        assert!(!may_cool_unreadable(Duration::from_secs(599)));
+        assert!(may_cool_unreadable(UNCLAIMED));
+    }
 }

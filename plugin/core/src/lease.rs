@@ -274,3 +274,116 @@ impl Unreadable {
         Self { why, fingerprint: (bytes.len(), crc32fast::hash(bytes)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn leases() -> impl Strategy<Value = Lease> {
+        let attachment = ("[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}", "[a-z0-9.@-]{1,15}")
+            .prop_filter_map("no link's name", |(container, if_name)| Some(Attachment { container: container.parse().ok()?, if_name: if_name.parse().ok()? }));
+        let pod = (any::<String>(), any::<String>(), proptest::option::of("[a-f0-9-]{0,36}"))
+            .prop_map(|(namespace, name, uid)| PodRef { namespace, name, uid: uid.and_then(|uid| uid.parse().ok()) });
+        let netns = proptest::option::of("[^\\x00]{1,200}").prop_map(|path| path.and_then(|path| path.parse().ok()));
+        let mode = prop_oneof![Just(Mode::Transparent), Just(Mode::Bridge), Just(Mode::Tunnel)];
+        let numbers = (any::<u32>(), any::<Option<u64>>(), any::<u64>());
+        (attachment, proptest::option::of(pod), mode, netns, numbers).prop_map(|(attachment, pod, mode, netns, (address, netns_cookie, since))| Lease {
+            address: address.into(),
+            attachment,
+            pod,
+            network: "azure".parse().unwrap(),
+            mode,
+            host_link: "azv0123456789a".parse().unwrap(),
+            netns,
+            netns_cookie,
+            boot: "3f2a8c1e-9f11-4d0e-8e42-111111111111".parse().unwrap(),
+            since: BootTime::from_millis(since),
+        })
+    }
+
+    fn rests() -> impl Strategy<Value = Cooling> {
+        (any::<u32>(), proptest::option::of(leases()), any::<u64>()).prop_map(|(address, previous, since)| Cooling {
+            address: address.into(),
+            previous: previous.map(|lease| lease.attachment.hash()),
+            boot: "boot-1".parse().unwrap(),
+            since: BootTime::from_millis(since),
+        })
+    }
+
+    fn markers() -> impl Strategy<Value = Quarantine> {
+        (1..=u8::MAX, any::<u32>(), any::<String>(), any::<u64>(), any::<String>()).prop_map(|(slot, address, object_uid, id, nonce)| Quarantine {
+            slot: SlotAddress { slot, address: address.into() },
+            object_uid,
+            release: ReleaseId { id, nonce },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(lease in leases(), rest in rests(), marker in markers()) {
+            prop_assert_eq!(Entry::parse(lease.print().as_bytes()), Ok(Entry::Leased(lease.clone())));
+            prop_assert_eq!(Entry::parse(rest.print().as_bytes()), Ok(Entry::Cooling(rest.clone())));
+            prop_assert_eq!(Entry::parse(marker.print().as_bytes()), Ok(Entry::Quarantined(marker.clone())));
+        }
+
+        #[test]
+        fn random_bytes_are_occupied(bytes in proptest::collection::vec(any::<u8>(), 0..600), address: u32) {
+            prop_assert!(matches!(Entry::read(address.into(), &bytes), Entry::Unreadable(_)));
+        }
+
+        #[test]
+        fn a_damaged_record_is_occupied(lease in leases(), at in any::<prop::sample::Index>(), flip in 1..=u8::MAX, cut: bool) {
+            let mut bytes = lease.print().into_bytes();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] ^= flip }
+            let entry = Entry::read(lease.address, &bytes);
+            prop_assert!(matches!(entry, Entry::Unreadable(_)), "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_address_is_occupied() {
+        let marker = Quarantine {
+            slot: "3/10.0.0.3".parse().unwrap(),
+            object_uid: String::new(),
+            release: ReleaseId { id: 1, nonce: String::new() },
+        };
+        assert!(matches!(Entry::read("10.0.0.4".parse().unwrap(), marker.print().as_bytes()), Entry::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_record_of_a_later_format_is_occupied() {
+        let text = "azure-vnet 2 leased 00000000\n";
+        assert_eq!(Entry::parse(text.as_bytes()), Err(RecordError::Version(2)));
+    }
+
+    #[test]
+    fn a_lease_fits_one_small_file() {
+        let uid = "a".repeat(36);
+        let lease = Lease {
+            address: "255.255.255.255".parse().unwrap(),
+            attachment: Attachment { container: "f".repeat(64).parse().unwrap(), if_name: "eth0".parse().unwrap() },
+            pod: Some(PodRef { namespace: "kube-system".into(), name: "n".repeat(63), uid: Some(uid.parse().unwrap()) }),
+            network: "azure".parse().unwrap(),
+            mode: Mode::Transparent,
+            host_link: "azv0123456789a".parse().unwrap(),
+            netns: Some(format!("/var/run/netns/cni-{uid}").parse().unwrap()),
+            netns_cookie: Some(u64::MAX),
+            boot: uid.parse().unwrap(),
+            since: BootTime::from_millis(u64::MAX),
+        };
+        assert!(lease.print().len() <= 512, "{}", lease.print().len());
+    }
+
+    #[test]
+    fn st13_a_rest_ends_by_the_clock_of_its_own_boot_only() {
+        let rest = Cooling { address: [10, 0, 0, 4].into(), previous: None, boot: "b1".parse().unwrap(), since: BootTime::from_millis(1000) };
+        let ends = |boot: &str, now| rest.has_ended(&boot.parse().unwrap(), BootTime::from_millis(now), Duration::from_secs(30));
+        assert!(!ends("b1", 30_999));
+        assert!(ends("b1", 31_000));
+        assert!(!ends("b2", 31_000));
+        assert!(!rest.has_ended(&"b1".parse().unwrap(), BootTime::from_millis(999), Duration::ZERO), "a time before it began proves a restored clock");
+    }
+}

@@ -279,3 +279,92 @@ impl StoreRecord {
         reader.finish().map(|()| record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn facts(object_uid: &str, revision: u64, content: u64) -> PoolFacts {
+        PoolFacts {
+            object_uid: object_uid.into(),
+            revision,
+            content: ContentHash(content),
+            prefix: "10.240.0.0/16".parse().unwrap(),
+            gateway: [10, 240, 0, 1].into(),
+            cool_down: Duration::from_secs(45),
+            mtu: Some(1500),
+        }
+    }
+
+    fn pool(facts: PoolFacts, addresses: &[u8]) -> Pool {
+        let slots = addresses.iter().map(|&at| SlotAddress { slot: at, address: [10, 240, 0, at].into() });
+        Pool::new("b1".parse().unwrap(), "s1".parse().unwrap(), facts, slots)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(uid: String, revision: u64, content: u64, addresses in proptest::collection::vec(1..=u8::MAX, 0..255)) {
+            let pool = pool(facts(&uid, revision, content), &addresses);
+            prop_assert_eq!(Pool::parse(pool.print().as_bytes()), Ok(pool));
+        }
+
+        #[test]
+        fn random_bytes_are_no_pool(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            prop_assert!(Pool::parse(&bytes).is_err());
+            prop_assert!(Sealed::parse(&bytes).is_err());
+            prop_assert!(StoreRecord::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn st14_every_address_comes_once_and_the_last_used_comes_last(addresses in proptest::collection::btree_set(1..=u8::MAX, 1..100), cursor: u8) {
+            let pool = pool(facts("u", 1, 1), &addresses.iter().copied().collect::<Vec<_>>());
+            let cursor = Ipv4Addr::from([10, 240, 0, cursor]);
+            let order: Vec<_> = pool.after(Some(cursor)).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(sorted, pool.after(None).collect::<Vec<_>>());
+            if pool.find(cursor).is_some() {
+                prop_assert_eq!(order.last(), Some(&cursor));
+            }
+        }
+    }
+
+    #[test]
+    fn the_seal_and_the_store_s_id_are_read_back() {
+        for owner in [SealOwner::Agent, SealOwner::Plugin] {
+            let sealed = Sealed { store: StoreId::from_random([7; 16]), boot: "b1".parse().unwrap(), owner };
+            assert_eq!(Sealed::parse(sealed.print().as_bytes()), Ok(sealed));
+        }
+        let record = StoreRecord { store: StoreId::from_random([255; 16]) };
+        assert_eq!(StoreRecord::parse(record.print().as_bytes()), Ok(record));
+    }
+
+    #[test]
+    fn re3_nothing_older_and_nothing_else_of_the_same_number_follows() {
+        let adopted = pool(facts("u1", 7, 70), &[4]);
+        let follow = |uid, revision, content| pool(facts(uid, revision, content), &[4]).may_follow(Some(&adopted)).is_ok();
+        assert!(follow("u1", 7, 70));
+        assert!(follow("u1", 8, 71));
+        assert!(!follow("u1", 6, 70));
+        assert!(!follow("u1", 7, 71));
+        assert!(follow("u2", 1, 1), "another object's numbers are its own");
+    }
+
+    #[test]
+    fn st8_what_is_withheld_is_not_offered() {
+        let pool = pool(facts("u1", 1, 1), &[4, 5, 6]);
+        let set = |of: &[u8]| of.iter().map(|&at| Ipv4Addr::from([10, 240, 0, at])).collect::<BTreeSet<_>>();
+        let offer = pool.offering(&set(&[4, 5, 9]), &set(&[5]));
+        assert_eq!(offer.after(None).collect::<BTreeSet<_>>(), set(&[4]));
+    }
+
+    #[test]
+    fn a_slot_is_one_to_255() {
+        for text in ["0/10.0.0.1", "256/10.0.0.1", "10.0.0.1", "1/", "/10.0.0.1", "1/10.0.0"] {
+            assert!(text.parse::<SlotAddress>().is_err(), "{text}");
+        }
+        assert_eq!("255/10.0.0.1".parse(), Ok(SlotAddress { slot: 255, address: [10, 0, 0, 1].into() }));
+    }
+}
