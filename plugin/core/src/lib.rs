@@ -1,10 +1,17 @@
 //! What decides in the plugins, as pure values: formats, requests, plans. No I/O, no clock, no randomness, no logging.
 
+pub mod answer;
 pub mod attachment;
 pub mod boot;
+pub mod conf;
+pub mod error;
 pub mod gc;
+mod json;
 pub mod lease;
 pub mod pool;
 mod record;
+pub mod request;
+pub mod version;
+pub mod wiring;
 
 pub use record::RecordError;

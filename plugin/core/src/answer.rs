@@ -1,0 +1,314 @@
+//! Results: one value, printed in the shape of the caller's version, and read back from `prevResult` or a delegated plugin in any of them.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    json::{Object, TypeError},
+    version::CniVersion,
+};
+
+/// Where Azure's resolver is, from every virtual machine.
+pub const AZURE_DNS: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
+/// What ADD answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Links, the pod's first.
+    pub interfaces: Vec<Interface>,
+    /// Addresses.
+    pub ips: Vec<Ip>,
+    /// Routes.
+    pub routes: Vec<AnswerRoute>,
+    /// Resolvers.
+    pub dns: Dns,
+}
+
+/// A link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: Option<String>,
+    /// Its largest packet.
+    pub mtu: Option<u32>,
+    /// The namespace's path; none for the host's.
+    pub sandbox: Option<String>,
+}
+
+/// An address with the length of its subnet's prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// Address and prefix length.
+    pub address: Ipv4Net,
+    /// Index into the interfaces.
+    pub interface: Option<usize>,
+    /// The subnet's gateway.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerRoute {
+    /// Where to.
+    pub destination: Ipv4Net,
+    /// Through whom.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// Resolvers, as configurations and results write them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of resolvers.
+    pub nameservers: Vec<String>,
+    /// Local domain.
+    pub domain: Option<String>,
+    /// Domains to try.
+    pub search: Vec<String>,
+    /// Options of the resolver.
+    pub options: Vec<String>,
+}
+
+/// Why a text is no result that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// A field of the wrong type.
+    #[error("{0}")]
+    Type(String),
+    /// No address.
+    #[error("{0:?} is no IPv4 address with a prefix length")]
+    Address(String),
+    /// Not supported.
+    #[error("{0} is an IPv6 address, which is not supported")]
+    Ipv6(String),
+    /// Not a result.
+    #[error("it is no JSON object")]
+    NoObject,
+}
+
+impl From<TypeError> for AnswerError {
+    fn from(error: TypeError) -> Self {
+        Self::Type(error.to_string())
+    }
+}
+
+impl Answer {
+    /// What an address from a pool means to a caller: the address with its subnet, the subnet's gateway, Azure's resolver.
+    #[must_use]
+    pub fn of_pool(address: Ipv4Net, gateway: Ipv4Addr) -> Self {
+        Self {
+            interfaces: Vec::new(),
+            ips: vec![Ip { address, interface: None, gateway: Some(gateway) }],
+            routes: vec![AnswerRoute { destination: Ipv4Net::default(), gateway: Some(gateway) }],
+            dns: Dns { nameservers: vec![AZURE_DNS.to_string()], ..Dns::default() },
+        }
+    }
+
+    /// Adds the links, and says that the addresses are on the first.
+    #[must_use]
+    pub fn on(mut self, interfaces: Vec<Interface>) -> Self {
+        self.interfaces = interfaces;
+        for ip in &mut self.ips {
+            ip.interface = Some(0);
+        }
+        self
+    }
+
+    /// The JSON in a version's shape.
+    #[must_use]
+    pub fn print(&self, version: CniVersion) -> Value {
+        let Self { interfaces, ips, routes, dns } = self;
+        let routes: Vec<Value> = routes.iter().map(AnswerRoute::print).collect();
+        let mut answer = Map::from_iter([("cniVersion".to_owned(), Value::from(version.as_str())), ("dns".to_owned(), dns.print())]);
+        if version.has_interfaces() {
+            if !interfaces.is_empty() {
+                answer.insert("interfaces".to_owned(), interfaces.iter().map(|interface| interface.print(version)).collect());
+            }
+            answer.insert("ips".to_owned(), ips.iter().map(|ip| ip.print(version)).collect());
+            answer.insert("routes".to_owned(), Value::from(routes));
+        } else if let Some(ip) = ips.first() {
+            let mut ip4 = json!({ "ip": ip.address.to_string(), "routes": routes });
+            set(&mut ip4, "gateway", ip.gateway.map(|gateway| gateway.to_string()));
+            answer.insert("ip4".to_owned(), ip4);
+        }
+        Value::Object(answer)
+    }
+
+    /// Reads a result of any version.
+    ///
+    /// # Errors
+    /// It is none, or speaks of IPv6.
+    pub fn parse(value: &Value) -> Result<Self, AnswerError> {
+        let object = Object::of(value).ok_or(AnswerError::NoObject)?;
+        let mut answer = Self { dns: object.object("dns")?.map(Dns::parse).transpose()?.unwrap_or_default(), ..Self::default() };
+        if object.get("ip6").is_some() {
+            return Err(AnswerError::Ipv6("ip6".to_owned()));
+        }
+        let routes = match object.object("ip4")? {
+            Some(ip4) => {
+                answer.ips.push(Ip::parse(ip4, "ip")?);
+                ip4.list("routes")?
+            }
+            None => object.list("routes")?,
+        };
+        let inner = |value| Object::of(value).ok_or(AnswerError::NoObject);
+        for value in object.list("interfaces")? {
+            answer.interfaces.push(Interface::parse(inner(value)?)?);
+        }
+        for value in object.list("ips")? {
+            answer.ips.push(Ip::parse(inner(value)?, "address")?);
+        }
+        for value in routes {
+            answer.routes.push(AnswerRoute::parse(inner(value)?)?);
+        }
+        Ok(answer)
+    }
+}
+
+impl Interface {
+    fn print(&self, version: CniVersion) -> Value {
+        let Self { name, mac, mtu, sandbox } = self;
+        let mut interface = json!({ "name": name });
+        set(&mut interface, "mac", mac.clone());
+        set(&mut interface, "sandbox", sandbox.clone());
+        if version.has_gc_and_status() {
+            set(&mut interface, "mtu", *mtu);
+        }
+        interface
+    }
+
+    fn parse(object: Object<'_>) -> Result<Self, AnswerError> {
+        let text = |key| object.text(key).map(|text| text.map(str::to_owned));
+        Ok(Self {
+            name: text("name")?.unwrap_or_default(),
+            mac: text("mac")?,
+            mtu: object.get("mtu").and_then(Value::as_u64).and_then(|mtu| mtu.try_into().ok()),
+            sandbox: text("sandbox")?,
+        })
+    }
+}
+
+impl Ip {
+    fn print(&self, version: CniVersion) -> Value {
+        let Self { address, interface, gateway } = self;
+        let mut ip = json!({ "address": address.to_string() });
+        set(&mut ip, "interface", *interface);
+        set(&mut ip, "gateway", gateway.map(|gateway| gateway.to_string()));
+        if version.has_ip_family() {
+            set(&mut ip, "version", Some("4"));
+        }
+        ip
+    }
+
+    fn parse(object: Object<'_>, key: &str) -> Result<Self, AnswerError> {
+        let interface = object.get("interface").and_then(Value::as_u64).and_then(|index| index.try_into().ok());
+        Ok(Self { address: network(object.text(key)?.unwrap_or_default())?, interface, gateway: gateway(object, "gateway")? })
+    }
+}
+
+impl AnswerRoute {
+    fn print(&self) -> Value {
+        let Self { destination, gateway } = self;
+        let mut route = json!({ "dst": destination.to_string() });
+        set(&mut route, "gw", gateway.map(|gateway| gateway.to_string()));
+        route
+    }
+
+    fn parse(object: Object<'_>) -> Result<Self, AnswerError> {
+        Ok(Self { destination: network(object.text("dst")?.unwrap_or_default())?, gateway: gateway(object, "gw")? })
+    }
+}
+
+impl Dns {
+    fn print(&self) -> Value {
+        let Self { nameservers, domain, search, options } = self;
+        let mut dns = json!({});
+        let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+        set(&mut dns, "nameservers", list(nameservers));
+        set(&mut dns, "domain", domain.clone());
+        set(&mut dns, "search", list(search));
+        set(&mut dns, "options", list(options));
+        dns
+    }
+
+    pub(crate) fn parse(object: Object<'_>) -> Result<Self, TypeError> {
+        Ok(Self {
+            nameservers: object.texts("nameservers")?,
+            domain: object.text("domain")?.map(str::to_owned),
+            search: object.texts("search")?,
+            options: object.texts("options")?,
+        })
+    }
+}
+
+fn set(object: &mut Value, key: &str, value: Option<impl Into<Value>>) {
+    if let (Some(object), Some(value)) = (object.as_object_mut(), value) {
+        object.insert(key.to_owned(), value.into());
+    }
+}
+
+fn network(text: &str) -> Result<Ipv4Net, AnswerError> {
+    if text.contains(':') {
+        return Err(AnswerError::Ipv6(text.to_owned()));
+    }
+    text.parse().map_err(|_| AnswerError::Address(text.to_owned()))
+}
+
+fn gateway(object: Object<'_>, key: &str) -> Result<Option<Ipv4Addr>, AnswerError> {
+    let read = |text: &str| text.parse().map_err(|_| AnswerError::Address(text.to_owned()));
+    object.text(key)?.map(read).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> Answer {
+        let host = Interface { name: "azv0d7763386da".into(), mac: Some("aa:aa:aa:aa:aa:aa".into()), mtu: Some(1500), sandbox: None };
+        let pod =
+            Interface { name: "eth0".into(), mac: Some("02:00:00:00:00:01".into()), mtu: Some(1500), sandbox: Some("/run/netns/a".into()) };
+        Answer::of_pool("10.240.0.9/16".parse().unwrap(), Ipv4Addr::new(10, 240, 0, 1)).on(vec![pod, host])
+    }
+
+    #[test]
+    fn each_version_gets_its_own_shape() {
+        let old = r#"{"cniVersion":"0.2.0","dns":{"nameservers":["168.63.129.16"]},"ip4":{"gateway":"10.240.0.1","ip":"10.240.0.9/16","routes":[{"dst":"0.0.0.0/0","gw":"10.240.0.1"}]}}"#;
+        let middle = r#"{"cniVersion":"0.4.0","dns":{"nameservers":["168.63.129.16"]},"interfaces":[{"mac":"02:00:00:00:00:01","name":"eth0","sandbox":"/run/netns/a"},{"mac":"aa:aa:aa:aa:aa:aa","name":"azv0d7763386da"}],"ips":[{"address":"10.240.0.9/16","gateway":"10.240.0.1","interface":0,"version":"4"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.240.0.1"}]}"#;
+        let new = r#"{"cniVersion":"1.0.0","dns":{"nameservers":["168.63.129.16"]},"interfaces":[{"mac":"02:00:00:00:00:01","name":"eth0","sandbox":"/run/netns/a"},{"mac":"aa:aa:aa:aa:aa:aa","name":"azv0d7763386da"}],"ips":[{"address":"10.240.0.9/16","gateway":"10.240.0.1","interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.240.0.1"}]}"#;
+        let newest = r#"{"cniVersion":"1.1.0","dns":{"nameservers":["168.63.129.16"]},"interfaces":[{"mac":"02:00:00:00:00:01","mtu":1500,"name":"eth0","sandbox":"/run/netns/a"},{"mac":"aa:aa:aa:aa:aa:aa","mtu":1500,"name":"azv0d7763386da"}],"ips":[{"address":"10.240.0.9/16","gateway":"10.240.0.1","interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.240.0.1"}]}"#;
+        for version in CniVersion::ALL {
+            let snapshot = match version {
+                CniVersion::V0_1_0 | CniVersion::V0_2_0 => old.replace("0.2.0", version.as_str()),
+                CniVersion::V0_3_0 | CniVersion::V0_3_1 | CniVersion::V0_4_0 => middle.replace("0.4.0", version.as_str()),
+                CniVersion::V1_0_0 => new.to_owned(),
+                CniVersion::V1_1_0 => newest.to_owned(),
+            };
+            assert_eq!(answer().print(version).to_string(), snapshot);
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        for version in CniVersion::ALL {
+            let read = Answer::parse(&answer().print(version)).unwrap();
+            let mut expected = answer();
+            if !version.has_interfaces() {
+                expected.interfaces.clear();
+                expected.ips[0].interface = None;
+            }
+            if !version.has_gc_and_status() {
+                expected.interfaces.iter_mut().for_each(|interface| interface.mtu = None);
+            }
+            assert_eq!(read, expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_named() {
+        let error = Answer::parse(&json!({ "ips": [{ "address": "fd00::1/64" }] })).unwrap_err();
+        assert_eq!(error.to_string(), "fd00::1/64 is an IPv6 address, which is not supported");
+    }
+}

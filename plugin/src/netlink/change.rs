@@ -1,0 +1,238 @@
+//! What can be changed, and its message.
+
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use netlink_packet_core::Emitable;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+
+use super::{Address, LinkIndex, Mac, Route, RouteKind, Scope};
+
+const REQUEST: u16 = 0x1;
+const REPLACE: u16 = 0x100;
+const EXCLUSIVE: u16 = 0x200;
+const CREATE: u16 = 0x400;
+
+const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
+const SET_LINK: u16 = 19;
+const NEW_ADDRESS: u16 = 20;
+const DELETE_ADDRESS: u16 = 21;
+const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
+const NEW_NEIGHBOUR: u16 = 28;
+const DELETE_NEIGHBOUR: u16 = 29;
+
+/// A pair of links to be made, this end up at once.
+#[derive(Clone, Debug)]
+pub struct Veth<'a> {
+    /// Name of this end.
+    pub name: &'a str,
+    /// Hardware address of this end.
+    pub mac: Mac,
+    /// Largest packet, at both ends.
+    pub mtu: u32,
+    /// Device group of this end.
+    pub group: u32,
+    /// The other end.
+    pub peer: Peer<'a>,
+}
+
+/// The end of a pair that is made in another namespace; the kernel cannot set it up before the pair exists.
+#[derive(Clone, Debug)]
+pub struct Peer<'a> {
+    /// Its name there.
+    pub name: &'a str,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// The namespace.
+    pub netns: BorrowedFd<'a>,
+}
+
+/// One change of the namespace. Nothing that exists is replaced unless the name says so.
+#[derive(Clone, Debug)]
+pub enum Change<'a> {
+    /// Makes a pair; fails if either name is taken.
+    CreateVeth(Veth<'a>),
+    /// Deletes a link, with its routes, addresses, neighbours, and its peer.
+    DeleteLink(LinkIndex),
+    /// Sets a link up.
+    SetUp(LinkIndex),
+    /// Writes a link's alias and lets it answer ARP for others.
+    Label {
+        /// The link.
+        link: LinkIndex,
+        /// The alias, at most 255 bytes.
+        alias: &'a str,
+    },
+    /// Adds an address without the route that its prefix would bring.
+    AddAddress(Address),
+    /// Removes an address.
+    DeleteAddress(Address),
+    /// Adds a route; fails if one of that destination, table and metric exists.
+    AddRoute(Route),
+    /// Adds a route in place of any other of that destination, table and metric.
+    ReplaceRoute(Route),
+    /// Removes a route.
+    DeleteRoute(Route),
+    /// Enters a neighbour for good, in place of what was learned of it.
+    SetNeighbour {
+        /// The link.
+        link: LinkIndex,
+        /// The neighbour.
+        address: Ipv4Addr,
+        /// Its hardware address.
+        mac: Mac,
+    },
+    /// Removes a neighbour.
+    DeleteNeighbour {
+        /// The link.
+        link: LinkIndex,
+        /// The neighbour.
+        address: Ipv4Addr,
+    },
+}
+
+impl fmt::Display for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateVeth(veth) => write!(f, "create link {} with {} in the pod's namespace", veth.name, veth.peer.name),
+            Self::DeleteLink(link) => write!(f, "delete link {link}"),
+            Self::SetUp(link) => write!(f, "set link {link} up"),
+            Self::Label { link, .. } => write!(f, "label link {link}"),
+            Self::AddAddress(address) => write!(f, "add {}/{} to link {}", address.address, address.prefix_len, address.link),
+            Self::DeleteAddress(address) => write!(f, "remove {}/{} from link {}", address.address, address.prefix_len, address.link),
+            Self::AddRoute(route) => write!(f, "add the route to {}", route.destination),
+            Self::ReplaceRoute(route) => write!(f, "replace the route to {}", route.destination),
+            Self::DeleteRoute(route) => write!(f, "remove the route to {}", route.destination),
+            Self::SetNeighbour { link, address, .. } => write!(f, "enter neighbour {address} of link {link}"),
+            Self::DeleteNeighbour { link, address } => write!(f, "remove neighbour {address} of link {link}"),
+        }
+    }
+}
+
+/// Message type, flags and body of a change.
+pub(super) fn encode(change: &Change<'_>) -> (u16, u16, Box<dyn Emitable>) {
+    match change {
+        Change::CreateVeth(veth) => (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(veth_message(veth))),
+        Change::DeleteLink(index) => (DELETE_LINK, REQUEST, Box::new(link_message(*index))),
+        Change::SetUp(index) => (SET_LINK, REQUEST, Box::new(up(link_message(*index)))),
+        Change::Label { link, alias } => (SET_LINK, REQUEST, Box::new(label_message(*link, alias))),
+        Change::AddAddress(address) => (NEW_ADDRESS, REQUEST | CREATE | EXCLUSIVE, Box::new(address_message(*address))),
+        Change::DeleteAddress(address) => (DELETE_ADDRESS, REQUEST, Box::new(address_message(*address))),
+        Change::AddRoute(route) => (NEW_ROUTE, REQUEST | CREATE | EXCLUSIVE, Box::new(route_message(route))),
+        Change::ReplaceRoute(route) => (NEW_ROUTE, REQUEST | CREATE | REPLACE, Box::new(route_message(route))),
+        Change::DeleteRoute(route) => (DELETE_ROUTE, REQUEST, Box::new(route_message(route))),
+        Change::SetNeighbour { link, address, mac } => {
+            (NEW_NEIGHBOUR, REQUEST | CREATE | REPLACE, Box::new(neighbour_message(*link, *address, Some(*mac))))
+        }
+        Change::DeleteNeighbour { link, address } => (DELETE_NEIGHBOUR, REQUEST, Box::new(neighbour_message(*link, *address, None))),
+    }
+}
+
+fn link_message(index: LinkIndex) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+fn up(mut message: LinkMessage) -> LinkMessage {
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message
+}
+
+fn veth_message(veth: &Veth<'_>) -> LinkMessage {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(veth.peer.name.to_owned()),
+        LinkAttribute::Mtu(veth.mtu),
+        LinkAttribute::Address(veth.peer.mac.0.to_vec()),
+        LinkAttribute::NetNsFd(veth.peer.netns.as_raw_fd()),
+    ];
+    let mut message = up(LinkMessage::default());
+    message.attributes = vec![
+        LinkAttribute::IfName(veth.name.to_owned()),
+        LinkAttribute::Mtu(veth.mtu),
+        LinkAttribute::Address(veth.mac.0.to_vec()),
+        LinkAttribute::Group(veth.group),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
+    ];
+    message
+}
+
+fn label_message(link: LinkIndex, alias: &str) -> LinkMessage {
+    let mut conf = InetDevConf::default();
+    conf.proxy_arp = 1;
+    let mut message = link_message(link);
+    message.attributes = vec![
+        LinkAttribute::IfAlias(alias.to_owned()),
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)])]),
+    ];
+    message
+}
+
+fn address_message(address: Address) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = address.prefix_len;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = address.link;
+    message.attributes = vec![
+        AddressAttribute::Local(address.address.into()),
+        AddressAttribute::Address(address.address.into()),
+        AddressAttribute::Flags(AddressFlags::Noprefixroute),
+    ];
+    message
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = route.destination.prefix_len();
+    message.header.table = u8::try_from(route.table).unwrap_or_default();
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = match route.scope {
+        Scope::Universe => RouteScope::Universe,
+        Scope::Link => RouteScope::Link,
+        Scope::Host => RouteScope::Host,
+    };
+    message.header.kind = match route.kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Local => RouteType::Local,
+        RouteKind::Unreachable => RouteType::Unreachable,
+        RouteKind::Other(kind) => RouteType::from(kind),
+    };
+    if route.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination.addr())));
+    }
+    if u8::try_from(route.table).is_err() {
+        message.attributes.push(RouteAttribute::Table(route.table));
+    }
+    message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))));
+    message.attributes.extend(route.link.map(RouteAttribute::Oif));
+    if route.metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(route.metric));
+    }
+    message
+}
+
+fn neighbour_message(link: LinkIndex, address: Ipv4Addr, mac: Option<Mac>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = link;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+    message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
+    message
+}

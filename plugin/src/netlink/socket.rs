@@ -1,0 +1,364 @@
+//! The transport: several requests in one send, answers sorted back to them, dumps to their end.
+
+use std::os::fd::OwnedFd;
+
+use netlink_packet_core::Emitable;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
+};
+
+use super::{Address, Change, Link, LinkBy, Lookup, Neighbour, Route, change, observe};
+
+const HEADER_LEN: usize = 16;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const DUMP: u16 = 0x300;
+/// The kernel fills dumps into pieces of at most this size.
+const RECEIVE_LEN: usize = 32 * 1024;
+
+/// Why the kernel could not be asked, or what it refused.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("cannot open a netlink socket")]
+    Open(#[source] Errno),
+    /// Not sent.
+    #[error("cannot send to the kernel")]
+    Send(#[source] Errno),
+    /// No answer.
+    #[error("cannot read the kernel's answer")]
+    Receive(#[source] Errno),
+    /// An answer that is none.
+    #[error("cannot understand the kernel's answer: {0}")]
+    Malformed(&'static str),
+    /// The kernel said no.
+    #[error("cannot {what}")]
+    Refused {
+        /// The change or question.
+        what: String,
+        /// The kernel's reason.
+        #[source]
+        errno: Errno,
+    },
+}
+
+impl NetlinkError {
+    /// The kernel's reason, if it gave one.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Open(errno) | Self::Send(errno) | Self::Receive(errno) | Self::Refused { errno, .. } => Some(*errno),
+            Self::Malformed(_) => None,
+        }
+    }
+}
+
+/// One message of a batch.
+#[derive(Debug)]
+pub enum Request<'a> {
+    /// Change something.
+    Change(Change<'a>),
+    /// Show a link.
+    Link(LinkBy<'a>),
+    /// Look a route up.
+    RouteTo(std::net::Ipv4Addr),
+}
+
+/// The answer to one [`Request`].
+#[derive(Debug)]
+pub enum Reply {
+    /// The change was made.
+    Done,
+    /// The link.
+    Link(Box<Link>),
+    /// The route.
+    Lookup(Lookup),
+    /// The kernel's no.
+    Refused(Errno),
+}
+
+impl std::os::fd::AsFd for Netlink {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A socket of the namespace that the calling thread was in when it was opened; it stays there.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel gives none.
+    pub fn open() -> Result<Self, NetlinkError> {
+        // Protocol 0 of this family is NETLINK_ROUTE.
+        let socket =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(NetlinkError::Open)?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
+    }
+
+    /// Sends all requests in one system call; the kernel handles each, also after one that fails. One reply each, in their order.
+    ///
+    /// # Errors
+    /// The exchange itself fails; refusals are replies.
+    pub fn exchange(&mut self, requests: &[Request<'_>]) -> Result<Vec<Reply>, NetlinkError> {
+        let first = self.sequence.wrapping_add(1);
+        let mut out = Vec::with_capacity(1024);
+        for (at, request) in requests.iter().enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            // Only the last is acknowledged: the kernel answers in order, and a refusal always.
+            let last = if at + 1 == requests.len() { ACK } else { 0 };
+            let (kind, flags, body) = encode(request);
+            write_message(&mut out, kind, flags | last, self.sequence, body.as_ref())?;
+        }
+        self.send(&out)?;
+        let mut replies: Vec<Reply> = requests.iter().map(|_| Reply::Done).collect();
+        let last = self.sequence;
+        self.receive(|message| {
+            let Some(at) = usize::try_from(message.sequence.wrapping_sub(first)).ok().filter(|at| *at < replies.len()) else {
+                return Ok(Next::More);
+            };
+            let reply = replies.get_mut(at).ok_or(NetlinkError::Malformed("sequence"))?;
+            if message.kind == ERROR {
+                if let Some(errno) = message.errno()? {
+                    *reply = match requests.get(at) {
+                        Some(Request::RouteTo(_)) if is_nowhere(errno) => Reply::Lookup(Lookup::Nowhere),
+                        Some(Request::RouteTo(_) | Request::Change(_) | Request::Link(_)) | None => Reply::Refused(errno),
+                    };
+                }
+                return Ok(if message.sequence == last { Next::Stop } else { Next::More });
+            }
+            match requests.get(at) {
+                Some(Request::Link(_)) => *reply = Reply::Link(Box::new(observe::link(message.body)?)),
+                Some(Request::RouteTo(_)) => *reply = Reply::Lookup(Lookup::Route(observe::route(message.body)?)),
+                Some(Request::Change(_)) | None => {}
+            }
+            Ok(Next::More)
+        })?;
+        Ok(replies)
+    }
+
+    /// Makes one change.
+    ///
+    /// # Errors
+    /// The kernel refuses it, or the exchange fails.
+    pub fn change(&mut self, change: Change<'_>) -> Result<(), NetlinkError> {
+        let what = change.to_string();
+        match self.exchange(&[Request::Change(change)])?.pop() {
+            Some(Reply::Refused(errno)) => Err(NetlinkError::Refused { what, errno }),
+            Some(Reply::Done | Reply::Link(_) | Reply::Lookup(_)) | None => Ok(()),
+        }
+    }
+
+    /// Makes changes in one send, and reports the first that was refused with all that were.
+    ///
+    /// # Errors
+    /// The exchange fails; refusals are in the list, with the index of their change.
+    pub fn changes<'a>(&mut self, changes: impl IntoIterator<Item = Change<'a>>) -> Result<Vec<(usize, Errno)>, NetlinkError> {
+        let requests: Vec<_> = changes.into_iter().map(Request::Change).collect();
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let refused = |(at, reply)| match reply {
+            Reply::Refused(errno) => Some((at, errno)),
+            Reply::Done | Reply::Link(_) | Reply::Lookup(_) => None,
+        };
+        Ok(self.exchange(&requests)?.into_iter().enumerate().filter_map(refused).collect())
+    }
+
+    /// Shows a link; none if there is none.
+    ///
+    /// # Errors
+    /// The kernel refuses for another reason than that, or the exchange fails.
+    pub fn link(&mut self, by: LinkBy<'_>) -> Result<Option<Link>, NetlinkError> {
+        match self.exchange(&[Request::Link(by)])?.pop() {
+            Some(Reply::Link(link)) => Ok(Some(*link)),
+            Some(Reply::Refused(Errno::NODEV | Errno::NXIO)) => Ok(None),
+            Some(Reply::Refused(errno)) => Err(NetlinkError::Refused { what: format!("show link {by:?}"), errno }),
+            Some(Reply::Done | Reply::Lookup(_)) | None => Err(NetlinkError::Malformed("no link in the answer")),
+        }
+    }
+
+    /// Looks up where a packet to `address` would go.
+    ///
+    /// # Errors
+    /// The kernel refuses for another reason than there being no way, or the exchange fails.
+    pub fn route_to(&mut self, address: std::net::Ipv4Addr) -> Result<Lookup, NetlinkError> {
+        match self.exchange(&[Request::RouteTo(address)])?.pop() {
+            Some(Reply::Lookup(lookup)) => Ok(lookup),
+            Some(Reply::Refused(errno)) => Err(NetlinkError::Refused { what: format!("look up the route to {address}"), errno }),
+            Some(Reply::Done | Reply::Link(_)) | None => Err(NetlinkError::Malformed("no route in the answer")),
+        }
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// The exchange fails.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        self.dump(observe::GET_LINK, &observe::all_links(), |body| observe::link(body).map(Some))
+    }
+
+    /// All routes of IPv4, of one table.
+    ///
+    /// # Errors
+    /// The exchange fails.
+    pub fn routes(&mut self, table: u32) -> Result<Vec<Route>, NetlinkError> {
+        let all = self.dump(observe::GET_ROUTE, &observe::all_routes(), |body| observe::route(body).map(Some))?;
+        Ok(all.into_iter().filter(|route| route.table == table).collect())
+    }
+
+    /// All addresses of IPv4.
+    ///
+    /// # Errors
+    /// The exchange fails.
+    pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        self.dump(observe::GET_ADDRESS, &observe::all_addresses(), observe::address)
+    }
+
+    /// All neighbours of IPv4.
+    ///
+    /// # Errors
+    /// The exchange fails.
+    pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.dump(observe::GET_NEIGHBOUR, &observe::all_neighbours(), observe::neighbour)
+    }
+
+    /// Reads a whole table, again when it changed meanwhile.
+    fn dump<T>(
+        &mut self,
+        kind: u16,
+        request: &dyn Emitable,
+        read: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        /// A table that changes faster than it can be read is taken as it was read.
+        const ATTEMPTS: u32 = 5;
+        for attempt in 1..=ATTEMPTS {
+            self.sequence = self.sequence.wrapping_add(1);
+            let sequence = self.sequence;
+            let mut out = Vec::new();
+            write_message(&mut out, kind, REQUEST | DUMP, sequence, request)?;
+            self.send(&out)?;
+            let (mut all, mut torn) = (Vec::new(), false);
+            self.receive(|message| {
+                if message.sequence != sequence {
+                    return Ok(Next::More);
+                }
+                torn |= message.flags & DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    DONE => return Ok(Next::Stop),
+                    ERROR => {
+                        let errno = message.errno()?.unwrap_or(Errno::PROTO);
+                        return Err(NetlinkError::Refused { what: "read a table of the kernel".to_owned(), errno });
+                    }
+                    _ => all.extend(read(message.body)?),
+                }
+                Ok(Next::More)
+            })?;
+            if !torn || attempt == ATTEMPTS {
+                return Ok(all);
+            }
+        }
+        Err(NetlinkError::Malformed("table"))
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        // Unconnected and without an address, the datagram goes to the kernel.
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, bytes, SendFlags::empty())).map(drop).map_err(NetlinkError::Send)
+    }
+
+    fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
+        loop {
+            let (read, whole) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::TRUNC))
+                .map_err(NetlinkError::Receive)?;
+            if whole > read {
+                return Err(NetlinkError::Malformed("longer than the buffer"));
+            }
+            let mut rest = self.buffer.get(..read).unwrap_or_default();
+            while let Some((message, after)) = split_message(rest)? {
+                rest = after;
+                match each(&message)? {
+                    Next::More => {}
+                    Next::Stop => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+enum Next {
+    More,
+    Stop,
+}
+
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The kernel's reason in an error message; none in an acknowledgement.
+    fn errno(&self) -> Result<Option<Errno>, NetlinkError> {
+        let code = self.body.first_chunk().map(|code| i32::from_ne_bytes(*code)).ok_or(NetlinkError::Malformed("short error"))?;
+        Ok((code != 0).then(|| Errno::from_raw_os_error(code.saturating_neg())))
+    }
+}
+
+/// Route look-ups answer a refusing route, or none, with the error that a sender would get.
+fn is_nowhere(errno: Errno) -> bool {
+    matches!(errno, Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::ACCESS | Errno::INVAL | Errno::SRCH)
+}
+
+fn encode(request: &Request<'_>) -> (u16, u16, Box<dyn Emitable>) {
+    match request {
+        Request::Change(change) => change::encode(change),
+        Request::Link(by) => (observe::GET_LINK, REQUEST, Box::new(observe::one_link(*by))),
+        Request::RouteTo(address) => (observe::GET_ROUTE, REQUEST, Box::new(observe::route_to(*address))),
+    }
+}
+
+fn write_message(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &dyn Emitable) -> Result<(), NetlinkError> {
+    let start = out.len();
+    let body_len = body.buffer_len();
+    let len = u32::try_from(HEADER_LEN + body_len).map_err(|_| NetlinkError::Malformed("request too long"))?;
+    out.extend_from_slice(&len.to_ne_bytes());
+    out.extend_from_slice(&kind.to_ne_bytes());
+    out.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
+    out.extend_from_slice(&sequence.to_ne_bytes());
+    out.extend_from_slice(&0_u32.to_ne_bytes());
+    out.resize(start + HEADER_LEN + body_len.next_multiple_of(4), 0);
+    let slice = out.get_mut(start + HEADER_LEN..start + HEADER_LEN + body_len).ok_or(NetlinkError::Malformed("request"))?;
+    body.emit(slice);
+    Ok(())
+}
+
+fn split_message(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, NetlinkError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let short = NetlinkError::Malformed("short message");
+    let Some((&[l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, _, _, _, _], _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+        return Err(short);
+    };
+    let len = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+    let Some(body) = bytes.get(HEADER_LEN..len) else { return Err(short) };
+    let message = Message {
+        kind: u16::from_ne_bytes([k0, k1]),
+        flags: u16::from_ne_bytes([f0, f1]),
+        sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+        body,
+    };
+    Ok(Some((message, bytes.get(len.next_multiple_of(4)..).unwrap_or_default())))
+}

@@ -1,0 +1,156 @@
+//! Network namespaces by path: open, enter, tell apart. Never creates or removes one.
+
+#![expect(unsafe_code, reason = "SO_NETNS_COOKIE has no safe wrapper; one getsockopt call below")]
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+
+use rustix::{fs::FsWord, thread::LinkNameSpaceType};
+
+use crate::netlink::{Netlink, NetlinkError};
+
+/// Magic number of the kernel's file system of namespaces.
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
+/// The namespace that the calling thread is in.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// Why a namespace could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// There is no such file.
+    #[error("there is no namespace at {path}")]
+    Gone {
+        /// The path.
+        path: String,
+    },
+    /// It cannot be opened.
+    #[error("cannot open the namespace at {path}")]
+    Open {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else is there.
+    #[error("{path} is no network namespace")]
+    NotOne {
+        /// The path.
+        path: String,
+    },
+    /// It is the host's.
+    #[error("{path} is the namespace that this plugin runs in")]
+    Own {
+        /// The path.
+        path: String,
+    },
+    /// It cannot be entered.
+    #[error("cannot enter the namespace at {path}")]
+    Enter {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No socket in it.
+    #[error("cannot talk to the kernel about the namespace at {path}")]
+    Socket {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+}
+
+/// A network namespace, held open, that is not the caller's own.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: String,
+}
+
+impl Netns {
+    /// Opens the namespace at a path.
+    ///
+    /// # Errors
+    /// Nothing is there ([`NetnsError::Gone`]), it is no network namespace, or it is the caller's own.
+    pub fn open(path: &str) -> Result<Self, NetnsError> {
+        let file = File::open(path).map_err(|source| {
+            let path = path.to_owned();
+            if source.kind() == io::ErrorKind::NotFound { NetnsError::Gone { path } } else { NetnsError::Open { path, source } }
+        })?;
+        let failed = |source: rustix::io::Errno| NetnsError::Open { path: path.to_owned(), source: source.into() };
+        // A pinned namespace whose mount is gone leaves an empty file.
+        if rustix::fs::fstatfs(&file).map_err(failed)?.f_type != NSFS_MAGIC {
+            return Err(NetnsError::NotOne { path: path.to_owned() });
+        }
+        let (this, own) = (rustix::fs::fstat(&file).map_err(failed)?, rustix::fs::stat(OWN).map_err(failed)?);
+        if (this.st_dev, this.st_ino) == (own.st_dev, own.st_ino) {
+            return Err(NetnsError::Own { path: path.to_owned() });
+        }
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Opens a socket inside. The calling thread goes there and comes back.
+    ///
+    /// # Errors
+    /// The thread cannot go, cannot come back, or the kernel gives no socket.
+    pub fn netlink(&self) -> Result<Netlink, NetnsError> {
+        self.inside(Netlink::open)?.map_err(|source| NetnsError::Socket { path: self.path.clone(), source })
+    }
+
+    /// The kernel's number of this namespace, never used again in this boot (`SO_NETNS_COOKIE`, Linux 5.14); none on older kernels.
+    #[must_use]
+    pub fn cookie(&self) -> Option<u64> {
+        self.inside(own_cookie).ok().flatten()
+    }
+
+    /// Opens a socket inside and reads the kernel's number of the namespace through it: one visit for both.
+    ///
+    /// # Errors
+    /// As [`Self::netlink`].
+    pub fn netlink_and_cookie(&self) -> Result<(Netlink, Option<u64>), NetnsError> {
+        let netlink = self.netlink()?;
+        let cookie = cookie_of(netlink.as_fd());
+        Ok((netlink, cookie))
+    }
+
+    fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        let failed = |source: io::Error| NetnsError::Enter { path: self.path.clone(), source };
+        let own = File::open(OWN).map_err(failed)?;
+        enter(self.file.as_fd()).map_err(failed)?;
+        let result = work();
+        enter(own.as_fd()).map_err(failed)?;
+        Ok(result)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn enter(netns: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map_err(io::Error::from)
+}
+
+fn own_cookie() -> Option<u64> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?;
+    cookie_of(socket.as_fd())
+}
+
+/// `SO_NETNS_COOKIE` of a socket.
+fn cookie_of(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut cookie = 0_u64;
+    let mut len: libc::socklen_t = size_of::<u64>().try_into().ok()?;
+    // SAFETY: `cookie` and `len` outlive the call, and `len` is the size of `cookie`.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len) };
+    (result == 0).then_some(cookie)
+}
