@@ -1,0 +1,224 @@
+//! The operator's own Azure clients against the emulated Azure, over loopback and TLS.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that meets something else than it expects shall fail")]
+
+use std::{io::Write as _, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use azure_vnet_e2e::azure::{
+    Class as EmulatedClass, Effect, Fault, Local, NoFabric, RetryAfter, Seed, Settings, When,
+    seed::{CLIENT_SECRET, NETWORK_GROUP, NODE_GROUP, OPERATOR_CLIENT_ID, SUBSCRIPTION, TENANT},
+};
+use azure_vnet_operator::azure::{
+    Arm as _, ArmClient, ArmOptions, CredentialOptions, EndpointOptions, Endpoints, Secret, imds::Imds, wireserver::Wireserver,
+};
+use azure_vnet_operator_core::arm::{Class, Read, ResourceId, Trace, Urgency, Write};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+#[tokio::test]
+async fn a_nic_is_read_written_and_its_operation_followed() {
+    let cloud = Cloud::start(Settings::default()).await;
+    let arm = cloud.arm(&secret());
+    cloud.add(&arm, &["avn-1", "avn-2"]).await;
+    let nic = arm.read(&Read::Nic(nic()), Urgency::ReadBack).await.unwrap();
+    let configs = nic.body["properties"]["ipConfigurations"].as_array().unwrap().clone();
+    let names: Vec<_> = configs.iter().map(|config| config["name"].as_str().unwrap()).collect();
+    assert_eq!(names[1..], ["avn-1", "avn-2"]);
+    assert!(configs.iter().all(|config| config["properties"]["provisioningState"] == "Succeeded"));
+    assert_eq!(cloud.local.admin.writes().await.unwrap().len(), 1);
+    assert_eq!(cloud.local.admin.disturbances().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_uniform_instance_is_written_with_its_network_profile_alone() {
+    let cloud = Cloud::start(Settings::default()).await;
+    let arm = cloud.arm(&CredentialOptions::default());
+    let read = arm.read(&Read::Instance(instance()), Urgency::Fill).await.unwrap();
+    let mut profile = read.body["properties"]["networkProfileConfiguration"].clone();
+    let configs = profile["networkInterfaceConfigurations"][0]["properties"]["ipConfigurations"].as_array_mut().unwrap();
+    let subnet = configs[0]["properties"]["subnet"].clone();
+    configs.push(json!({"name": "avn-1", "properties": {"subnet": subnet, "primary": false, "privateIPAddressVersion": "IPv4"}}));
+    let body = json!({"location": read.body["location"], "properties": {"networkProfileConfiguration": profile}});
+    let write = Write::Instance { id: instance(), etag: read.etag.clone(), body };
+    arm.write(&write, Urgency::Fill, &|| true).await.unwrap();
+    let nics = arm.read(&Read::InstanceNics(instance()), Urgency::ReadBack).await.unwrap();
+    let configs = nics.body["value"][0]["properties"]["ipConfigurations"].as_array().unwrap().clone();
+    assert_eq!((configs.len(), &configs[1]["name"]), (2, &json!("avn-1")));
+    assert!(configs[1]["properties"]["privateIPAddress"].as_str().unwrap().parse::<Ipv4Addr>().is_ok());
+    let error = arm.write(&write, Urgency::Fill, &|| true).await.unwrap_err();
+    assert_eq!((error.class, error.trace), (Class::Stale, Trace::None));
+}
+
+#[tokio::test]
+async fn the_network_and_its_usages_are_read_whole() {
+    let cloud = Cloud::start(Settings { page_size: 1, ..Settings::default() }).await;
+    let arm = cloud.arm(&secret());
+    let network: ResourceId = id(NETWORK_GROUP, "Microsoft.Network/virtualNetworks/lab-vnet");
+    let read = arm.read(&Read::Network(network.clone()), Urgency::Background).await.unwrap();
+    assert_eq!(read.body["properties"]["addressSpace"]["addressPrefixes"], json!(["10.240.0.0/16"]));
+    let subnets = read.body["properties"]["subnets"].as_array().unwrap().len();
+    let usages = arm.read(&Read::Usages(network), Urgency::Background).await.unwrap();
+    assert_eq!(usages.body["value"].as_array().unwrap().len(), subnets);
+}
+
+#[tokio::test]
+async fn each_kind_of_identity_is_accepted() {
+    let cloud = Cloud::start(Settings::default()).await;
+    let mut token = tempfile::NamedTempFile::new().unwrap();
+    token.write_all(service_account_token().as_bytes()).unwrap();
+    let workload = CredentialOptions { federated_token_file: Some(token.path().to_owned()), ..application() };
+    for options in [CredentialOptions::default(), workload, secret()] {
+        cloud.arm(&options).read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
+    }
+    let wrong = CredentialOptions { client_secret: Some(Secret::new("wrong")), ..application() };
+    let error = cloud.arm(&wrong).read(&Read::Nic(nic()), Urgency::Fill).await.unwrap_err();
+    assert_eq!(error.class, Class::Unauthenticated);
+    let arm = cloud.arm(&secret());
+    arm.read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
+    cloud.local.admin.revoke_tokens().await.unwrap();
+    arm.read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_goes_wrong_says_whether_it_may_have_acted() {
+    let cloud = Cloud::start(Settings::default()).await;
+    let arm = cloud.arm(&secret());
+    let read = arm.read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
+    let write = Write::Nic { id: nic(), etag: read.etag, body: read.body };
+    let cases = [
+        (Effect::PreconditionFailed, Class::Stale, Trace::None),
+        (Effect::AnotherOperation, Class::Busy { retry_after: None }, Trace::None),
+        (Effect::Error { status: 500, code: "InternalServerError".into(), when: When::Before }, Class::Unavailable, Trace::Unknown),
+        (Effect::Cut { when: When::Before }, Class::Unavailable, Trace::Unknown),
+        (Effect::Throttle { retry_after: RetryAfter::Seconds(1) }, throttled(1), Trace::None),
+    ];
+    for (effect, class, trace) in cases {
+        let text = format!("{effect:?}");
+        cloud.strike(effect).await;
+        let error = arm.write(&write, Urgency::Fill, &|| true).await.unwrap_err();
+        assert_eq!((error.class, error.trace), (class, trace), "{text}");
+    }
+    cloud.strike(Effect::Lock).await;
+    let error = arm.write(&write, Urgency::Fill, &|| true).await.unwrap_err();
+    assert!(matches!(error.class, Class::Busy { .. }), "{error:?}");
+    arm.write(&write, Urgency::Fill, &|| true).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_machine_shows_what_was_attached() {
+    let cloud = Cloud::start(Settings::instant()).await;
+    cloud.add(&cloud.arm(&secret()), &["avn-1"]).await;
+    let address: Ipv4Addr = {
+        let read = cloud.arm(&secret()).read(&Read::Nic(nic()), Urgency::ReadBack).await.unwrap();
+        read.body["properties"]["ipConfigurations"][1]["properties"]["privateIPAddress"].as_str().unwrap().parse().unwrap()
+    };
+    let (imds, wireserver) = (Imds::new(&cloud.endpoints).unwrap(), Wireserver::new(&cloud.endpoints).unwrap());
+    let shown = async {
+        loop {
+            let network = imds.network().await.unwrap();
+            let nic = network.by_mac("00:0d:3a:00:00:03").unwrap().addresses.contains(&address);
+            let interfaces = wireserver.interfaces().await.unwrap();
+            let host = interfaces[0].subnets[0].addresses.iter().any(|shown| shown.address == address && !shown.primary);
+            if nic && host {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), shown).await.unwrap();
+    assert_eq!(imds.instance().await.unwrap().compute.name, "aks-single");
+}
+
+struct Cloud {
+    local: Local,
+    endpoints: Endpoints,
+    _ca: tempfile::NamedTempFile,
+}
+
+impl Cloud {
+    /// The lab's cloud; Resource Manager speaks TLS as in the lab.
+    async fn start(settings: Settings) -> Self {
+        // Another test of this process may have installed it.
+        let _ = install_ring();
+        let local = Local::start(&Seed::lab(), settings, Arc::new(NoFabric)).await.unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let arm = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        local.azure.serve_arm_tls(listener, &["127.0.0.1"]).unwrap();
+        let mut ca = tempfile::NamedTempFile::new().unwrap();
+        ca.write_all(local.azure.ca_pem().as_bytes()).unwrap();
+        let options = EndpointOptions {
+            arm: Some(arm.clone()),
+            authority: Some(arm),
+            imds: Some(local.imds("n3").await.unwrap()),
+            wireserver: Some(local.wireserver("n3").await.unwrap()),
+            ca_file: Some(ca.path().to_owned()),
+            ..EndpointOptions::default()
+        };
+        Self { endpoints: options.resolve(None).unwrap(), local, _ca: ca }
+    }
+
+    fn arm(&self, identity: &CredentialOptions) -> ArmClient {
+        ArmClient::new(&self.endpoints, identity.credential().unwrap(), &ArmOptions::default()).unwrap()
+    }
+
+    async fn add(&self, arm: &ArmClient, names: &[&str]) {
+        let mut read = arm.read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
+        let configs = read.body["properties"]["ipConfigurations"].as_array_mut().unwrap();
+        let model = configs[0]["properties"].clone();
+        let pick = |name: &str| model.get(name).cloned().unwrap_or(Value::Null);
+        configs.extend(names.iter().map(|name| {
+            let groups = pick("applicationSecurityGroups");
+            json!({"name": name, "properties": {"subnet": pick("subnet"), "applicationSecurityGroups": groups, "privateIPAllocationMethod": "Dynamic"}})
+        }));
+        let write = Write::Nic { id: nic(), etag: read.etag, body: read.body };
+        arm.write(&write, Urgency::Fill, &|| true).await.unwrap();
+    }
+
+    async fn strike(&self, effect: Effect) {
+        let fault = Fault { class: Some(EmulatedClass::NetworkWrite), path: None, times: 1, effect };
+        self.local.admin.inject(fault).await.unwrap();
+    }
+}
+
+fn throttled(seconds: u64) -> Class {
+    Class::Throttled { retry_after: Some(Duration::from_secs(seconds)) }
+}
+
+fn id(group: &str, rest: &str) -> ResourceId {
+    format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/{rest}").parse().unwrap()
+}
+
+fn nic() -> ResourceId {
+    id(NODE_GROUP, "Microsoft.Network/networkInterfaces/aks-single-nic")
+}
+
+fn instance() -> ResourceId {
+    id(NODE_GROUP, "Microsoft.Compute/virtualMachineScaleSets/aks-uniform-vmss/virtualMachines/0")
+}
+
+fn application() -> CredentialOptions {
+    CredentialOptions { client_id: Some(OPERATOR_CLIENT_ID.into()), tenant_id: Some(TENANT.into()), ..CredentialOptions::default() }
+}
+
+fn secret() -> CredentialOptions {
+    CredentialOptions { client_secret: Some(Secret::new(CLIENT_SECRET)), ..application() }
+}
+
+/// A token as the kubelet projects it; its signature is not looked at.
+fn service_account_token() -> String {
+    let claims = json!({"aud": ["api://AzureADTokenExchange"], "exp": 4_102_444_800_u64, "iss": "https://issuer", "sub": "system:serviceaccount:azure-vnet-system:controller"});
+    format!("{}.{}.x", base64url(r#"{"alg":"RS256"}"#), base64url(&claims.to_string()))
+}
+
+fn base64url(text: &str) -> String {
+    let alphabet: Vec<char> = ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['-', '_']).collect();
+    let bits = text.bytes().map(|byte| format!("{byte:08b}")).collect::<Vec<_>>().concat();
+    let digit = |chunk: &[u8]| {
+        let chunk = std::str::from_utf8(chunk).unwrap();
+        alphabet[usize::from_str_radix(&format!("{chunk:0<6}"), 2).unwrap()]
+    };
+    bits.as_bytes().chunks(6).map(digit).collect()
+}
+
+fn install_ring() -> Result<(), Arc<tokio_rustls::rustls::crypto::CryptoProvider>> {
+    tokio_rustls::rustls::crypto::ring::default_provider().install_default()
+}
