@@ -62,7 +62,7 @@ pub struct ControllerCommand {
     #[command(flatten)]
     pub local: LocalFlags,
     /// Address of /metrics, /healthz and /readyz. A busy port is reported and tried again.
-    #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "0.0.0.0:9402")]
+    #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "0.0.0.0:9402", help_heading = "Metrics and health")]
     pub metrics_bind: SocketAddr,
 }
 
@@ -79,7 +79,7 @@ pub struct AgentCommand {
     #[command(flatten)]
     pub local: LocalFlags,
     /// Address of /metrics, /healthz and /readyz. A busy port is reported and tried again.
-    #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "0.0.0.0:9403")]
+    #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "0.0.0.0:9403", help_heading = "Metrics and health")]
     pub metrics_bind: SocketAddr,
 }
 
@@ -135,10 +135,10 @@ pub struct IdentityFlags {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "The machine's services (never through a proxy)")]
 pub struct LocalFlags {
-    /// Instance metadata service; default <http://169.254.169.254>.
+    /// Instance metadata service; default: Azure's, at 169.254.169.254.
     #[arg(long, env = "AZURE_IMDS_ENDPOINT", value_name = "URL")]
     pub imds_endpoint: Option<String>,
-    /// Host agent; default <http://168.63.129.16>.
+    /// Host agent; default: Azure's, at 168.63.129.16.
     #[arg(long, env = "AZURE_WIRESERVER_ENDPOINT", value_name = "URL")]
     pub wireserver_endpoint: Option<String>,
 }
@@ -269,14 +269,20 @@ async fn cloud_endpoints(arm: &ArmFlags, identity: &IdentityFlags, local: &Local
     if !options.needs_environment() {
         return Ok(endpoints);
     }
-    match Imds::new(&endpoints).context("cannot set up the client of IMDS")?.instance().await {
-        Ok(instance) => Ok(options.resolve(Some(&instance.compute.az_environment))?),
-        Err(error) => {
-            warn!("cannot ask the machine for its cloud ({error}); taking Azure's public cloud: --arm-endpoint names another");
-            Ok(endpoints)
+    let imds = Imds::new(&endpoints).context("cannot set up the client of IMDS")?;
+    for _ in 0..IMDS_TRIES {
+        match imds.instance().await {
+            Ok(instance) => return Ok(options.resolve(Some(&instance.compute.az_environment))?),
+            Err(error) => info!("cannot ask the machine for its cloud yet ({error})"),
         }
+        tokio::time::sleep(Duration::from_secs(2)).await;
     }
+    warn!("the machine does not name its cloud; taking Azure's public cloud: --arm-endpoint names another");
+    Ok(endpoints)
 }
+
+/// How often the machine is asked for its cloud before it counts as none of Azure's.
+const IMDS_TRIES: u32 = 4;
 
 #[cfg(test)]
 mod tests {

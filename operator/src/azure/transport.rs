@@ -66,7 +66,11 @@ impl Http {
     /// # Errors
     /// The file, or TLS.
     pub fn cloud(ca_file: Option<&Path>) -> Result<Self, ClientError> {
-        let mut builder = Client::builder().connect_timeout(Duration::from_secs(10));
+        // Without pings a connection that died silently would take every request with it, for a quarter of an hour.
+        let mut builder = Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(10));
         if let Some(path) = ca_file {
             builder = builder.tls_certs_only(certificates(path)?);
         }
