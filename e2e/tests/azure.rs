@@ -26,11 +26,11 @@ const INSTANCE_NICS: &str = "2018-10-01";
 #[tokio::test]
 async fn a_put_without_an_entry_drops_it_and_frees_its_address() {
     let cloud = Cloud::start(Settings::instant()).await;
-    let added = cloud.add_configs(&cloud.single(), &["avn-1", "avn-2"]).await;
+    let added = cloud.add_configs(&single(), &["avn-1", "avn-2"]).await;
     let first = address(&added, "avn-1");
-    let dropped = cloud.edit_nic(&cloud.single(), |configs| configs.retain(|config| config["name"] != "avn-1")).await;
+    let dropped = cloud.edit_nic(&single(), |configs| configs.retain(|config| config["name"] != "avn-1")).await;
     assert_eq!(names(&dropped), ["ipConfig1", "avn-2"]);
-    let next = cloud.add_configs(&cloud.flex(), &["avn-7"]).await;
+    let next = cloud.add_configs(&flex(), &["avn-7"]).await;
     assert_eq!(address(&next, "avn-7"), first, "the next to ask gets what was freed last");
     let history = cloud.local.admin.history().await.unwrap();
     let tenures: Vec<_> = history.iter().filter(|tenure| tenure.address.to_string() == first).collect();
@@ -42,10 +42,10 @@ async fn a_put_without_an_entry_drops_it_and_frees_its_address() {
 #[tokio::test]
 async fn a_stale_etag_is_refused_with_412() {
     let cloud = Cloud::start(Settings::instant()).await;
-    let (status, nic) = cloud.get(&cloud.single(), NETWORK).await;
+    let (status, nic) = cloud.get(&single(), NETWORK).await;
     assert_eq!(status, 200);
-    cloud.add_configs(&cloud.single(), &["avn-1"]).await;
-    let (status, body) = cloud.put(&cloud.single(), NETWORK, nic["etag"].as_str(), &nic).await;
+    cloud.add_configs(&single(), &["avn-1"]).await;
+    let (status, body) = cloud.put(&single(), NETWORK, nic["etag"].as_str(), &nic).await;
     assert_eq!((status, &body["error"]["code"]), (412, &json!("PreconditionFailed")));
     assert_eq!(body["error"]["details"][0]["code"], "PreconditionFailedEtagMismatch");
 
@@ -62,9 +62,9 @@ async fn an_operation_runs_ends_and_only_then_the_address_carries_traffic_and_sh
     let settings = Settings { operation_millis: (300, 300), fabric_lag_millis: 100, guest_lag_millis: 150, ..Settings::default() };
     let cloud = Cloud::with(&Seed::lab(), settings, fabric.clone()).await;
     let imds = cloud.local.imds("n3").await.unwrap();
-    let (_, mut nic) = cloud.get(&cloud.single(), NETWORK).await;
+    let (_, mut nic) = cloud.get(&single(), NETWORK).await;
     push(&mut nic, "avn-1");
-    let answer = cloud.send(Method::PUT, &cloud.url(&cloud.single(), NETWORK), nic["etag"].as_str(), Some(&nic)).await;
+    let answer = cloud.send(Method::PUT, &cloud.url(&single(), NETWORK), nic["etag"].as_str(), Some(&nic)).await;
     let operation = answer.headers()["azure-asyncoperation"].to_str().unwrap().to_owned();
     assert_eq!(answer.headers()["retry-after"], "1");
     let nic: Value = answer.json().await.unwrap();
@@ -75,7 +75,7 @@ async fn an_operation_runs_ends_and_only_then_the_address_carries_traffic_and_sh
     until("the operation succeeds", async || cloud.get_url(&operation).await.1 == json!({ "status": "Succeeded" })).await;
     until("the fabric lets it through", async || fabric.has("n3", fresh)).await;
     until("IMDS shows it", async || shown(&cloud, &imds).await.contains(&fresh)).await;
-    let (_, settled) = cloud.get(&cloud.single(), NETWORK).await;
+    let (_, settled) = cloud.get(&single(), NETWORK).await;
     assert_eq!(settled["properties"]["provisioningState"], "Succeeded");
     assert_ne!(settled["etag"], nic["etag"], "the end of an operation changes the etag");
 }
@@ -86,10 +86,10 @@ async fn a_full_subnet_refuses_a_nic_at_once_and_an_instance_by_its_operation() 
     // 10.240.0.0/29: of .4, .5 and .6 the three nodes have all; .16/28 is not the subnet's.
     seed.vnets[0].subnets.insert("nodes".into(), "10.240.0.0/29".parse().unwrap());
     let cloud = Cloud::with(&seed, Settings::instant(), Arc::new(NoFabric)).await;
-    let (_, mut nic) = cloud.get(&cloud.single(), NETWORK).await;
+    let (_, mut nic) = cloud.get(&single(), NETWORK).await;
     push(&mut nic, "avn-1");
     push(&mut nic, "avn-2");
-    let (status, body) = cloud.put(&cloud.single(), NETWORK, None, &nic).await;
+    let (status, body) = cloud.put(&single(), NETWORK, None, &nic).await;
     assert_eq!((status, &body["error"]["code"]), (400, &json!("SubnetIsFull")));
     let message = body["error"]["message"].as_str().unwrap();
     assert!(message.ends_with("with address prefix 10.240.0.0/29 does not have enough capacity for 2 IP addresses."), "{message}");
@@ -106,7 +106,7 @@ async fn a_full_subnet_refuses_a_nic_at_once_and_an_instance_by_its_operation() 
     assert_eq!((&usages["value"][0]["currentValue"], &usages["value"][0]["limit"]), (&json!(3), &json!(3)));
 
     cloud.local.admin.grow_subnet(&Seed::lab_subnet(), "10.240.1.0/24").await.unwrap();
-    let grown = cloud.add_configs(&cloud.single(), &["avn-1"]).await;
+    let grown = cloud.add_configs(&single(), &["avn-1"]).await;
     assert_eq!(address(&grown, "avn-1"), "10.240.1.4");
 }
 
@@ -174,15 +174,15 @@ async fn twelve_writes_fill_the_bucket_of_an_instance() {
 #[tokio::test]
 async fn a_newer_put_cancels_the_older_and_with_a_matching_etag_meets_a_conflict() {
     let cloud = Cloud::start(Settings { operation_millis: (60_000, 60_000), ..Settings::default() }).await;
-    let (_, mut nic) = cloud.get(&cloud.single(), NETWORK).await;
+    let (_, mut nic) = cloud.get(&single(), NETWORK).await;
     push(&mut nic, "avn-1");
-    let first = cloud.send(Method::PUT, &cloud.url(&cloud.single(), NETWORK), None, Some(&nic)).await;
+    let first = cloud.send(Method::PUT, &cloud.url(&single(), NETWORK), None, Some(&nic)).await;
     let operation = first.headers()["azure-asyncoperation"].to_str().unwrap().to_owned();
     let updating: Value = first.json().await.unwrap();
-    let (status, body) = cloud.put(&cloud.single(), NETWORK, updating["etag"].as_str(), &updating).await;
+    let (status, body) = cloud.put(&single(), NETWORK, updating["etag"].as_str(), &updating).await;
     assert_eq!((status, &body["error"]["code"]), (409, &json!("AnotherOperationInProgress")));
     push(&mut nic, "avn-2");
-    assert_eq!(cloud.put(&cloud.single(), NETWORK, None, &nic).await.0, 200);
+    assert_eq!(cloud.put(&single(), NETWORK, None, &nic).await.0, 200);
     let (status, poll) = cloud.get_url(&operation).await;
     assert_eq!((status, &poll["status"]), (200, &json!("Canceled")));
     assert_eq!(poll["error"]["details"][0]["code"], "CanceledAndSupersededDueToAnotherOperation");
@@ -192,28 +192,28 @@ async fn a_newer_put_cancels_the_older_and_with_a_matching_etag_meets_a_conflict
 async fn a_nic_keeps_unknown_members_and_a_lost_one_is_noted() {
     let cloud = Cloud::start(Settings::instant()).await;
     let unknown = |nic: &mut Value| nic["properties"]["futureSetting"] = json!({ "a": [1, 2] });
-    let (_, mut nic) = cloud.get(&cloud.single(), NETWORK).await;
+    let (_, mut nic) = cloud.get(&single(), NETWORK).await;
     unknown(&mut nic);
-    cloud.put(&cloud.single(), NETWORK, None, &nic).await;
-    let (_, read) = cloud.get(&cloud.single(), NETWORK).await;
+    cloud.put(&single(), NETWORK, None, &nic).await;
+    let (_, read) = cloud.get(&single(), NETWORK).await;
     assert_eq!(read["properties"]["futureSetting"], json!({ "a": [1, 2] }));
     let noted = cloud.local.admin.disturbances().await.unwrap().len();
-    cloud.add_configs(&cloud.single(), &["avn-1"]).await;
+    cloud.add_configs(&single(), &["avn-1"]).await;
     assert_eq!(cloud.local.admin.disturbances().await.unwrap().len(), noted, "own slots disturb nobody");
     let mut poor = read.clone();
     poor["properties"].as_object_mut().unwrap().remove("networkSecurityGroup");
-    cloud.put(&cloud.single(), NETWORK, None, &poor).await;
+    cloud.put(&single(), NETWORK, None, &poor).await;
     assert_eq!(cloud.local.admin.disturbances().await.unwrap().len(), noted + 1);
 }
 
 #[tokio::test]
 async fn a_nic_is_held_to_azures_rules() {
     let cloud = Cloud::start(Settings::instant()).await;
-    let (_, nic) = cloud.get(&cloud.single(), NETWORK).await;
+    let (_, nic) = cloud.get(&single(), NETWORK).await;
     let refused = async |change: &dyn Fn(&mut Value)| {
         let mut body = nic.clone();
         change(&mut body);
-        let (status, answer) = cloud.put(&cloud.single(), NETWORK, None, &body).await;
+        let (status, answer) = cloud.put(&single(), NETWORK, None, &body).await;
         (status, answer["error"]["code"].as_str().unwrap_or_default().to_owned())
     };
     let code = |code: &str| (400, code.to_owned());
@@ -246,16 +246,16 @@ async fn a_nic_is_held_to_azures_rules() {
 #[tokio::test]
 async fn arm_wants_a_token_that_lives_and_rights() {
     let cloud = Cloud::start(Settings { token_seconds: 0, ..Settings::instant() }).await;
-    let (status, body) = cloud.get(&cloud.single(), NETWORK).await;
+    let (status, body) = cloud.get(&single(), NETWORK).await;
     assert_eq!((status, &body["error"]["code"]), (401, &json!("ExpiredAuthenticationToken")));
-    let anonymous = cloud.http.get(cloud.url(&cloud.single(), NETWORK)).send().await.unwrap();
+    let anonymous = cloud.http.get(cloud.url(&single(), NETWORK)).send().await.unwrap();
     assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
     assert!(anonymous.headers().contains_key("www-authenticate"));
 
     let denied = "Microsoft.Network/networkInterfaces/write".to_owned();
     let cloud = Cloud::start(Settings { denied_actions: [denied.clone()].into(), ..Settings::instant() }).await;
-    let (_, nic) = cloud.get(&cloud.single(), NETWORK).await;
-    let (status, body) = cloud.put(&cloud.single(), NETWORK, None, &nic).await;
+    let (_, nic) = cloud.get(&single(), NETWORK).await;
+    let (status, body) = cloud.put(&single(), NETWORK, None, &nic).await;
     assert_eq!((status, &body["error"]["code"]), (403, &json!("AuthorizationFailed")));
     assert!(body["error"]["message"].as_str().unwrap().contains(&denied));
 }
@@ -284,7 +284,7 @@ async fn the_authority_takes_federated_tokens_and_secrets_and_refuses_others() {
 async fn faults_strike_the_calls_they_are_meant_for() {
     let cloud = Cloud::start(Settings::instant()).await;
     let inject = async |class, effect| cloud.local.admin.inject(Fault::next(class, effect)).await.unwrap();
-    let single = cloud.single();
+    let single = single();
     let (_, nic) = cloud.get(&single, NETWORK).await;
     let with = |name: &str| {
         let mut nic = nic.clone();
@@ -322,7 +322,7 @@ async fn faults_strike_the_calls_they_are_meant_for() {
 #[tokio::test]
 async fn failed_and_cancelled_operations_leave_what_azure_leaves() {
     let cloud = Cloud::start(Settings::instant()).await;
-    let single = cloud.single();
+    let single = single();
     let inject = async |effect| cloud.local.admin.inject(Fault::next(Class::NetworkWrite, effect)).await.unwrap();
     let states = async || {
         let (_, nic) = cloud.get(&single, NETWORK).await;
@@ -423,8 +423,7 @@ async fn imds_keeps_its_rules() {
     let token: Value = serde_json::from_str(&token).unwrap();
     assert_eq!(status, 200);
     assert!(token["expires_on"].is_string());
-    let nic =
-        cloud.http.get(cloud.url(&cloud.single(), NETWORK)).bearer_auth(token["access_token"].as_str().unwrap()).send().await.unwrap();
+    let nic = cloud.http.get(cloud.url(&single(), NETWORK)).bearer_auth(token["access_token"].as_str().unwrap()).send().await.unwrap();
     assert_eq!(nic.status(), StatusCode::OK);
 }
 
@@ -438,16 +437,16 @@ async fn the_guest_services_know_their_caller_by_its_primary_address() {
     }
     let settings = Settings { refuse_secondary_callers: true, ..Settings::instant() };
     let cloud = Cloud::with(&seed, settings, Arc::new(NoFabric)).await;
-    cloud.add_configs(&cloud.flex(), &["avn-1"]).await;
+    cloud.add_configs(&flex(), &["avn-1"]).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     cloud.local.azure.serve_wireserver(listener, Caller::Source);
-    let seen = async |from: &str| ask_from(from, at, "/machine/plugins?comp=nmagent&type=getinterfaceinfov1").await;
-    let xml = seen("127.1.0.5").await;
+    let info = async |from: &str| ask_from(from, at, "/machine/plugins?comp=nmagent&type=getinterfaceinfov1").await;
+    let xml = info("127.1.0.5").await;
     assert!(xml.contains("MacAddress=\"000D3A000002\" IsPrimary=\"true\"") && xml.contains("Prefix=\"127.1.0.0/16\""), "{xml}");
     assert!(xml.contains("Address=\"127.1.0.5\" IsPrimary=\"true\"") && xml.contains("Address=\"127.1.0.7\" IsPrimary=\"false\""), "{xml}");
-    assert!(seen("127.1.0.4").await.contains("000D3A000001"));
-    assert_eq!(seen("127.1.0.7").await, "", "a secondary address is not answered");
+    assert!(info("127.1.0.4").await.contains("000D3A000001"));
+    assert_eq!(info("127.1.0.7").await, "", "a secondary address is not answered");
 }
 
 #[tokio::test]
@@ -458,7 +457,7 @@ async fn arm_speaks_tls_with_a_certificate_of_its_own_authority() {
     cloud.local.azure.serve_arm_tls(listener, &["127.0.0.1", "arm.lab"]).unwrap();
     let ca = reqwest::Certificate::from_pem(cloud.local.azure.ca_pem().as_bytes()).unwrap();
     let http = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
-    let answer = http.get(format!("https://127.0.0.1:{port}{}?api-version={NETWORK}", cloud.single())).send().await.unwrap();
+    let answer = http.get(format!("https://127.0.0.1:{port}{}?api-version={NETWORK}", single())).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert!(cloud.http.get(format!("https://127.0.0.1:{port}/")).send().await.is_err(), "others do not trust it");
 }
@@ -521,7 +520,7 @@ impl Cloud {
         let mut cloud = Self { local, http, token: String::new() };
         let (status, token) = cloud.login(&format!("client_secret={CLIENT_SECRET}")).await;
         assert_eq!(status, 200, "{token}");
-        cloud.token = token["access_token"].as_str().unwrap().to_owned();
+        token["access_token"].as_str().unwrap().clone_into(&mut cloud.token);
         cloud
     }
 
@@ -531,14 +530,6 @@ impl Cloud {
         let url = format!("{}/{TENANT}/oauth2/v2.0/token", self.local.arm);
         let answer = self.http.post(url).header("Content-Type", "application/x-www-form-urlencoded").body(form).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
-    }
-
-    fn single(&self) -> String {
-        format!("{}/networkInterfaces/aks-single-nic", group("Microsoft.Network"))
-    }
-
-    fn flex(&self) -> String {
-        format!("{}/networkInterfaces/aks-flex-vmss_df53ee36-nic", group("Microsoft.Network"))
     }
 
     fn url(&self, path: &str, version: &str) -> String {
@@ -710,6 +701,14 @@ fn address(nic: &Value, name: &str) -> String {
 
 fn group(provider: &str) -> String {
     format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_GROUP}/providers/{provider}")
+}
+
+fn single() -> String {
+    format!("{}/networkInterfaces/aks-single-nic", group("Microsoft.Network"))
+}
+
+fn flex() -> String {
+    format!("{}/networkInterfaces/aks-flex-vmss_df53ee36-nic", group("Microsoft.Network"))
 }
 
 fn vnet() -> String {

@@ -9,7 +9,7 @@ use super::error::{ArmError, put};
 use super::nic::in_scope;
 use super::operation::{Provider, Work};
 use super::path::{ArmPath, key};
-use super::resource::{Machine, ScaleSet, Shape, State};
+use super::resource::{Machine, ScaleSet, Shape, State, default};
 
 impl Cloud {
     pub fn get_vm(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
@@ -89,6 +89,8 @@ impl Cloud {
         let created = !self.scale_sets.contains_key(&key);
         if created {
             self.create_scale_set(&id, body)?;
+        } else if let Some(set) = self.scale_sets.get_mut(&key) {
+            set.state = State::Updating;
         }
         let location = self.scale_sets.get(&key).map(|set| set.location.clone()).unwrap_or_default();
         let operation = self.begin(context, Provider::Compute, &location, Work::ScaleSet { key: key.clone() });
@@ -169,8 +171,9 @@ impl Cloud {
         }
         let capacity = body.pointer("/sku/capacity").and_then(Value::as_u64).unwrap_or_default();
         let prefix = profile.pointer("/osProfile/computerNamePrefix").and_then(Value::as_str).unwrap_or("vm").to_owned();
-        let model =
-            profile.pointer("/networkProfile/networkInterfaceConfigurations").and_then(Value::as_array).cloned().unwrap_or_default();
+        put(&mut profile, "timeCreated", json!("2026-01-01T00:00:00.000Z"));
+        let model = profile.pointer_mut("/networkProfile/networkInterfaceConfigurations").and_then(Value::as_array_mut);
+        let model = model.map(|nics| complete(nics)).unwrap_or_default();
         let location = location_of(body, &self.location).to_owned();
         let set = ScaleSet {
             id: id.into(),
@@ -184,31 +187,18 @@ impl Cloud {
         };
         self.scale_sets.insert(key(id), set);
         for number in 0..u32::try_from(capacity).unwrap_or_default() {
-            self.create_instance(id, number, &format!("{prefix}{number:06}"), &location, model.clone())?;
+            self.create_instance(id, number, &format!("{prefix}{number:06}"), &location, &model)?;
         }
         Ok(())
     }
 
     /// Makes an instance and its NICs of a model; NICs get their addresses at once.
-    pub fn create_instance(&mut self, scale_set: &str, number: u32, node: &str, location: &str, model: Vec<Value>) -> Result<(), ArmError> {
+    pub fn create_instance(&mut self, scale_set: &str, number: u32, node: &str, location: &str, model: &[Value]) -> Result<(), ArmError> {
         let id = format!("{scale_set}/virtualMachines/{number}");
-        let mut model = model;
-        for nic in &mut model {
-            for config in nic.pointer_mut("/properties/ipConfigurations").and_then(Value::as_array_mut).into_iter().flatten() {
-                if let Some(properties) = config.get_mut("properties") {
-                    super::resource::default(properties, "privateIPAddressVersion", json!("IPv4"));
-                }
-            }
-            if let Some(properties) = nic.get_mut("properties") {
-                super::resource::default(properties, "enableAcceleratedNetworking", json!(false));
-                super::resource::default(properties, "disableTcpStateTracking", json!(false));
-                super::resource::default(properties, "dnsSettings", json!({ "dnsServers": [] }));
-            }
-        }
-        let shape = Shape::Instance { scale_set: scale_set.into(), number, model: model.clone(), customised: false };
+        let shape = Shape::Instance { scale_set: scale_set.into(), number, model: model.to_vec(), customised: false };
         let mut machine = self.new_machine(&id, node, location, shape);
         let listed_from = self.now.saturating_add(std::time::Duration::from_millis(self.settings.nic_list_lag_millis));
-        for config in &model {
+        for config in model {
             let name = config.get("name").and_then(Value::as_str).unwrap_or_default();
             let nic_id = format!("{id}/networkInterfaces/{name}");
             self.create_nic(&nic_id, location);
@@ -242,6 +232,23 @@ impl Cloud {
         let missing = || ArmError::resource_not_found(&format!("Microsoft.Compute/virtualMachines/{}", path.name(0)), path.group());
         self.machines.get(&key(&path.id(1))).ok_or_else(missing)
     }
+}
+
+/// Fills in what a network profile leaves out, as Azure shows it.
+fn complete(nics: &mut [Value]) -> Vec<Value> {
+    for nic in nics.iter_mut() {
+        for config in nic.pointer_mut("/properties/ipConfigurations").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(properties) = config.get_mut("properties") {
+                default(properties, "privateIPAddressVersion", json!("IPv4"));
+            }
+        }
+        if let Some(properties) = nic.get_mut("properties") {
+            default(properties, "enableAcceleratedNetworking", json!(false));
+            default(properties, "disableTcpStateTracking", json!(false));
+            default(properties, "dnsSettings", json!({ "dnsServers": [] }));
+        }
+    }
+    nics.to_vec()
 }
 
 fn location_of<'a>(body: &'a Value, default: &'a str) -> &'a str {

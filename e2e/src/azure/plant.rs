@@ -29,13 +29,13 @@ impl Cloud {
         let location = self.location.clone();
         let (shape, nic_id) = match &seed.kind {
             MachineKind::Uniform { scale_set, instance } => {
-                self.plant_scale_set(&format!("{sets}/{scale_set}"), false);
                 let model = vec![uniform_model(scale_set, seed)];
+                self.plant_scale_set(&format!("{sets}/{scale_set}"), false, &model);
                 let shape = Shape::Instance { scale_set: format!("{sets}/{scale_set}"), number: *instance, model, customised: false };
                 (shape, format!("{id}/networkInterfaces/{scale_set}"))
             }
             MachineKind::Flex { scale_set, vm } => {
-                self.plant_scale_set(&format!("{sets}/{scale_set}"), true);
+                self.plant_scale_set(&format!("{sets}/{scale_set}"), true, &[uniform_model(scale_set, seed)]);
                 (
                     Shape::Vm { scale_set: Some(format!("{sets}/{scale_set}")) },
                     format!("{scope}/Microsoft.Network/networkInterfaces/{vm}-nic"),
@@ -84,7 +84,7 @@ impl Cloud {
         Ok(())
     }
 
-    fn plant_scale_set(&mut self, id: &str, flexible: bool) {
+    fn plant_scale_set(&mut self, id: &str, flexible: bool, model: &[Value]) {
         if self.scale_sets.contains_key(&key(id)) {
             return;
         }
@@ -95,7 +95,10 @@ impl Cloud {
             etag: 1,
             state: State::Succeeded,
             size: "Standard_D2s_v3".into(),
-            profile: json!({ "osProfile": { "computerNamePrefix": last(id), "adminUsername": "azureuser" } }),
+            profile: json!({
+                "osProfile": { "computerNamePrefix": last(id), "adminUsername": "azureuser" }, "timeCreated": "2026-01-01T00:00:00.000Z",
+                "networkProfile": { "networkInterfaceConfigurations": model },
+            }),
             guid: self.guid(),
         };
         self.scale_sets.insert(key(id), set);
