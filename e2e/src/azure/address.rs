@@ -1,11 +1,15 @@
-//! Which addresses of a subnet are free. Pure: the ledger says what is held.
+//! Which addresses of a subnet are free, and which a write gets. The ledger says what is held; nothing is changed here.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::cloud::Cloud;
+use super::error::ArmError;
 use super::ledger::Ledger;
 use super::resource::Subnet;
+use super::wanted::Wanted;
 
 /// Why a subnet gives no address.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,21 +26,17 @@ pub(super) fn usable(subnet: &Subnet) -> usize {
 }
 
 pub(super) fn used(subnet: &Subnet, ledger: &Ledger) -> usize {
-    subnet.prefixes.iter().copied().filter_map(range).map(|(first, last)| ledger.held_from(first, last).count()).sum()
+    subnet.prefixes.iter().copied().filter_map(range).map(|(first, last)| ledger.count(first, last)).sum()
 }
 
 /// The lowest `count` free addresses: what was freed last may be given at once.
 pub(super) fn lowest(subnet: &Subnet, ledger: &Ledger, count: usize) -> Result<Vec<Ipv4Addr>, Refusal> {
     let mut free = Vec::with_capacity(count);
     for (first, last) in subnet.prefixes.iter().copied().filter_map(range) {
-        let mut held = ledger.held_from(first, last).peekable();
-        let mut next = u32::from(first);
+        let mut next = ledger.next_free(u32::from(first));
         while free.len() < count && next <= u32::from(last) {
-            let address = Ipv4Addr::from(next);
-            if held.next_if_eq(&address).is_none() {
-                free.push(address);
-            }
-            next = next.saturating_add(1);
+            free.push(Ipv4Addr::from(next));
+            next = ledger.next_free(next.saturating_add(1));
         }
     }
     if free.len() < count { Err(Refusal::Full) } else { Ok(free) }
@@ -56,6 +56,51 @@ pub(super) fn check(subnet: &Subnet, ledger: &Ledger, address: Ipv4Addr) -> Resu
             }
         }
         _ => Err(Refusal::Reserved),
+    }
+}
+
+impl Cloud {
+    /// Addresses for the dynamic configurations that have none yet, last one first.
+    pub fn choose_addresses(&self, wanted: &[Wanted], key: &str) -> Result<Vec<Ipv4Addr>, ArmError> {
+        let nic = self.nics.get(key);
+        let known = |name: &str| nic.and_then(|nic| nic.configs.iter().find(|config| config.name.eq_ignore_ascii_case(name)));
+        let fresh = wanted.iter().filter(|want| want.address.is_none() && known(&want.name).is_none()).count();
+        let Some(subnet) = wanted.first().and_then(|want| self.subnet(&want.subnet)) else { return Ok(Vec::new()) };
+        let fixed = wanted.iter().filter_map(|want| want.address.map(|address| (want, address)));
+        let mut taken = BTreeSet::new();
+        for (want, address) in fixed.filter(|(want, address)| known(&want.name).is_none_or(|config| config.address != Some(*address))) {
+            taken.insert(address);
+            check(subnet, &self.ledger, address).map_err(|refusal| self.refused(&refusal, want, address, &subnet.id))?;
+        }
+        let full = |_| ArmError::subnet_is_full(&subnet.id, &subnet.prefix_text(), fresh);
+        let mut addresses = lowest(subnet, &self.ledger, fresh.saturating_add(taken.len())).map_err(full)?;
+        addresses.retain(|address| !taken.contains(address));
+        addresses.truncate(fresh);
+        addresses.reverse();
+        Ok(addresses)
+    }
+
+    fn refused(&self, refusal: &Refusal, want: &Wanted, address: Ipv4Addr, subnet: &str) -> ArmError {
+        match refusal {
+            Refusal::Full => ArmError::subnet_is_full(subnet, "", 1),
+            Refusal::Held => {
+                let holder = self.ledger.holder(address).map(|tenure| format!("{}/ipConfigurations/{}", tenure.nic, tenure.config));
+                let message = format!(
+                    "IP configuration {} is using the private IP address {address} which is already allocated to resource {}.",
+                    want.id,
+                    holder.unwrap_or_default()
+                );
+                ArmError::network(400, "PrivateIPAddressIsAllocated", message)
+            }
+            Refusal::Reserved => {
+                let message = format!("Private static IP address {address} falls within reserved IP range of subnet prefix of {subnet}.");
+                ArmError::network(400, "PrivateIPAddressInReservedRange", message)
+            }
+            Refusal::Outside => {
+                let message = format!("Private static IP address {address} does not belong to the range of subnet prefix of {subnet}.");
+                ArmError::network(400, "PrivateIPAddressNotInSubnet", message)
+            }
+        }
     }
 }
 

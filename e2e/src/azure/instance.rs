@@ -54,10 +54,11 @@ impl Cloud {
         if let Some(older) = &machine.operation {
             self.supersede(older, preempted());
         }
+        let remember = self.remembers();
         if let Some(machine) = self.machines.get_mut(&key) {
             machine.state = State::Updating;
             machine.operation = Some(operation.clone());
-            machine.stale = Some(before.clone());
+            machine.stale = remember.then(|| before.clone());
         }
         self.note_instance_write(&key, &before, context);
         let view = self.machines.get(&key).map(|machine| machine.view(&self.nics, false)).unwrap_or_default();
@@ -91,7 +92,7 @@ impl Cloud {
         check_nic_version(context)?;
         self.require_scale_set(path)?;
         let prefix = if path.names.len() > 1 { path.id(2) } else { path.id(1) };
-        let nics: Vec<Value> = self.nics.values().filter(|nic| self.is_listed(nic, &prefix)).map(Nic::view).collect();
+        let nics: Vec<Value> = self.nics.values().filter(|nic| self.is_listed(nic, &prefix)).map(|nic| shown(nic, context)).collect();
         if nics.is_empty() && self.instances_of(&path.id(1)).next().is_none() {
             let kind = format!("Microsoft.Compute/virtualMachineScaleSets/{}", path.name(0));
             return Err(ArmError::resource_not_found(&kind, path.group()));
@@ -102,7 +103,7 @@ impl Cloud {
     pub fn get_instance_nic(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
         check_nic_version(context)?;
         let nic = self.instance_nic(path)?;
-        Ok(Answer::json(200, nic.view()).header("ETag", nic.etag.clone()))
+        Ok(Answer::json(200, shown(nic, context)).header("ETag", nic.etag.clone()))
     }
 
     pub fn instance_nic_configs(&self, path: &ArmPath, context: &Context) -> Result<Answer, ArmError> {
@@ -147,7 +148,9 @@ impl Cloud {
         addresses.truncate(fresh.saturating_sub(fail));
         let mut addresses = addresses.into_iter();
         let now = self.now;
+        let remember = self.remembers();
         let Some(nic) = self.nics.get_mut(nic_key) else { return Err(gone()) };
+        nic.stale = remember.then(|| nic.view());
         let mut old = std::mem::take(&mut nic.configs);
         for Wanted { name, subnet, primary, properties, .. } in wanted {
             let kept = old.iter().position(|config| config.name.eq_ignore_ascii_case(&name)).map(|index| old.remove(index));
@@ -308,6 +311,10 @@ fn check_nic_version(context: &Context) -> Result<(), ArmError> {
         NIC_VERSIONS.join(", ")
     );
     Err(ArmError::gateway(400, "NoRegisteredProviderFound", message))
+}
+
+fn shown(nic: &Nic, context: &Context) -> Value {
+    nic.stale.clone().filter(|_| context.stale).unwrap_or_else(|| nic.view())
 }
 
 fn config_names(view: &Value) -> Vec<String> {

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Map, Value, json};
 
-use super::address::{self, Refusal};
 use super::answer::{Answer, Context};
 use super::cloud::Cloud;
 use super::error::{ArmError, put};
@@ -122,6 +121,7 @@ impl Cloud {
             leaving: nic.leaving.clone(),
         });
         let view = nic.view();
+        let remember = self.remembers();
         let (added, removed) = self.merge(key, change);
         let nic = self.nics.get_mut(key)?;
         let unchanged = nic.state == State::Succeeded
@@ -131,7 +131,7 @@ impl Cloud {
         if unchanged {
             return None;
         }
-        nic.stale = Some(view.clone());
+        nic.stale = remember.then(|| view.clone());
         nic.etag = etag;
         let node = nic.node.clone();
         self.journal.wrote(self.now, &id, node, &context.by, added, removed);
@@ -254,6 +254,11 @@ impl Cloud {
         self.nics.remove(key);
     }
 
+    /// Whether resources keep how they looked before the last write: not in a fleet, where that would fill the memory.
+    pub fn remembers(&self) -> bool {
+        self.nics.len() <= 100
+    }
+
     pub fn create_nic(&mut self, id: &str, location: &str) {
         let nic = Nic {
             id: id.into(),
@@ -275,26 +280,6 @@ impl Cloud {
             stale: None,
         };
         self.nics.insert(key(id), nic);
-    }
-
-    /// Addresses for the dynamic configurations that have none yet, last one first.
-    pub fn choose_addresses(&self, wanted: &[Wanted], key: &str) -> Result<Vec<Ipv4Addr>, ArmError> {
-        let nic = self.nics.get(key);
-        let known = |name: &str| nic.and_then(|nic| nic.configs.iter().find(|config| config.name.eq_ignore_ascii_case(name)));
-        let fresh = wanted.iter().filter(|want| want.address.is_none() && known(&want.name).is_none()).count();
-        let Some(subnet) = wanted.first().and_then(|want| self.subnet(&want.subnet)) else { return Ok(Vec::new()) };
-        let fixed = wanted.iter().filter_map(|want| want.address.map(|address| (want, address)));
-        let mut taken = BTreeSet::new();
-        for (want, address) in fixed.filter(|(want, address)| known(&want.name).is_none_or(|config| config.address != Some(*address))) {
-            taken.insert(address);
-            address::check(subnet, &self.ledger, address).map_err(|refusal| self.refused(&refusal, want, address, &subnet.id))?;
-        }
-        let full = |_| ArmError::subnet_is_full(&subnet.id, &subnet.prefix_text(), fresh);
-        let mut addresses = address::lowest(subnet, &self.ledger, fresh.saturating_add(taken.len())).map_err(full)?;
-        addresses.retain(|address| !taken.contains(address));
-        addresses.truncate(fresh);
-        addresses.reverse();
-        Ok(addresses)
     }
 
     pub fn check_subnets(&self, wanted: &[Wanted], nic: &str, context: &Context) -> Result<(), ArmError> {
@@ -357,29 +342,6 @@ impl Cloud {
     fn nic(&self, path: &ArmPath) -> Result<&Nic, ArmError> {
         let missing = || ArmError::resource_not_found(&format!("Microsoft.Network/networkInterfaces/{}", path.name(0)), path.group());
         self.nics.get(&key(&path.id(1))).ok_or_else(missing)
-    }
-
-    fn refused(&self, refusal: &Refusal, want: &Wanted, address: Ipv4Addr, subnet: &str) -> ArmError {
-        match refusal {
-            Refusal::Full => ArmError::subnet_is_full(subnet, "", 1),
-            Refusal::Held => {
-                let holder = self.ledger.holder(address).map(|tenure| format!("{}/ipConfigurations/{}", tenure.nic, tenure.config));
-                let message = format!(
-                    "IP configuration {} is using the private IP address {address} which is already allocated to resource {}.",
-                    want.id,
-                    holder.unwrap_or_default()
-                );
-                ArmError::network(400, "PrivateIPAddressIsAllocated", message)
-            }
-            Refusal::Reserved => {
-                let message = format!("Private static IP address {address} falls within reserved IP range of subnet prefix of {subnet}.");
-                ArmError::network(400, "PrivateIPAddressInReservedRange", message)
-            }
-            Refusal::Outside => {
-                let message = format!("Private static IP address {address} does not belong to the range of subnet prefix of {subnet}.");
-                ArmError::network(400, "PrivateIPAddressNotInSubnet", message)
-            }
-        }
     }
 
     /// One page of a list, with a link to the next.
