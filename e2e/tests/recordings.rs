@@ -1,5 +1,6 @@
 //! Every recorded or published payload of Azure is used: conversations are replayed against the emulated Azure, which must answer alike; everything
-//! else is read by the product's parser, or compared with what the emulated Azure says in its place. A file that nobody uses fails the test.
+//! else is read by the product's parser, or compared with what the emulated Azure says in its place (the product's own tests read those too). A file
+//! that nobody uses fails the test.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -23,9 +24,7 @@ use serde_json::{Value, json};
 enum Use {
     /// A conversation: replayed.
     Replayed,
-    /// An example of a stand-alone NIC: the controller reads it.
-    ReadAsNic,
-    /// Another example of ARM: the emulated Azure answers with the same members where it serves the resource.
+    /// An example of ARM: the emulated Azure answers with the same members where it serves the resource.
     Example,
     /// An error: the controller tells what it means.
     Classified,
@@ -47,8 +46,8 @@ const USES: &[(&str, Use)] = &[
     ("arm/NetworkInterfaceCreate.2021-05-01.json", Use::Example),
     ("arm/NetworkInterfaceCreate.2025-05-01.json", Use::Example),
     ("arm/NetworkInterfaceEffectiveRouteTableList.2021-05-01.json", Use::Example),
-    ("arm/NetworkInterfaceGet.2021-05-01.json", Use::ReadAsNic),
-    ("arm/NetworkInterfaceGet.2025-05-01.json", Use::ReadAsNic),
+    ("arm/NetworkInterfaceGet.2021-05-01.json", Use::Example),
+    ("arm/NetworkInterfaceGet.2025-05-01.json", Use::Example),
     ("arm/NetworkInterfaceIPConfigurationGet.2021-05-01.json", Use::Example),
     ("arm/NetworkInterfaceIPConfigurationList.2021-05-01.json", Use::Example),
     ("arm/NetworkInterfaceList.2021-05-01.json", Use::Example),
@@ -64,7 +63,7 @@ const USES: &[(&str, Use)] = &[
     ("arm/VirtualNetworkListUsage.2021-05-01.json", Use::Example),
     ("arm/VirtualNetworkPeeringGet.2021-05-01.json", Use::Example),
     ("arm/VirtualNetworkPeeringList.2021-05-01.json", Use::Example),
-    ("arm/VmssNetworkInterfaceGet.2021-05-01.json", Use::ReadAsNic),
+    ("arm/VmssNetworkInterfaceGet.2021-05-01.json", Use::Example),
     ("arm/VmssNetworkInterfaceIpConfigGet.2021-05-01.json", Use::Example),
     ("arm/VmssNetworkInterfaceIpConfigList.2021-05-01.json", Use::Example),
     ("arm/VmssNetworkInterfaceList.2021-05-01.json", Use::Example),
