@@ -83,7 +83,7 @@ async fn an_operation_runs_ends_and_only_then_the_address_carries_traffic_and_sh
 #[tokio::test]
 async fn a_full_subnet_refuses_a_nic_at_once_and_an_instance_by_its_operation() {
     let mut seed = Seed::lab();
-    // 10.240.0.0/29: of .4, .5 and .6 the three nodes have all; .16/28 is not the subnet's.
+    // A /29 has three usable addresses, and the three nodes have them.
     seed.vnets[0].subnets.insert("nodes".into(), "10.240.0.0/29".parse().unwrap());
     let cloud = Cloud::with(&seed, Settings::instant(), Arc::new(NoFabric)).await;
     let (_, mut nic) = cloud.get(&single(), NETWORK).await;
