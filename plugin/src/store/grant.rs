@@ -93,19 +93,18 @@ impl Store {
     }
 
     fn granted_before(&self, request: &LeaseRequest) -> Result<Option<Granted<'_>>, LeaseError> {
-        let pool = self.pool().map_err(LeaseError::Pool)?;
         let Some(held) = self.find(&request.attachment)?.filter(|held| held.lease().boot == self.boot) else { return Ok(None) };
         match request.requested {
             Some(address) if address != held.lease().address => Err(LeaseError::RequestedOther { address, has: held.lease().address }),
-            Some(_) | None => Ok(Some(Granted { held, pool })),
+            Some(_) | None => Ok(Some(Granted { held, pool: self.pool()? })),
         }
     }
 
     /// Picks the next address that is free by the store, and moves the cursor on, so that the next caller looks at another.
     fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>, in_kernel: usize) -> Result<(Ipv4Addr, Raw, Pool), LeaseError> {
-        let lock = self.lock()?;
+        let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
         let raw = self.raw()?;
-        let pool = self.pool_of(&raw).map_err(LeaseError::Pool)?;
+        let pool = self.pool_of(&raw)?;
         if let Some(address) = request.requested {
             if pool.find(address).is_none() {
                 return Err(LeaseError::RequestedForeign { address });
@@ -135,7 +134,7 @@ impl Store {
         let lease = self.lease_for(request, address);
         let lock = self.lock()?;
         let raw = self.raw()?;
-        let pool = if raw == *seen { pool } else { self.pool_of(&raw).map_err(LeaseError::Pool)? };
+        let pool = if raw == *seen { pool } else { self.pool_of(&raw)? };
         if pool.find(address).is_none() || !self.is_free(address, &pool)? {
             return Ok(Commit::Taken);
         }

@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// A store that is gone has nothing to lock.
-    fn lock_if_there(&self) -> Result<Option<Lock>, HoldError> {
+    pub(super) fn lock_if_there(&self) -> Result<Option<Lock>, HoldError> {
         match self.lock() {
             Ok(lock) => Ok(Some(lock)),
             Err(HoldError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -147,8 +147,8 @@ impl<'a> Held<'a> {
     /// # Errors
     /// It is not: undo the wiring, roll back, answer code 11.
     pub fn confirm(&self) -> Result<(), LeaseError> {
-        let raw = self.store.raw()?;
-        self.store.seal_of(&raw).map_err(LeaseError::Pool)?;
+        let sealed = files::read(&self.store.folder.join("sealed"))?;
+        self.store.seal_of(sealed.as_deref())?;
         if self.is_mine()? { Ok(()) } else { Err(LeaseError::Lost { address: self.lease.address }) }
     }
 

@@ -7,6 +7,8 @@ mod grant;
 mod held;
 mod keeper;
 mod marker;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::File,
@@ -217,7 +219,7 @@ impl Store {
     }
 
     fn pool_of(&self, raw: &Raw) -> Result<Pool, PoolError> {
-        let sealed = self.seal_of(raw)?;
+        let sealed = self.seal_of(raw.sealed.as_deref())?;
         let path = self.folder.join("pool");
         let bytes = raw.pool.as_ref().ok_or_else(|| PoolError::NoPool { folder: self.folder.clone() })?;
         let pool = Pool::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
@@ -227,11 +229,15 @@ impl Store {
         Ok(pool)
     }
 
-    fn seal_of(&self, raw: &Raw) -> Result<Sealed, PoolError> {
+    fn seal_of(&self, bytes: Option<&[u8]>) -> Result<Sealed, PoolError> {
         let path = self.folder.join("sealed");
-        let bytes = raw.sealed.as_ref().ok_or_else(|| PoolError::NotSealed { folder: self.folder.clone() })?;
+        let bytes = bytes.ok_or_else(|| self.not_sealed())?;
         let sealed = Sealed::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
         if sealed.boot == self.boot { Ok(sealed) } else { Err(PoolError::OtherBoot { path }) }
+    }
+
+    fn not_sealed(&self) -> PoolError {
+        PoolError::NotSealed { folder: self.folder.clone() }
     }
 
     fn is_wanted(&self, name: &str) -> Result<bool, FileError> {

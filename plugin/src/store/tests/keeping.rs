@@ -1,0 +1,300 @@
+//! What the agent does: adopting, setting aside, starting.
+
+use std::fs;
+
+use super::{
+    super::{KeeperError, Quarantining, Rebuilt, Restored},
+    *,
+};
+
+#[test]
+fn st3_pods_that_run_keep_their_addresses_when_the_store_is_lost() {
+    let node = Node::with_pool(&[4, 5, 6]);
+    let first = add(&node.store(), "a").unwrap();
+    assert_eq!(first, address(4));
+    fs::remove_dir_all(node.path("run")).unwrap();
+
+    let keeper = node.open();
+    let rebuilt = keeper.rebuild_from_kernel(&[kernel_lease(4, "a")]).unwrap();
+    assert_eq!(rebuilt, [Rebuilt::Made(address(4))]);
+    assert_eq!(keeper.rebuild_from_kernel(&[kernel_lease(4, "a")]).unwrap(), [Rebuilt::Known(address(4))]);
+    assert!(matches!(keeper.rebuild_from_kernel(&[kernel_lease(4, "b")]).unwrap()[..], [Rebuilt::Conflict(..)]));
+    assert!(matches!(keeper.rebuild_from_kernel(&[kernel_lease(5, "a")]).unwrap()[..], [Rebuilt::Conflict(..)]));
+    keeper.restore_after_start(&mut free).unwrap();
+    assert!(matches!(keeper.seal(SealOwner::Agent), Err(KeeperError::NoPool)));
+    keeper.adopt(&revision(1, &[4, 5, 6])).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+
+    assert_eq!(add(&node.store(), "a").unwrap(), first);
+    assert_eq!(add_all(&node.store()), [5, 6].map(address));
+    delete(&node.store(), "a");
+    assert!(is_cooling(&node.store(), 4));
+}
+
+#[test]
+fn st3_what_cannot_be_read_is_mended_from_the_kernel() {
+    let node = Node::with_pool(&[4]);
+    fs::write(node.path("run/lease/10.240.0.4"), "rubbish").unwrap();
+    assert_eq!(node.open().rebuild_from_kernel(&[kernel_lease(4, "a")]).unwrap(), [Rebuilt::Made(address(4))]);
+    assert_eq!(add(&node.store(), "a").unwrap(), address(4));
+}
+
+#[test]
+fn st6_an_address_is_set_aside_by_two_records_or_by_none() {
+    let node = Node::with_pool(&[4, 5]);
+    let keeper = node.open();
+    assert_eq!(keeper.quarantine(&marker(5, 1), &mut free).unwrap(), Quarantining::Done);
+    assert_eq!(keeper.quarantine(&marker(5, 1), &mut free).unwrap(), Quarantining::Done);
+    assert_eq!(keeper.quarantined().unwrap(), [marker(5, 1)]);
+    assert_eq!(names(&node, "lib/quarantine"), ["10.240.0.5"]);
+    assert_eq!(add_all(&node.store()), [address(4)]);
+
+    let Quarantining::Refused(why) = keeper.quarantine(&marker(4, 1), &mut free).unwrap() else { panic!("a leased address was set aside") };
+    assert_eq!(why, "leased to all-0/eth0");
+    assert!(is_leased(&node.store(), 4));
+    assert_eq!(names(&node, "lib/quarantine"), ["10.240.0.5"]);
+}
+
+#[test]
+fn st6_an_address_that_the_kernel_uses_is_not_set_aside() {
+    let node = Node::with_pool(&[4]);
+    let keeper = node.open();
+    let mut marked_first = false;
+    let refused = keeper.quarantine(&marker(4, 1), &mut |of| {
+        marked_first = is_quarantined(&node.store(), 4) && !node.path("lib/quarantine/10.240.0.4").exists();
+        used(of)
+    });
+    assert_eq!(refused.unwrap(), Quarantining::Refused("the test".into()));
+    assert!(marked_first, "the run marker stands before the kernel is asked, the durable one after");
+    assert_eq!(node.store().list().unwrap(), []);
+}
+
+#[test]
+fn st6_a_new_release_takes_the_marker_over() {
+    let node = Node::with_pool(&[4]);
+    let keeper = node.open();
+    keeper.quarantine(&marker(4, 1), &mut free).unwrap();
+    keeper.quarantine(&marker(4, 2), &mut free).unwrap();
+    assert_eq!(keeper.quarantined().unwrap(), [marker(4, 2)]);
+}
+
+#[test]
+fn st6_a_run_marker_alone_is_completed_or_dropped_at_the_start() {
+    type Kernel = fn(Ipv4Addr) -> KernelUse;
+    let cases: [(Kernel, Restored); 2] = [
+        (free, Restored { quarantined: vec![marker(4, 1)], ..Restored::default() }),
+        (used, Restored { refused: vec![marker(4, 1)], ..Restored::default() }),
+    ];
+    for (mut kernel, expected) in cases {
+        let node = Node::with_pool(&[4]);
+        let keeper = node.open();
+        keeper.adopt(&holding(revision(2, &[4]), &[marker(4, 1)])).unwrap();
+        assert!(is_quarantined(&node.store(), 4));
+        assert_eq!(keeper.quarantined().unwrap(), [], "one record is no acknowledgement");
+        assert_eq!(keeper.restore_after_start(&mut kernel).unwrap(), expected);
+        assert_eq!(keeper.quarantined().unwrap(), expected.quarantined);
+        assert_eq!(is_quarantined(&node.store(), 4), !expected.quarantined.is_empty());
+    }
+}
+
+#[test]
+fn st6_a_durable_marker_is_linked_again_after_a_boot() {
+    let mut node = Node::with_pool(&[4, 5]);
+    node.open().quarantine(&marker(4, 1), &mut free).unwrap();
+    node.reboot();
+    let keeper = node.open();
+    keeper.sweep().unwrap();
+    keeper.rebuild_from_kernel(&[]).unwrap();
+    assert_eq!(keeper.quarantined().unwrap(), []);
+    assert_eq!(keeper.restore_after_start(&mut free).unwrap().quarantined, [marker(4, 1)]);
+    keeper.adopt(&revision(1, &[4, 5])).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+    assert_eq!(add_all(&node.store()), [address(5)]);
+}
+
+#[test]
+fn st6_a_durable_marker_that_meets_a_lease_goes() {
+    let node = Node::with_pool(&[4]);
+    let keeper = node.open();
+    keeper.quarantine(&marker(4, 1), &mut free).unwrap();
+    fs::remove_dir_all(node.path("run")).unwrap();
+    drop(keeper);
+    let keeper = node.open();
+    keeper.rebuild_from_kernel(&[kernel_lease(4, "a")]).unwrap();
+    assert_eq!(keeper.restore_after_start(&mut free).unwrap(), Restored { refused: vec![marker(4, 1)], ..Restored::default() });
+    assert_eq!(names(&node, "lib/quarantine"), [""; 0]);
+    assert!(is_leased(&node.store(), 4));
+}
+
+#[test]
+fn st6_a_damaged_marker_keeps_its_address_from_pods_and_is_not_acknowledged() {
+    let mut node = Node::with_pool(&[4, 5]);
+    node.open().quarantine(&marker(4, 1), &mut free).unwrap();
+    fs::write(node.path("lib/quarantine/10.240.0.4"), "").unwrap();
+    node.reboot();
+    let keeper = node.open();
+    assert_eq!(keeper.restore_after_start(&mut free).unwrap().unreadable, [address(4)]);
+    keeper.adopt(&revision(1, &[4, 5])).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+    assert_eq!(add_all(&node.store()), [address(5)]);
+    assert_eq!(keeper.quarantined().unwrap(), []);
+    keeper.withdraw(slot(4)).unwrap();
+    keeper.adopt(&revision(1, &[4, 5])).unwrap();
+    assert_eq!(add(&node.store(), "a").unwrap(), address(4));
+}
+
+#[test]
+fn st7_an_address_that_leaves_the_revision_leaves_pool_and_markers() {
+    let node = Node::with_pool(&[4, 5]);
+    let keeper = node.open();
+    keeper.adopt(&holding(revision(2, &[4, 5]), &[marker(5, 1)])).unwrap();
+    keeper.quarantine(&marker(5, 1), &mut free).unwrap();
+    let offer = keeper.adopt(&revision(3, &[4])).unwrap();
+    assert_eq!(offer.addresses(), [slot(4)]);
+    assert_eq!(keeper.adopted().unwrap().unwrap().addresses(), [slot(4)]);
+    assert_eq!((names(&node, "run/lease"), names(&node, "lib/quarantine")), (vec![], vec![]));
+}
+
+#[test]
+fn st7_a_withdrawn_address_is_offered_again() {
+    let node = Node::with_pool(&[4]);
+    let keeper = node.open();
+    keeper.adopt(&holding(revision(2, &[4]), &[marker(4, 1)])).unwrap();
+    keeper.quarantine(&marker(4, 1), &mut free).unwrap();
+    assert_eq!(keeper.adopt(&revision(3, &[4])).unwrap().addresses(), [], "until it is withdrawn");
+    keeper.withdraw(slot(4)).unwrap();
+    assert_eq!(keeper.adopt(&revision(3, &[4])).unwrap().addresses(), [slot(4)]);
+    assert_eq!(add(&node.store(), "a").unwrap(), address(4));
+}
+
+#[test]
+fn st8_held_addresses_are_marked_before_the_pool_is_in_place_and_not_in_it() {
+    let node = Node::new();
+    let keeper = node.start();
+    let offer = keeper.adopt(&holding(revision(1, &[4, 5, 6]), &[marker(5, 1)])).unwrap();
+    assert_eq!(offer.addresses(), [slot(4), slot(6)]);
+    assert!(is_quarantined(&node.store(), 5));
+    keeper.seal(SealOwner::Agent).unwrap();
+    assert_eq!(add_all(&node.store()), [4, 6].map(address));
+    assert_eq!(node.store().counts().unwrap().quarantined, 1);
+}
+
+#[test]
+fn st9_the_store_s_id_stays_and_changes_with_the_disk() {
+    let mut node = Node::with_pool(&[4]);
+    let id = node.open().id().clone();
+    node.reboot();
+    assert_eq!(*node.open().id(), id);
+    fs::write(node.path("lib/pool"), "damaged").unwrap();
+    let keeper = node.open();
+    let second = keeper.id().clone();
+    assert_ne!(second, id, "what a damaged store promised is void");
+    assert_eq!(keeper.adopted().unwrap(), None);
+    drop(keeper);
+    fs::remove_dir_all(node.path("lib")).unwrap();
+    let third = node.start();
+    assert_ne!(*third.id(), second);
+}
+
+#[test]
+fn st9_a_pool_of_another_store_does_not_count() {
+    let node = Node::with_pool(&[4]);
+    fs::remove_dir_all(node.path("lib")).unwrap();
+    let keeper = node.start();
+    assert!(!keeper.is_sealed());
+    assert!(matches!(keeper.seal(SealOwner::Agent), Err(KeeperError::NoPool)));
+    keeper.adopt(&revision(1, &[4])).unwrap();
+    assert!(add(&node.store(), "a").is_err());
+    keeper.seal(SealOwner::Agent).unwrap();
+    add(&node.store(), "a").unwrap();
+}
+
+#[test]
+fn st11_leases_outlive_a_new_object_in_the_same_boot() {
+    let node = Node::with_pool(&[4, 5]);
+    add(&node.store(), "a").unwrap();
+    let mut other = revision(1, &[4, 5]);
+    other.facts.object_uid = "uid-2".into();
+    node.open().adopt(&other).unwrap();
+    assert!(is_leased(&node.store(), 4));
+    assert_eq!(node.store().pool().unwrap().object_uid, "uid-2");
+}
+
+#[test]
+fn st12_a_foreign_boot_id_is_occupied_until_the_kernel_shows_no_link() {
+    let mut node = Node::with_pool(&[4, 5]);
+    add(&node.store(), "a").unwrap();
+    add(&node.store(), "b").unwrap();
+    node.boot = "boot-2".into();
+    let keeper = node.open();
+    keeper.sweep().unwrap();
+    assert!(is_leased(&node.store(), 4) && is_leased(&node.store(), 5));
+    let rebuilt = keeper.rebuild_from_kernel(&[kernel_lease(4, "a")]).unwrap();
+    assert_eq!(rebuilt, [Rebuilt::Made(address(4)), Rebuilt::Void(address(5))]);
+    keeper.restore_after_start(&mut free).unwrap();
+    keeper.adopt(&revision(1, &[4, 5])).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+    assert_eq!(add_all(&node.store()), [address(5)]);
+}
+
+#[test]
+fn st12_a_folder_that_was_replaced_is_noticed() {
+    let node = Node::with_pool(&[4]);
+    let keeper = node.open();
+    keeper.health().unwrap();
+    fs::rename(node.path("run"), node.path("moved")).unwrap();
+    assert!(matches!(keeper.health(), Err(KeeperError::Replaced { .. })));
+    fs::create_dir(node.path("run")).unwrap();
+    assert!(matches!(keeper.health(), Err(KeeperError::Replaced { .. })));
+    assert!(matches!(keeper.seal(SealOwner::Agent), Err(KeeperError::Replaced { .. })));
+}
+
+#[test]
+fn re2_a_release_that_names_another_address_for_the_slot_is_refused() {
+    let node = Node::with_pool(&[4]);
+    let foreign = Quarantine { slot: SlotAddress { slot: 4, address: address(9) }, ..marker(4, 1) };
+    assert!(matches!(node.open().quarantine(&foreign, &mut free).unwrap(), Quarantining::Refused(_)));
+    assert_eq!(node.store().list().unwrap(), []);
+}
+
+#[test]
+fn re3_an_older_revision_is_not_adopted_even_after_a_boot() {
+    let mut node = Node::with_pool(&[4]);
+    node.open().adopt(&revision(5, &[4, 5])).unwrap();
+    node.reboot();
+    let keeper = node.start();
+    assert!(matches!(keeper.adopt(&revision(4, &[4, 5])), Err(KeeperError::Regressed(_))));
+    assert!(matches!(keeper.adopt(&revision(5, &[4])), Err(KeeperError::Regressed(_))));
+    keeper.adopt(&revision(5, &[4, 5])).unwrap();
+}
+
+#[test]
+fn up1_an_empty_pool_counts_as_adopted() {
+    let node = Node::with_pool(&[]);
+    assert!(node.open().is_sealed());
+    assert_eq!(node.store().pool().unwrap().addresses(), []);
+    assert!(matches!(add(&node.store(), "a"), Err(LeaseError::Exhausted { .. })));
+}
+
+#[test]
+fn no_lease_of_a_former_boot_is_left_on_a_disk_that_keeps_run() {
+    let mut node = Node::with_pool(&[4, 5]);
+    add(&node.store(), "a").unwrap();
+    add(&node.store(), "b").unwrap();
+    delete(&node.store(), "b");
+    node.boot = "boot-2".into();
+    let keeper = node.start();
+    keeper.adopt(&revision(1, &[4, 5])).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+    keeper.sweep().unwrap();
+    assert_eq!(node.store().list().unwrap(), []);
+    assert_eq!(names(&node, "run/by"), [""; 0]);
+}
+
+#[test]
+fn two_agents_do_not_keep_one_store() {
+    let node = Node::new();
+    let _first = node.open();
+    let second = Keeper::open(&node.path("run"), &node.path("lib"), "boot-1".parse().unwrap());
+    assert!(matches!(second, Err(KeeperError::Kept { .. })));
+}

@@ -1,0 +1,129 @@
+//! The node store among processes: what threads of one process cannot show.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests assert by panicking")]
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use azure_vnet_plugin::store::{Adoption, Granted, Keeper, KernelUse, LeaseError, LeaseRequest, Store};
+use azure_vnet_plugin_core::{
+    attachment::{Attachment, Mode},
+    pool::{ContentHash, PoolFacts, SealOwner, SlotAddress},
+};
+use tempfile::TempDir;
+
+const FOLDER: &str = "AZURE_VNET_TEST_STORE";
+const RACER: &str = "AZURE_VNET_TEST_RACER";
+const TURNS: usize = 150;
+
+#[test]
+fn st1_eight_processes_never_hold_one_address_at_once() {
+    let folder = sealed(3);
+    let racers: Vec<_> = (0..8).map(|racer| spawn(folder.path(), &format!("r{racer}"))).collect();
+    for mut racer in racers {
+        assert!(racer.wait().unwrap().success());
+    }
+    let counts = store(folder.path()).counts().unwrap();
+    assert_eq!((counts.leased, counts.free), (0, 3));
+}
+
+#[test]
+fn st1_a_killed_process_holds_no_lock_and_del_finds_its_lease() {
+    let folder = sealed(1);
+    let (store, witness) = (store(folder.path()), folder.path().join("witness/10.240.0.1"));
+    for round in 0..20 {
+        let mut racer = spawn(folder.path(), &format!("k{round}"));
+        while !witness.exists() && racer.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        racer.kill().unwrap();
+        racer.wait().unwrap();
+        let _ = fs::remove_file(&witness);
+        for turn in 0..TURNS {
+            if let Some(held) = store.find(&attachment(&format!("k{round}-{turn}"))).unwrap() {
+                held.cool().unwrap();
+            }
+        }
+        let counts = store.counts().unwrap();
+        assert_eq!((counts.leased, counts.free), (0, 1));
+    }
+}
+
+/// Body of the racing processes; nothing by itself.
+#[test]
+fn racer() {
+    let (Ok(folder), Ok(name)) = (env::var(FOLDER), env::var(RACER)) else { return };
+    for turn in 0..TURNS {
+        race(Path::new(&folder), &format!("{name}-{turn}"));
+    }
+}
+
+/// Leases, marks the address as its own where no one else may have, answers, and gives it back.
+fn race(folder: &Path, container: &str) {
+    let store = store(folder);
+    let held = match store.lease(&request(container), &mut |_| KernelUse::Free) {
+        Ok(Granted { held, pool: _ }) => held,
+        Err(LeaseError::Exhausted { .. }) => return,
+        Err(error) => panic!("{error:?}"),
+    };
+    let witness = folder.join("witness").join(held.lease().address.to_string());
+    fs::File::create_new(&witness).unwrap();
+    held.confirm().unwrap();
+    drop(held);
+    let held = store.find(&attachment(container)).unwrap().unwrap();
+    fs::remove_file(&witness).unwrap();
+    held.cool().unwrap();
+}
+
+fn spawn(folder: &Path, racer: &str) -> Child {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "racer", "--test-threads", "1", "--quiet"]).env(FOLDER, folder).env(RACER, racer);
+    command.stdout(Stdio::null()).spawn().unwrap()
+}
+
+fn store(folder: &Path) -> Store {
+    Store::at(&folder.join("run"), "boot-1".parse().unwrap())
+}
+
+fn sealed(addresses: u8) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(folder.path().join("witness")).unwrap();
+    let keeper = Keeper::open(&folder.path().join("run"), &folder.path().join("lib"), "boot-1".parse().unwrap()).unwrap();
+    let slots: Vec<_> = (1..=addresses).map(|slot| SlotAddress { slot, address: Ipv4Addr::new(10, 240, 0, slot) }).collect();
+    let facts = PoolFacts {
+        object_uid: "uid".into(),
+        revision: 1,
+        content: ContentHash(1),
+        prefix: "10.240.0.0/16".parse().unwrap(),
+        gateway: Ipv4Addr::new(10, 240, 0, 1),
+        cool_down: Duration::ZERO,
+        mtu: None,
+    };
+    let offered = slots.iter().map(|slot| slot.address).collect();
+    keeper.adopt(&Adoption { facts, addresses: slots, offered, hold: Vec::new() }).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+    folder
+}
+
+fn attachment(container: &str) -> Attachment {
+    Attachment { container: container.parse().unwrap(), if_name: "eth0".parse().unwrap() }
+}
+
+fn request(container: &str) -> LeaseRequest {
+    LeaseRequest {
+        attachment: attachment(container),
+        pod: None,
+        network: "azure".parse().unwrap(),
+        mode: Mode::Transparent,
+        host_link: "azv0".parse().unwrap(),
+        netns: "/run/netns/x".parse().unwrap(),
+        netns_cookie: None,
+        requested: None,
+        avoid: BTreeSet::new(),
+    }
+}
