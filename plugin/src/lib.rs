@@ -1,3 +1,9 @@
 //! The shell of the CNI plugins: files, kernel, process. It decides nothing.
 
+pub mod command;
+pub mod delegate;
+pub mod kernel_use;
+pub mod netlink;
+pub mod netns;
 pub mod store;
+pub mod wire;

@@ -197,7 +197,9 @@ impl Wiring {
             fact(Step::Address, pod.addresses.contains(&(self.address.addr(), self.address.prefix_len())));
             fact(Step::GatewayRoute, pod.routes.contains(&(Ipv4Net::from(GATEWAY), None)));
             fact(Step::DefaultRoute, pod.routes.contains(&(Ipv4Net::default(), Some(GATEWAY))));
-            fact(Step::GatewayNeighbour, pod.gateway_mac.is_some() && pod.gateway_mac == host.mac);
+            // The kernel drops all neighbours of a link whose hardware address is changed; proxy ARP answers in the entry's place.
+            let changed = pod.mac != Some(pod_mac(&self.attachment));
+            fact(Step::GatewayNeighbour, changed || pod.gateway_mac.is_some() && pod.gateway_mac == host.mac);
         }
         facts
     }
@@ -240,6 +242,8 @@ pub struct PodEnd {
     pub index: u32,
     /// Number of its peer.
     pub peer: Option<u32>,
+    /// Its hardware address.
+    pub mac: Option<Mac>,
     /// Whether it is up.
     pub up: bool,
     /// Its addresses and their prefix lengths.
@@ -418,7 +422,7 @@ mod tests {
             proxy_arp: has(Step::Label),
             has_route: has(Step::HostRoute),
         };
-        let mut pod = PodEnd { index: 2, peer: Some(7), up: has(Step::PodUp), ..PodEnd::default() };
+        let mut pod = PodEnd { index: 2, peer: Some(7), mac: Some(pod_mac(&wiring.attachment)), up: has(Step::PodUp), ..PodEnd::default() };
         pod.addresses.extend(has(Step::Address).then(|| (wiring.address.addr(), 16)));
         pod.routes.extend(has(Step::GatewayRoute).then(|| (Ipv4Net::from(GATEWAY), None)));
         pod.routes.extend(has(Step::DefaultRoute).then(|| (Ipv4Net::default(), Some(GATEWAY))));

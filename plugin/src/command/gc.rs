@@ -1,0 +1,99 @@
+//! GC: frees what the runtime does not list and the kernel does not show (safety rule CM4). Links are left to DEL and the agent.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use azure_vnet_plugin_core::{
+    attachment::Attachment,
+    conf::{NodeConf, Role},
+    error::{CniError, Code},
+    gc::{Claim, LinkWitness, NetnsWitness, Verdict, Witnesses},
+    lease::{Entry, Lease},
+    wiring::{self, Alias},
+};
+
+use super::{Done, Run, errors};
+use crate::{
+    netlink::Netlink,
+    netns::{Netns, NetnsError},
+    store::Freed,
+};
+
+impl Run<'_> {
+    pub(super) fn gc(&self, conf: &NodeConf) -> Result<Done, CniError> {
+        let listed = self.store.list().map_err(|error| errors::file(&error))?;
+        // The list is of this network only: leases of another are none of its business.
+        let unlisted = listed.into_iter().filter_map(|(address, entry)| match &entry {
+            Entry::Leased(lease) if lease.network == conf.name && !conf.valid.contains(&lease.attachment) => {
+                Some((address, lease.clone(), entry))
+            }
+            Entry::Leased(_) | Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
+        });
+        let unlisted: Vec<_> = unlisted.collect();
+        let links = if unlisted.is_empty() { Links::default() } else { Links::observe()? };
+        let (mut freed, mut kept, mut failed) = (0_usize, 0_usize, Vec::new());
+        for (address, lease, entry) in &unlisted {
+            match links.witnesses(lease).verdict() {
+                Verdict::Free => match self.store.free_if(*address, entry) {
+                    Ok(Freed::Cooling) => freed += 1,
+                    Ok(Freed::Changed) => kept += 1,
+                    Err(error) => failed.push(format!("{address}: {}", errors::hold(&error).msg)),
+                },
+                Verdict::Keep | Verdict::RemoveLinkFirst => kept += 1,
+            }
+        }
+        if let (Role::Network, Some(delegate)) = (self.role, &conf.delegate) {
+            self.delegate(delegate).tell("GC").unwrap_or_else(|error| failed.push(error.msg));
+        }
+        if failed.is_empty() {
+            return Ok(Done::that(format!("{freed} freed, {kept} kept that the runtime does not list")));
+        }
+        Err(CniError::new(Code::TryAgain, format!("cannot free all that is unused: {}", failed.join("; "))))
+    }
+}
+
+/// Whose links of ours there are.
+#[derive(Debug, Default)]
+struct Links {
+    labelled: BTreeSet<Attachment>,
+    marks: BTreeSet<u32>,
+}
+
+impl Links {
+    fn observe() -> Result<Self, CniError> {
+        let links = Netlink::open().and_then(|mut host| host.links()).map_err(|error| errors::netlink(&error))?;
+        let mut all = Self::default();
+        for link in links {
+            match link.alias.as_deref().map(str::parse::<Alias>) {
+                Some(Ok(alias)) => drop(all.labelled.insert(alias.attachment)),
+                Some(Err(_)) => {}
+                None => drop(all.marks.insert(link.group)),
+            }
+        }
+        Ok(all)
+    }
+
+    fn witnesses(&self, lease: &Lease) -> Witnesses {
+        let there = self.labelled.contains(&lease.attachment) || self.marks.contains(&wiring::link_mark(&lease.attachment));
+        Witnesses {
+            claim: Claim::RuntimeLacksIt,
+            netns: netns_of(lease),
+            link: if there { LinkWitness::Present } else { LinkWitness::Gone },
+            unclaimed_for: Duration::ZERO,
+        }
+    }
+}
+
+/// Whether the lease's namespace is there: by its cookie, since a path may outlive or be given again.
+fn netns_of(lease: &Lease) -> NetnsWitness {
+    let Some(path) = &lease.netns else { return NetnsWitness::Unknown };
+    match Netns::open(path.as_str()) {
+        Ok(netns) => match (netns.cookie(), lease.netns_cookie) {
+            (Some(there), Some(then)) if there == then => NetnsWitness::Same,
+            (Some(_), Some(_)) => NetnsWitness::Another,
+            (None, _) | (_, None) => NetnsWitness::Unknown,
+        },
+        Err(NetnsError::Gone { .. } | NetnsError::NotOne { .. }) => NetnsWitness::Gone,
+        Err(NetnsError::Own { .. }) => NetnsWitness::Another,
+        Err(NetnsError::Open { .. } | NetnsError::Enter { .. } | NetnsError::Socket { .. }) => NetnsWitness::Unknown,
+    }
+}

@@ -1,0 +1,219 @@
+//! The commands of the protocol, for both plugins: reads the request, carries it out, answers, and writes one line to the log.
+
+mod add;
+mod check;
+mod del;
+mod errors;
+mod gc;
+mod log;
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Read as _, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use azure_vnet_plugin_core::{
+    attachment::Attachment,
+    boot::BootId,
+    conf::Role,
+    error::{CniError, Code},
+    request::{Environment, Request},
+    version::CniVersion,
+};
+use serde_json::{Value, json};
+
+use crate::{delegate::Delegate, store::Store};
+
+/// Where things are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// The node store.
+    pub store: PathBuf,
+    /// The kernel's id of this boot.
+    pub boot_id: PathBuf,
+    /// The log.
+    pub log: PathBuf,
+}
+
+impl Paths {
+    /// The paths of a node.
+    #[must_use]
+    pub fn of_node(role: Role) -> Self {
+        Self {
+            store: "/run/azure-vnet".into(),
+            boot_id: "/proc/sys/kernel/random/boot_id".into(),
+            log: match role {
+                Role::Network => "/var/log/azure-vnet.log",
+                Role::Ipam => "/var/log/azure-vnet-ipam.log",
+            }
+            .into(),
+        }
+    }
+}
+
+/// One run of a plugin.
+#[derive(Debug)]
+struct Run<'a> {
+    role: Role,
+    environment: &'a Environment,
+    stdin: &'a [u8],
+    store: Store,
+}
+
+/// What a command did, for the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Done {
+    what: String,
+}
+
+impl Done {
+    fn that(what: impl Into<String>) -> Self {
+        Self { what: what.into() }
+    }
+}
+
+/// A plugin's whole life: parses, runs, answers on standard output.
+#[must_use]
+pub fn main(role: Role, paths: &Paths) -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match arguments.first().and_then(|argument| argument.to_str()) {
+        Some("-v" | "--version") => return printed(&say(&mut io::stdout(), &format!("Azure CNI Version {}", env!("CARGO_PKG_VERSION")))),
+        Some(_) => return printed(&say(&mut io::stderr(), &usage())),
+        None => {}
+    }
+    let environment = environment();
+    if environment.command.is_none() && io::stdin().is_terminal() {
+        return printed(&say(&mut io::stderr(), &usage()));
+    }
+    let mut stdin = Vec::new();
+    if let Err(error) = io::stdin().read_to_end(&mut stdin) {
+        let error = CniError::new(Code::Io, format!("cannot read standard input: {error}"));
+        return fail(CniVersion::NEWEST, &error);
+    }
+    if environment.command.is_none() && stdin.is_empty() {
+        return printed(&say(&mut io::stderr(), &usage()));
+    }
+    command(role, paths, &environment, &stdin)
+}
+
+fn command(role: Role, paths: &Paths, environment: &Environment, stdin: &[u8]) -> ExitCode {
+    let started = Instant::now();
+    let request = match Request::parse(environment, stdin, role) {
+        Ok(request) => request,
+        Err((version, error)) => {
+            let error = if environment.command.as_deref() == Some("DEL") { error.for_del() } else { error };
+            let code = fail(version, &error);
+            log::append(&paths.log, environment, started.elapsed(), &Err(error));
+            return code;
+        }
+    };
+    if let Request::Version(version) = request {
+        return printed(&write_json(&versions(version)));
+    }
+    let version = version_of(&request);
+    let result = boot_id(&paths.boot_id).and_then(|boot| {
+        let run = Run { role, environment, stdin, store: Store::at(&paths.store, boot) };
+        run.carry_out(&request)
+    });
+    let result = match request {
+        Request::Del(_) => result.map_err(CniError::for_del),
+        Request::Add(_) | Request::Check(_) | Request::Gc(_) | Request::Status(_) | Request::Version(_) => result,
+    };
+    let code = match &result {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => fail(version, error),
+    };
+    log::append(&paths.log, environment, started.elapsed(), &result);
+    code
+}
+
+impl Run<'_> {
+    fn carry_out(&self, request: &Request) -> Result<Done, CniError> {
+        match request {
+            Request::Add(add) => self.add(add),
+            Request::Del(del) => self.del(del),
+            Request::Check(check) => self.check(check),
+            Request::Gc(conf) => self.gc(conf),
+            Request::Status(conf) => {
+                match &conf.delegate {
+                    Some(name) => self.delegate(name).tell("STATUS")?,
+                    None => self.store.pool().map(drop).map_err(|error| errors::status(&error))?,
+                }
+                Ok(Done::that("ready"))
+            }
+            Request::Version(_) => Ok(Done::default()),
+        }
+    }
+
+    fn delegate<'a>(&'a self, name: &'a str) -> Delegate<'a> {
+        Delegate { name, environment: self.environment, stdin: self.stdin }
+    }
+}
+
+fn version_of(request: &Request) -> CniVersion {
+    match request {
+        Request::Add(add) | Request::Check(add) => add.conf.version,
+        Request::Del(del) => del.conf.version,
+        Request::Gc(conf) | Request::Status(conf) => conf.version,
+        Request::Version(version) => *version,
+    }
+}
+
+fn environment() -> Environment {
+    let variable = |name| std::env::var(name).ok();
+    Environment {
+        command: variable("CNI_COMMAND"),
+        container_id: variable("CNI_CONTAINERID"),
+        netns: variable("CNI_NETNS"),
+        if_name: variable("CNI_IFNAME"),
+        args: variable("CNI_ARGS"),
+        path: variable("CNI_PATH"),
+    }
+}
+
+fn boot_id(path: &Path) -> Result<BootId, CniError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| CniError::new(Code::Io, format!("cannot read {}: {error}", path.display())))?;
+    text.parse().map_err(|error| CniError::new(Code::Io, format!("{}: {error}", path.display())))
+}
+
+fn usage() -> String {
+    format!(
+        "Azure CNI Version {}\nCNI protocol versions supported: {}\n\
+         A CNI plugin: run by a container runtime with CNI_COMMAND and the network configuration on standard input.\n\
+         -v, --version  prints the version",
+        env!("CARGO_PKG_VERSION"),
+        CniVersion::ALL.map(CniVersion::as_str).join(", ")
+    )
+}
+
+fn versions(version: CniVersion) -> Value {
+    json!({ "cniVersion": version.as_str(), "supportedVersions": CniVersion::ALL.map(CniVersion::as_str) })
+}
+
+fn fail(version: CniVersion, error: &CniError) -> ExitCode {
+    // Without a reader there is no one to tell; the status says it still.
+    let _ = write_json(&error.print(version));
+    ExitCode::FAILURE
+}
+
+/// Writes an answer in one call.
+fn write_json(answer: &Value) -> io::Result<()> {
+    say(&mut io::stdout(), &answer.to_string())
+}
+
+fn say(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    out.write_all(format!("{text}\n").as_bytes())?;
+    out.flush()
+}
+
+fn printed(result: &io::Result<()>) -> ExitCode {
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn subject(attachment: &Attachment) -> String {
+    format!("container {}, interface {}", attachment.container, attachment.if_name)
+}

@@ -1,0 +1,75 @@
+//! What the kernel says of an address that a pod might get (safety rule ST4).
+
+use std::net::Ipv4Addr;
+
+use azure_vnet_plugin_core::wiring::{Alias, HOST_LINK_PREFIX};
+use ipnet::Ipv4Net;
+
+use crate::{
+    netlink::{Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError, Route, RouteKind},
+    store::KernelUse,
+};
+
+/// Looks a candidate up. A kernel that does not answer counts as use: no address is given on its silence.
+#[must_use]
+pub fn observe(host: &mut Netlink, address: Ipv4Addr) -> KernelUse {
+    match found(host, address) {
+        Ok(Found::Nothing | Found::Stale(_)) => KernelUse::Free,
+        Ok(Found::Used(what)) => KernelUse::Used(what),
+        Err(error) => KernelUse::Used(azure_vnet_plugin_core::error::chain(&error)),
+    }
+}
+
+/// What stands in the way of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or the way of its whole subnet.
+    Nothing,
+    /// A route of its own through a link of ours that is gone or dead.
+    Stale(Route),
+    /// Someone uses it: what, in words.
+    Used(String),
+}
+
+/// Looks an address up.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn found(host: &mut Netlink, address: Ipv4Addr) -> Result<Found, NetlinkError> {
+    let Lookup::Route(route) = host.route_to(address)? else { return Ok(Found::Nothing) };
+    if route.kind == RouteKind::Local {
+        return Ok(Found::Used(format!("{address} is the host's own")));
+    }
+    let own_route = route.destination == Ipv4Net::from(address);
+    let Some(index) = route.link else {
+        return Ok(if own_route { Found::Used(format!("{address} has a route of its own")) } else { Found::Nothing });
+    };
+    if !own_route && route.destination.prefix_len() == 0 {
+        // The default route: through the uplink, which is no pod's.
+        return Ok(Found::Nothing);
+    }
+    Ok(judge(address, route, own_route, host.link(LinkBy::Index(index))?))
+}
+
+/// The link through which a route to exactly this address leads, if there is such a route.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn link_of(host: &mut Netlink, address: Ipv4Addr) -> Result<Option<LinkIndex>, NetlinkError> {
+    Ok(match host.route_to(address)? {
+        Lookup::Route(route) if route.kind == RouteKind::Unicast && route.destination == Ipv4Net::from(address) => route.link,
+        Lookup::Route(_) | Lookup::Nowhere => None,
+    })
+}
+
+fn judge(address: Ipv4Addr, route: Route, own_route: bool, link: Option<Link>) -> Found {
+    let Some(link) = link else { return if own_route { Found::Stale(route) } else { Found::Nothing } };
+    let alias = link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok());
+    let dead = !link.up || !link.carrier;
+    match alias {
+        Some(_) if own_route && dead => Found::Stale(route),
+        Some(alias) => Found::Used(format!("{address} is routed to {} through {}", alias.attachment, link.name)),
+        None if own_route || link.name.starts_with(HOST_LINK_PREFIX) => Found::Used(format!("{address} is routed through {}", link.name)),
+        None => Found::Nothing,
+    }
+}
