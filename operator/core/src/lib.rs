@@ -1,7 +1,8 @@
-//! Placeholder.
+//! Decisions of the controller and the agent, as functions of what was observed: no input, no output, no clock.
+pub mod adoption;
 pub mod arm;
 pub mod conflist;
+pub mod demand;
+pub mod nic;
 pub mod rules;
 pub mod sysctl;
-pub mod adoption;
-pub mod demand;
