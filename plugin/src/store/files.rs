@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{LOCK_WAIT, error::FileError};
+use super::error::FileError;
 
 /// What tells one file from another under the same name.
 pub(super) type Inode = (u64, u64);
@@ -176,15 +176,15 @@ pub(super) fn sync_parent(path: &Path) -> Result<(), FileError> {
     sync().map_err(failed("sync", folder))
 }
 
-/// Takes the flock within [`LOCK_WAIT`]; whether it was got. `flock` knows no time limit, hence the asking again and again,
+/// Takes the flock within `patience`; whether it was got. `flock` knows no time limit, hence the asking again and again,
 /// first at the pace of a store's critical section, then slower.
-pub(super) fn wait_for(file: &File, path: &Path) -> Result<bool, FileError> {
+pub(super) fn wait_for(file: &File, path: &Path, patience: Duration) -> Result<bool, FileError> {
     let mut pause = Duration::from_micros(20);
     let mut waited = Duration::ZERO;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) if waited >= LOCK_WAIT => return Ok(false),
+            Err(TryLockError::WouldBlock) if waited >= patience => return Ok(false),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(FileError { operation: "lock", path: path.to_owned(), source }),
         }

@@ -1,6 +1,6 @@
 //! How an attachment gets an address: a candidate under the lock, the kernel's word outside of it, and the link under the lock again.
 
-use std::{collections::BTreeSet, fs::File, net::Ipv4Addr, os::unix::fs::FileExt as _, path::Path};
+use std::{collections::BTreeSet, fs::File, net::Ipv4Addr, os::unix::fs::FileExt as _, path::Path, time::Duration};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef},
@@ -162,7 +162,7 @@ impl Store {
     }
 
     fn place_new(file: &File, [new, index, path]: [&Path; 3]) -> Result<bool, FileError> {
-        files::wait_for(file, new)?;
+        files::wait_for(file, new, Duration::ZERO)?;
         files::rename(new, index)?;
         if files::inode(path)?.is_some() {
             files::remove(path)?;

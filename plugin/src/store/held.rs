@@ -36,7 +36,7 @@ impl Store {
         let path = self.index_path_of(attachment);
         loop {
             let Some(file) = files::open(&path)? else { return Ok(None) };
-            if !files::wait_for(&file, &path)? {
+            if !files::wait_for(&file, &path, self.patience)? {
                 return Err(HoldError::Busy { path });
             }
             if self.is_at(&file, &path)? {
@@ -58,7 +58,7 @@ impl Store {
         };
         let path = self.lease_path(address);
         let Some(file) = files::open(&path)? else { return Ok(Freed::Changed) };
-        if !files::wait_for(&file, &path)? {
+        if !files::wait_for(&file, &path, self.patience)? {
             return Err(HoldError::Busy { path });
         }
         let Some(lock) = self.lock_if_there()? else { return Ok(Freed::Changed) };

@@ -38,6 +38,7 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 pub struct Store {
     folder: PathBuf,
     boot: BootId,
+    patience: Duration,
 }
 
 /// How cooling or freeing ended.
@@ -84,7 +85,7 @@ impl Store {
     /// The store in `folder`, as seen in this boot. Touches nothing.
     #[must_use]
     pub fn at(folder: &Path, boot: BootId) -> Self {
-        Self { folder: folder.to_owned(), boot }
+        Self { folder: folder.to_owned(), boot, patience: LOCK_WAIT }
     }
 
     /// The folder.
@@ -204,7 +205,7 @@ impl Store {
         let path = self.folder.join("lock");
         loop {
             let file = files::open_or_create(&path).map_err(HoldError::File)?;
-            if !files::wait_for(&file, &path).map_err(HoldError::File)? {
+            if !files::wait_for(&file, &path, self.patience).map_err(HoldError::File)? {
                 return Err(HoldError::Busy { path });
             }
             let mine = files::inode_of(&file, &path).map_err(HoldError::File)?;

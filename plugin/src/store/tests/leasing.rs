@@ -3,7 +3,7 @@
 use std::{
     fs,
     sync::{
-        Barrier,
+        Barrier, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -15,7 +15,7 @@ use azure_vnet_plugin_core::{
 };
 
 use super::{
-    super::{Counts, Freed, Origin, PoolError, files},
+    super::{Counts, Freed, HoldError, Origin, PoolError},
     *,
 };
 
@@ -23,40 +23,63 @@ use super::{
 fn st1_an_expired_rest_never_goes_to_two_racers() {
     let node = Node::with_pool(&[4]);
     let barrier = Barrier::new(8);
-    let owners = std::sync::Mutex::new(vec![0; 200]);
+    let answers = Mutex::new(vec![Vec::new(); 200]);
     thread::scope(|scope| {
         for racer in 0..8 {
-            let (node, barrier, owners) = (&node, &barrier, &owners);
+            let (node, barrier, answers) = (&node, &barrier, &answers);
             scope.spawn(move || {
+                let store = node.store();
                 for round in 0..200 {
-                    let store = node.store();
                     let container = format!("r{racer}-{round}");
                     barrier.wait();
-                    let got = add(&store, &container);
+                    let answer = add(&store, &container);
                     barrier.wait();
-                    match got {
-                        Ok(_) => owners.lock().unwrap()[round] += 1,
-                        Err(LeaseError::Exhausted { .. }) => {}
-                        Err(error) => panic!("{error:?}"),
+                    if !matches!(answer, Err(LeaseError::Exhausted { .. })) {
+                        answers.lock().unwrap()[round].push(answer.map_err(|error| error.to_string()));
                     }
-                    delete(&store, &container);
+                    if let Ok(Some(held)) = store.find(&attachment(&container)) {
+                        let _ = held.cool();
+                    }
                     barrier.wait();
                 }
             });
         }
     });
-    assert_eq!(owners.into_inner().unwrap(), vec![1; 200]);
+    assert_eq!(answers.into_inner().unwrap(), vec![[Ok(address(4))]; 200]);
 }
 
 #[test]
 fn st1_a_lock_file_that_was_replaced_is_taken_anew() {
     let node = Node::with_pool(&[4]);
     let store = node.store();
+    let path = node.path("run/lock");
     let old = store.lock().unwrap();
-    fs::remove_file(node.path("run/lock")).unwrap();
-    let new = store.lock().unwrap();
-    assert_ne!(files::inode_of(&old.0, store.folder()).unwrap(), files::inode_of(&new.0, store.folder()).unwrap());
-    assert_eq!(files::inode(&node.path("run/lock")).unwrap(), Some(files::inode_of(&new.0, store.folder()).unwrap()));
+    let is_released = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let lock = store.lock().unwrap();
+            assert!(is_released.load(Ordering::SeqCst), "two had the lock at once");
+            drop(lock);
+        });
+        while descriptors_of(&path) < 2 && !waiting.is_finished() {
+            thread::yield_now();
+        }
+        fs::remove_file(&path).unwrap();
+        let new = store.lock().unwrap();
+        drop(old);
+        while descriptors_of(&path) < 2 && !waiting.is_finished() {
+            thread::yield_now();
+        }
+        is_released.store(true, Ordering::SeqCst);
+        drop(new);
+        waiting.join().unwrap();
+    });
+}
+
+/// How many of this process's open files are what the path names now.
+fn descriptors_of(path: &std::path::Path) -> usize {
+    let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link == path).count()
 }
 
 #[test]
@@ -247,15 +270,23 @@ fn st14_a_damaged_cursor_or_index_is_only_a_hint_lost() {
 }
 
 #[test]
-fn cm1_del_waits_until_add_has_answered() {
+fn cm1_del_and_gc_wait_until_add_has_answered() {
     let node = Node::with_pool(&[4]);
     let store = node.store();
+    let impatient = Store { patience: Duration::ZERO, ..node.store() };
     let Granted { held, .. } = store.lease(&request("a"), &mut free).unwrap();
+    let seen = store.read(address(4)).unwrap().unwrap();
+    assert!(matches!(impatient.find(&attachment("a")), Err(HoldError::Busy { .. })));
+    assert!(matches!(impatient.free_if(address(4), &seen), Err(HoldError::Busy { .. })));
+    assert!(
+        matches!(impatient.lease(&request("a"), &mut free), Err(LeaseError::Busy { .. })),
+        "a second ADD of the same attachment waits too"
+    );
+
     let has_answered = AtomicBool::new(false);
     thread::scope(|scope| {
         let deleting = scope.spawn(|| {
-            let held = node.store();
-            let held = held.find(&attachment("a")).unwrap().unwrap();
+            let held = store.find(&attachment("a")).unwrap().unwrap();
             assert!(has_answered.load(Ordering::SeqCst), "DEL took a lease that ADD held");
             held.cool().unwrap()
         });
@@ -266,6 +297,14 @@ fn cm1_del_waits_until_add_has_answered() {
     });
     assert!(is_cooling(&store, 4));
     assert_eq!(names(&node, "run/by"), [""; 0]);
+}
+
+#[test]
+fn a_stopped_holder_of_the_lock_does_not_stop_others_for_ever() {
+    let node = Node::with_pool(&[4]);
+    let _stopped = node.store().lock().unwrap();
+    let impatient = Store { patience: Duration::from_millis(1), ..node.store() };
+    assert!(matches!(impatient.lease(&request("a"), &mut free), Err(LeaseError::Busy { .. })));
 }
 
 #[test]
