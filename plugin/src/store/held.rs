@@ -39,10 +39,16 @@ impl Store {
             if !files::wait_for(&file, &path, self.patience)? {
                 return Err(HoldError::Busy { path });
             }
-            if self.is_at(&file, &path)? {
-                let lease = self.lease_in(&file, attachment)?;
-                return Ok(lease.map(|lease| Held::new(self, lease, file, Origin::Found)));
+            if !self.is_at(&file, &path)? {
+                continue;
             }
+            if let Some(lease) = self.lease_in(&file, attachment)? {
+                return Ok(Some(Held::new(self, lease, file, Origin::Found)));
+            }
+            // Left by a process that died between index and lease: its flock is ours, so no one will complete it.
+            let _lock = self.lock_if_there()?;
+            self.remove_index(attachment.hash(), &file)?;
+            return Ok(None);
         }
     }
 

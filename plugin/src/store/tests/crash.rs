@@ -62,6 +62,7 @@ fn cm1_an_add_that_is_stopped_anywhere_leaves_nothing_that_del_does_not_mend() {
         assert!(leased <= 1);
         delete(&store, "a");
         assert_eq!(store.counts().unwrap().leased, 0, "DEL finds every lease");
+        assert_eq!(names(node, "run/by"), [""; 0], "and every index without one");
         add(&store, "a").unwrap();
         add(&store, "b").unwrap();
         assert_eq!(store.counts().unwrap().leased, 2);
