@@ -199,10 +199,10 @@ fn st7_withdrawing_that_is_stopped_anywhere_never_leaves_a_pod_beside_a_durable_
                 delete(&node.store(), "early");
             }
             let keeper = node.start();
+            assert!(!is_withdrawn || keeper.quarantined().unwrap().is_empty());
             keeper.withdraw(slot(4)).unwrap();
             keeper.adopt(&revision(1, &[4])).unwrap();
             keeper.seal(SealOwner::Agent).unwrap();
-            assert!(!is_withdrawn || keeper.quarantined().unwrap().is_empty());
             assert_eq!(add_all(&node.store()), [address(4)]);
         },
     );
