@@ -1,3 +1,9 @@
 //! The lab of azure-vnet: an emulated Azure, real Kubernetes, and what runs in them.
 
 pub mod azure;
+pub mod build;
+pub mod commands;
+pub mod demo;
+pub mod lab;
+pub mod scenario;
+pub mod suite;

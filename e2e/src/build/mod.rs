@@ -1,0 +1,96 @@
+//! Everything the lab runs that has to be built first: tools from Go modules, the product's own binaries, container images.
+//!
+//! Results live in a cache outside the checkout, each under the hash of what it is made from, so an unchanged input costs nothing.
+
+mod image;
+mod packages;
+mod product;
+mod tools;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
+
+pub use image::{Entry, Image};
+pub use packages::require_packages;
+pub use product::{OPERATOR_IMAGE, PAUSE_IMAGE, PROBE_IMAGE, Product, image_of_probe, operator_image, pause_image, probe_binary, product};
+pub use tools::Tools;
+
+/// Where built things are kept between runs.
+#[derive(Debug, Clone)]
+pub struct Cache(PathBuf);
+
+impl Cache {
+    /// Opens the cache: `$AZURE_VNET_CACHE`, else `$XDG_CACHE_HOME`, else `~/.cache`, each with `azure-vnet-lab` below it.
+    ///
+    /// # Errors
+    /// If no home directory is known or the folder cannot be made.
+    pub fn open() -> Result<Self> {
+        let base = ["AZURE_VNET_CACHE", "XDG_CACHE_HOME"]
+            .iter()
+            .find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+            .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))
+            .context("no cache folder: set AZURE_VNET_CACHE")?;
+        let root = std::path::absolute(base)?.join("azure-vnet-lab");
+        fs::create_dir_all(&root).with_context(|| format!("cannot make the cache {}", root.display()))?;
+        Ok(Self(root))
+    }
+
+    /// The folder below the cache in which running labs keep their state.
+    #[must_use]
+    pub fn labs(&self) -> PathBuf {
+        self.0.join("labs")
+    }
+
+    /// A path below the cache.
+    #[must_use]
+    pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.0.join(below)
+    }
+
+    /// Holds the lock under which one build at a time runs, until the file is dropped.
+    fn lock(&self) -> Result<fs::File> {
+        let file = fs::File::create(self.0.join("build.lock"))?;
+        file.lock()?;
+        Ok(file)
+    }
+}
+
+/// The checkout this program was built from.
+#[must_use]
+pub fn checkout() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// Prints one line of progress to standard error.
+pub fn progress(line: &str) {
+    let _ = writeln!(std::io::stderr(), "  {line}");
+}
+
+/// Hashes named parts into sixteen hex digits; the names keep parts from running into each other.
+fn key(parts: &[(&str, &[u8])]) -> String {
+    let mut hash = Sha256::new();
+    for (name, content) in parts {
+        hash.update(format!("{name} {}\n", content.len()));
+        hash.update(content);
+    }
+    hex(&hash.finalize()).chars().take(16).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Replaces a file in one step, so that a reader sees the old or the new.
+fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let folder = path.parent().context("a file has a folder")?;
+    fs::create_dir_all(folder)?;
+    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    fs::write(&temporary, content).with_context(|| format!("cannot write {}", temporary.display()))?;
+    fs::rename(&temporary, path).with_context(|| format!("cannot replace {}", path.display()))?;
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! What has to come from the distribution: looked for by the file that is used, installed with apt-get when root.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::progress;
+
+/// The Debian package and one file of it that the lab uses.
+const NEEDED: &[(&str, &[&str])] = &[
+    ("containernetworking-plugins", &["/usr/lib/cni/bridge"]),
+    ("iptables", &["/usr/sbin/iptables-nft", "/sbin/iptables-nft"]),
+    ("nftables", &["/usr/sbin/nft", "/sbin/nft"]),
+    ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/bin/ip"]),
+    ("runc", &["/usr/sbin/runc", "/usr/bin/runc"]),
+    ("conntrack", &["/usr/sbin/conntrack"]),
+    ("ebtables", &["/usr/sbin/ebtables-nft", "/usr/sbin/ebtables"]),
+    ("busybox-static", &["/bin/busybox", "/usr/bin/busybox"]),
+    ("strace", &["/usr/bin/strace"]),
+    ("gcc", &["/usr/bin/cc", "/usr/bin/gcc"]),
+    ("libc6-dev", &["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a", "/usr/lib64/libc.a"]),
+];
+
+/// Makes sure that the Debian packages the lab uses are there: installs what is missing when run as root, else names it.
+///
+/// # Errors
+/// If something is missing and cannot be installed.
+pub fn require_packages() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("these Debian packages are missing: {list}\n  install them: sudo apt-get update && sudo apt-get install -y {list}");
+    }
+    progress(&format!("installing Debian packages: {list}"));
+    for arguments in [vec!["update", "-q"], [&["install", "-y", "-q", "--no-install-recommends"][..], &missing].concat()] {
+        let output =
+            Command::new("apt-get").args(&arguments).env("DEBIAN_FRONTEND", "noninteractive").output().context("cannot run apt-get")?;
+        if !output.status.success() {
+            bail!("apt-get {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    match self::missing().as_slice() {
+        [] => Ok(()),
+        still => bail!("still missing after apt-get install: {}", still.join(" ")),
+    }
+}
+
+fn missing() -> Vec<&'static str> {
+    NEEDED.iter().filter(|(_, files)| !files.iter().any(|file| Path::new(file).exists())).map(|(package, _)| *package).collect()
+}

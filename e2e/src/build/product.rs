@@ -1,0 +1,155 @@
+//! The project's own executables and the images made of them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Cache, Entry, Image, checkout, key, progress, replace};
+
+/// The sandbox image.
+pub const PAUSE_IMAGE: &str = "lab.test/pause:1";
+/// The image of the test tool.
+pub const PROBE_IMAGE: &str = "lab.test/probe:1";
+/// The operator's image: repository `lab.test/azure-vnet`, tag `lab`.
+pub const OPERATOR_IMAGE: &str = "lab.test/azure-vnet:lab";
+
+/// The product's executables in one folder.
+#[derive(Debug, Clone)]
+pub struct Product {
+    /// A folder with `azure-vnet`, `azure-vnet-ipam` and `azure-vnet-operator`.
+    pub bin: PathBuf,
+}
+
+/// Builds the plugins as they ship (static) and the operator in the profile `lab`, and gathers them in one folder.
+///
+/// # Errors
+/// If cargo fails.
+pub fn product(cache: &Cache) -> Result<Product> {
+    let _lock = cache.lock()?;
+    let host = host_triple();
+    let flags = "-C target-feature=+crt-static -C relocation-model=static";
+    let plugins =
+        cargo(&["--profile", "plugin", "-p", "azure-vnet-plugin", "--bins", "--target", &host], &[("RUSTFLAGS", flags)], "the plugins")?;
+    let operator = cargo(&["--profile", "lab", "-p", "azure-vnet-operator", "--bins"], &[], "the operator")?;
+    let bin = cache.path("product");
+    fs::create_dir_all(&bin)?;
+    for (folder, name) in [
+        (plugins.join(&host).join("plugin"), "azure-vnet"),
+        (plugins.join(&host).join("plugin"), "azure-vnet-ipam"),
+        (operator.join("lab"), "azure-vnet-operator"),
+    ] {
+        let target = bin.join(name);
+        let temporary = target.with_extension("tmp");
+        fs::copy(folder.join(name), &temporary).with_context(|| format!("cannot copy {}", folder.join(name).display()))?;
+        fs::rename(&temporary, &target)?;
+    }
+    Ok(Product { bin })
+}
+
+/// Makes the operator's image with the script that the released image is made by.
+///
+/// # Errors
+/// If the script fails.
+pub fn operator_image(cache: &Cache, product: &Product) -> Result<PathBuf> {
+    let _lock = cache.lock()?;
+    let root = cache.path("rootfs");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    let script = checkout().join("image/rootfs.sh");
+    let output = Command::new("bash").arg(&script).arg(&root).arg(&product.bin).output().context("cannot run bash")?;
+    if !output.status.success() {
+        bail!("{} failed:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    let image = Image::new(OPERATOR_IMAGE, &["/usr/bin/azure-vnet-operator"], &[]).tree(&root)?;
+    write(cache, "azure-vnet.tar", &image)
+}
+
+/// Makes the sandbox image.
+///
+/// # Errors
+/// If the test tool cannot be built.
+pub fn pause_image(cache: &Cache) -> Result<PathBuf> {
+    let image = Image::new(PAUSE_IMAGE, &["/pause", "sleep"], &[]).executable("/pause", &probe_binary(cache)?)?;
+    write(cache, "pause.tar", &image)
+}
+
+/// Makes the image of the test tool.
+///
+/// # Errors
+/// If the test tool cannot be built.
+pub fn image_of_probe(cache: &Cache) -> Result<PathBuf> {
+    let mut image = Image::new(PROBE_IMAGE, &["/probe"], &["sleep"]).executable("/probe", &probe_binary(cache)?)?;
+    for folder in ["tmp", "proc", "sys", "dev"] {
+        image.entries.insert(folder.to_owned(), Entry::Folder(0o755));
+    }
+    write(cache, "probe.tar", &image)
+}
+
+/// Builds the test tool: one static executable from one file of the standard library's Rust.
+///
+/// # Errors
+/// If rustc fails.
+pub fn probe_binary(cache: &Cache) -> Result<PathBuf> {
+    let source = checkout().join("e2e/src/bin/probe.rs");
+    let flags = ["--edition", "2024", "-C", "opt-level=s", "-C", "panic=abort", "-C", "strip=symbols", "-C", "target-feature=+crt-static"];
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let version = Command::new(&rustc).arg("-vV").output().context("cannot run rustc")?.stdout;
+    let key = key(&[("rustc", &version), ("flags", flags.join(" ").as_bytes()), ("probe.rs", &fs::read(&source)?)]);
+    let output = cache.path("tools").join(format!("probe-{key}")).join("probe");
+    if output.exists() {
+        return Ok(output);
+    }
+    let folder = output.parent().context("a file has a folder")?;
+    fs::create_dir_all(folder)?;
+    let unfinished = folder.join(format!("unfinished-{}", std::process::id()));
+    progress("building the test tool");
+    let result = Command::new(&rustc)
+        .args(flags)
+        .args(["--target", &host_triple(), "--crate-name", "probe", "-o"])
+        .arg(&unfinished)
+        .arg(&source)
+        .output()?;
+    if !result.status.success() {
+        bail!("rustc failed on {}:\n{}", source.display(), String::from_utf8_lossy(&result.stderr));
+    }
+    fs::rename(&unfinished, &output)?;
+    Ok(output)
+}
+
+fn write(cache: &Cache, file: &str, image: &Image) -> Result<PathBuf> {
+    let path = cache.path("images").join(file);
+    let tar = image.to_tar()?;
+    if fs::read(&path).ok().as_deref() != Some(tar.as_slice()) {
+        replace(&path, &tar)?;
+    }
+    Ok(path)
+}
+
+/// Runs `cargo build` and answers the target folder.
+fn cargo(arguments: &[&str], environment: &[(&str, &str)], what: &str) -> Result<PathBuf> {
+    progress(&format!("building {what}"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from);
+    let target = std::path::absolute(target)?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg("build").args(["--quiet", "--locked"]).args(arguments).current_dir(checkout()).env("CARGO_TARGET_DIR", &target);
+    // What cargo tells a program that it runs would make cargo build everything anew.
+    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| is_cargos_own(name)) {
+        cargo.env_remove(name);
+    }
+    let output = cargo.envs(environment.iter().copied()).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo build {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(target)
+}
+
+fn is_cargos_own(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn host_triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}

@@ -1,0 +1,70 @@
+//! The command line of `cargo xtask`.
+
+mod generate;
+mod lab;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, shows, tests and measures azure-vnet on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows the main job: pods on three real nodes get addresses of an emulated Azure VNET. Needs root.
+    Demo {
+        /// Leave the lab up afterwards (`cargo xtask lab down` ends it).
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Runs every check and test, and prints one summary. Kernel and end-to-end tests need root.
+    Test,
+    /// Brings up, drives and takes down a real Kubernetes of three nodes in an emulated Azure. Needs root.
+    Lab {
+        #[command(subcommand)]
+        command: lab::LabCommand,
+    },
+    /// Writes the generated files: CRDs, the chart's schema, manifests/.
+    Generate,
+    /// The lab's first process.
+    #[command(hide = true)]
+    LabInit(lab::InitArguments),
+    /// Switches a node of the lab on.
+    #[command(hide = true)]
+    LabNode(lab::NodeArguments),
+    /// A node's first process.
+    #[command(hide = true)]
+    LabNodeInit(lab::NodeArguments),
+}
+
+/// Parses the command line, does what it says, and maps the outcome to an exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo { keep } => crate::demo::run(keep),
+        Command::Test => crate::suite::run(),
+        Command::Lab { command } => lab::run(command),
+        Command::Generate => generate::run(),
+        Command::LabInit(arguments) => match lab::init(&arguments)? {},
+        Command::LabNode(arguments) => match lab::node(&arguments)? {},
+        Command::LabNodeInit(arguments) => match lab::node_init(&arguments)? {},
+    }
+}

@@ -1,0 +1,130 @@
+//! The control plane: etcd and the API server at once, the rest when it is ready.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::pki::Pki;
+use super::plan::{API_SERVER, SERVICES};
+use super::run::{run, start};
+
+/// Starts the control plane and waits until its API server is ready.
+///
+/// # Errors
+/// If a part cannot be started, ends early, or is not ready in time.
+pub fn start_control_plane(state: &Path) -> Result<Vec<Child>> {
+    let (bin, logs, pki) = (state.join("bin"), state.join("log"), Pki::at(&state.join("pki")));
+    let launch = |name: &str, arguments: &[String]| {
+        let mut command = Command::new(bin.join(name));
+        command.args(arguments).env("GOMAXPROCS", "2");
+        start(&mut command, &logs.join(name))
+    };
+    let mut children = vec![launch("etcd", &etcd())?, launch("kube-apiserver", &api_server(&pki))?];
+    await_ready(&bin, &pki, &mut children)?;
+    children.push(launch("kube-controller-manager", &controller_manager(&pki))?);
+    children.push(launch("kube-scheduler", &scheduler(&pki))?);
+    Ok(children)
+}
+
+fn await_ready(bin: &Path, pki: &Pki, children: &mut [Child]) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let kubectl = bin.join("kubectl").to_string_lossy().into_owned();
+    let kubeconfig = format!("--kubeconfig={}", pki.file("admin.kubeconfig").display());
+    loop {
+        match run(&kubectl, &[&kubeconfig, "get", "--raw", "/readyz", "--request-timeout=2s"]) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => bail!("the API server is not ready after 60 s: {error:#}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+        for child in children.iter_mut() {
+            if let Some(status) = child.try_wait()? {
+                bail!("a part of the control plane ended early ({status}); see the lab's log folder");
+            }
+        }
+    }
+}
+
+fn flags(pairs: &[(&str, String)]) -> Vec<String> {
+    pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
+}
+
+fn etcd() -> Vec<String> {
+    let (client, peer) = ("http://127.0.0.1:2379".to_owned(), "http://127.0.0.1:2380".to_owned());
+    let mut flags = flags(&[
+        ("name", "lab".into()),
+        ("data-dir", "/run/etcd".into()),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer.clone()),
+        ("initial-cluster", format!("lab={peer}")),
+    ]);
+    flags.push("--unsafe-no-fsync".into());
+    flags
+}
+
+fn api_server(pki: &Pki) -> Vec<String> {
+    let file = |name: &str| pki.file(name).to_string_lossy().into_owned();
+    flags(&[
+        ("etcd-servers", "http://127.0.0.1:2379".into()),
+        ("advertise-address", API_SERVER.into()),
+        ("bind-address", "0.0.0.0".into()),
+        ("secure-port", "6443".into()),
+        ("tls-cert-file", file("apiserver.crt")),
+        ("tls-private-key-file", file("apiserver.key")),
+        ("client-ca-file", file("ca.crt")),
+        ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".into()),
+        ("service-account-key-file", file("sa.pub")),
+        ("service-account-signing-key-file", file("sa.key")),
+        ("service-cluster-ip-range", SERVICES.into()),
+        ("authorization-mode", "Node,RBAC".into()),
+        ("enable-admission-plugins", "NodeRestriction".into()),
+        ("allow-privileged", "true".into()),
+        ("kubelet-client-certificate", file("kubelet-client.crt")),
+        ("kubelet-client-key", file("kubelet-client.key")),
+        ("kubelet-preferred-address-types", "InternalIP".into()),
+        ("requestheader-client-ca-file", file("ca.crt")),
+        ("requestheader-allowed-names", "front-proxy-client".into()),
+        ("requestheader-extra-headers-prefix", "X-Remote-Extra-".into()),
+        ("requestheader-group-headers", "X-Remote-Group".into()),
+        ("requestheader-username-headers", "X-Remote-User".into()),
+        ("proxy-client-cert-file", file("front-proxy.crt")),
+        ("proxy-client-key-file", file("front-proxy.key")),
+        ("profiling", "false".into()),
+    ])
+}
+
+fn as_client(pki: &Pki, name: &str) -> Vec<String> {
+    let kubeconfig = pki.file(&format!("{name}.kubeconfig")).to_string_lossy().into_owned();
+    flags(&[
+        ("kubeconfig", kubeconfig.clone()),
+        ("authentication-kubeconfig", kubeconfig.clone()),
+        ("authorization-kubeconfig", kubeconfig),
+        ("leader-elect", "false".into()),
+        ("kube-api-qps", "500".into()),
+        ("kube-api-burst", "1000".into()),
+        ("bind-address", "127.0.0.1".into()),
+        ("profiling", "false".into()),
+    ])
+}
+
+fn controller_manager(pki: &Pki) -> Vec<String> {
+    let file = |name: &str| pki.file(name).to_string_lossy().into_owned();
+    let own = flags(&[
+        ("root-ca-file", file("ca.crt")),
+        ("service-account-private-key-file", file("sa.key")),
+        ("use-service-account-credentials", "true".into()),
+        ("cluster-signing-cert-file", file("ca.crt")),
+        ("cluster-signing-key-file", file("ca.key")),
+        ("allocate-node-cidrs", "false".into()),
+        ("node-monitor-period", "1s".into()),
+        ("node-monitor-grace-period", "20s".into()),
+    ]);
+    [as_client(pki, "kcm"), own].concat()
+}
+
+fn scheduler(pki: &Pki) -> Vec<String> {
+    as_client(pki, "scheduler")
+}

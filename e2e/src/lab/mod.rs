@@ -1,0 +1,313 @@
+//! A real Kubernetes of three nodes on one machine, in an emulated Azure, and how to drive it.
+//!
+//! A lab is a tree of processes below one, in namespaces of their own: when that one dies, nothing is left but a folder and empty cgroups,
+//! which the next lab sweeps. The driver talks to it by entering those namespaces.
+
+mod cgroup;
+mod control;
+mod fabric;
+mod init;
+mod node;
+mod node_config;
+mod node_init;
+mod node_up;
+mod options;
+mod pki;
+pub mod plan;
+mod run;
+mod state;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+pub use init::lab_init;
+pub use node::Node;
+pub use node_init::node_init;
+pub use node_up::node_up;
+pub use options::{Cni, LabOptions};
+
+use crate::azure::AdminClient;
+use crate::build::{Cache, Product, Tools, image_of_probe, operator_image, pause_image, probe_binary, product, progress, require_packages};
+use pki::Pki;
+use plan::Machine;
+use state::State;
+
+/// A running lab; dropping it takes it down, unless it is detached.
+#[derive(Debug)]
+pub struct Lab {
+    state: State,
+    options: LabOptions,
+    machines: Vec<Machine>,
+    /// Processes that this one started: the lab's outermost, and one for each start of a node.
+    children: Mutex<Vec<Child>>,
+    is_down: bool,
+}
+
+impl Lab {
+    /// Builds what is missing and brings up a lab: control plane, nodes registered, images imported.
+    ///
+    /// # Errors
+    /// If something cannot be built or started; nothing is left then.
+    pub fn up(options: &LabOptions) -> Result<Self> {
+        require_packages()?;
+        let cache = Cache::open()?;
+        let tools = Tools::ensure(&cache)?;
+        let product = product(&cache)?;
+        let images = [pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
+        state::sweep(&cache)?;
+        let state = State::create(&cache)?;
+        gather(&cache, &state, &tools, &product, &images)?;
+        let lab = Self { state, options: *options, machines: plan::machines(), children: Mutex::default(), is_down: false };
+        lab.start()?;
+        Ok(lab)
+    }
+
+    /// The detached lab that is up, if there is one.
+    ///
+    /// # Errors
+    /// If the cache cannot be read.
+    pub fn find() -> Result<Option<Self>> {
+        let found = state::running(&Cache::open()?)?;
+        let options = LabOptions { detached: true, ..LabOptions::default() };
+        Ok(found.map(|state| Self { state, options, machines: plan::machines(), children: Mutex::default(), is_down: false }))
+    }
+
+    /// Takes the lab down and makes sure that nothing of it is left.
+    ///
+    /// # Errors
+    /// Names what is left.
+    pub fn down(mut self) -> Result<()> {
+        self.take_down()
+    }
+
+    /// The nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Node> {
+        self.machines.iter().map(|machine| Node::new(&self.state, machine)).collect()
+    }
+
+    /// A node by name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<Node> {
+        self.nodes().into_iter().find(|node| node.name() == name)
+    }
+
+    /// Powers a node off and on again: `/run` and its network are gone, `/var` and `/etc` are as they were, the boot id is another.
+    ///
+    /// # Errors
+    /// If it cannot be stopped or started.
+    pub fn reboot(&self, name: &str) -> Result<()> {
+        let node = self.node(name).with_context(|| format!("no node is called {name}"))?;
+        node.power_off()?;
+        for folder in self.state.cgroups()? {
+            cgroup::remove(&folder.join(name))?;
+        }
+        self.inside().args(["ip", "netns", "del", name]).output()?;
+        self.start_node(name)
+    }
+
+    /// Runs `kubectl` and returns what it printed.
+    ///
+    /// # Errors
+    /// If it fails; the error holds what it said.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        run::finish(self.client("kubectl").args(arguments))
+    }
+
+    /// Runs `helm` and returns what it printed.
+    ///
+    /// # Errors
+    /// If it fails; the error holds what it said.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        run::finish(self.client("helm").args(arguments))
+    }
+
+    /// A command that reaches the API server: `kubectl` or `helm` in the fabric's network.
+    #[must_use]
+    pub fn client(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg("-t").arg(self.state.init_pid().to_string()).args(["-n", "--"]).arg(self.state.path("bin").join(program));
+        let own = self.state.path("home");
+        command.env("KUBECONFIG", self.state.path("pki/admin.kubeconfig")).env("HOME", own);
+        command
+    }
+
+    /// The emulated Azure's admin API.
+    #[must_use]
+    pub fn azure(&self) -> AdminClient {
+        AdminClient::unix(self.state.path("admin.sock"))
+    }
+
+    /// The certificate that Azure's emulated endpoints are signed by.
+    #[must_use]
+    pub fn azure_ca_file(&self) -> PathBuf {
+        self.state.path("azure-ca.crt")
+    }
+
+    /// Writes a file that `kubectl` or `helm` is to read.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.state.path("home").join(name);
+        run::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// The lab's folder, with the logs of its parts.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.state.folder()
+    }
+
+    fn start(&self) -> Result<()> {
+        let begun = Instant::now();
+        let names: Vec<&str> = self.machines.iter().map(|machine| machine.name.as_str()).collect();
+        Pki::at(&self.state.path("pki")).issue(&names)?;
+        self.start_init()?;
+        self.await_file("azure-ca.crt", Duration::from_secs(30))?;
+        for name in &names {
+            self.start_node(name)?;
+        }
+        self.await_file("ready", Duration::from_secs(90))?;
+        progress(&format!("control plane ready after {:.1} s", begun.elapsed().as_secs_f64()));
+        self.await_nodes(names.len())?;
+        progress(&format!("{} nodes registered after {:.1} s", names.len(), begun.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    /// The lab's outermost process dies with this one, and all below with it; a detached one goes on.
+    fn start_init(&self) -> Result<()> {
+        let (program, arguments): (&str, &[&str]) =
+            if self.options.detached { ("setsid", &[]) } else { ("setpriv", &["--pdeathsig", "KILL"]) };
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command.args([
+            "unshare",
+            "--mount",
+            "--net",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--kill-child=SIGKILL",
+            "--propagation",
+            "private",
+        ]);
+        command.arg(state::xtask()?).arg("lab-init").arg(self.state.folder());
+        self.adopt(run::start(&mut command, &self.state.path("log/init"))?);
+        let outermost = self.last_child_pid()?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(init) = state::only_child(outermost) {
+                return self.state.record_init(init);
+            }
+            if Instant::now() >= deadline {
+                bail!("the lab's first process did not start: {}", self.log("init"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn start_node(&self, name: &str) -> Result<()> {
+        std::fs::create_dir_all(self.state.path("nodes").join(name))?;
+        let mut command = self.inside();
+        command.arg(state::xtask()?).arg("lab-node").arg(self.state.folder()).arg(name).arg(self.options.cni.name());
+        command.process_group(0);
+        self.adopt(run::start(&mut command, &self.state.path("log").join(name))?);
+        Ok(())
+    }
+
+    /// A command in all of the lab's outer namespaces.
+    fn inside(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg("-t").arg(self.state.init_pid().to_string()).args(["-m", "-n", "-u", "-i", "-p", "--"]).stdin(Stdio::null());
+        command
+    }
+
+    fn await_file(&self, name: &str, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while !self.state.path(name).exists() {
+            if let Ok(why) = std::fs::read_to_string(self.state.path("failed")) {
+                bail!("the lab did not start: {why}");
+            }
+            if Instant::now() >= deadline {
+                bail!("the lab has no {name} after {} s: {}", patience.as_secs(), self.log("init"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn await_nodes(&self, count: usize) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let seen = self.kubectl(&["get", "nodes", "-o", "name"])?.lines().count();
+            if seen == count {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "{seen} of {count} nodes registered; {}",
+                    self.machines.iter().map(|machine| self.log(&machine.name)).collect::<String>()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.state.path("log").join(name)).unwrap_or_default()
+    }
+
+    fn adopt(&self, child: Child) {
+        self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(child);
+    }
+
+    fn last_child_pid(&self) -> Result<u32> {
+        let children = self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        children.last().map(Child::id).context("nothing was started")
+    }
+
+    fn take_down(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_down, true) {
+            return Ok(());
+        }
+        self.state.end()?;
+        for child in self.children.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.state.clean()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.options.detached {
+            let _ = self.take_down();
+        }
+    }
+}
+
+/// Puts what the lab runs into its folder, as links to the cache.
+fn gather(cache: &Cache, state: &State, tools: &Tools, _: &Product, images: &[PathBuf]) -> Result<()> {
+    let bin = state.path("bin");
+    for (name, path) in &tools.executables {
+        state::link(path, &bin.join(name))?;
+    }
+    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"] {
+        std::os::unix::fs::symlink("kubernetes", bin.join(name))?;
+    }
+    state::link(&probe_binary(cache)?, &bin.join("probe"))?;
+    for image in images {
+        let name = image.file_name().context("an image is a file")?;
+        state::link(image, &state.path("images").join(name))?;
+    }
+    Ok(())
+}

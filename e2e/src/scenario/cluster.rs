@@ -1,0 +1,136 @@
+//! A running lab as a user sees it: `kubectl`, `helm`, pods, and Azure's own view.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::Value;
+
+use crate::azure::AdminClient;
+use crate::lab::Lab;
+
+/// A running lab and the few ways to talk to it.
+pub struct Cluster<'a> {
+    /// The lab.
+    pub lab: &'a Lab,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// A pod as the API server shows it.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its node.
+    pub node: String,
+    /// `status.podIP`.
+    pub address: Ipv4Addr,
+}
+
+/// What a server of the lab's test tool said of itself and of its peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The server's node or host.
+    pub node: String,
+    /// The server's own address.
+    pub own: String,
+    /// The peer's address as the server saw it.
+    pub seen: String,
+}
+
+impl<'a> Cluster<'a> {
+    /// Talks to `lab`.
+    ///
+    /// # Errors
+    /// If no runtime for the emulator's client can be made.
+    pub fn new(lab: &'a Lab) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { lab, runtime })
+    }
+
+    /// Runs `kubectl` and returns what it printed.
+    ///
+    /// # Errors
+    /// If it fails; the error holds what it said.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.lab.kubectl(arguments)
+    }
+
+    /// Runs `kubectl … -o json`.
+    ///
+    /// # Errors
+    /// If it fails or prints no JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("kubectl {} printed no JSON", arguments.join(" ")))
+    }
+
+    /// Applies a manifest, server side.
+    ///
+    /// # Errors
+    /// If the API server refuses it; the error holds its words.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let file = self.lab.write_file("manifest.yaml", manifest)?;
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()])
+    }
+
+    /// The running pods that a label selects, by name.
+    ///
+    /// # Errors
+    /// If `kubectl` fails.
+    pub fn pods(&self, selector: &str) -> Result<Vec<Pod>> {
+        let list = self.json(&["get", "pods", "-l", selector])?;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let mut pods: Vec<Pod> = items.iter().filter_map(running).collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(pods)
+    }
+
+    /// Asks each target (`host:port`) from inside a pod.
+    ///
+    /// # Errors
+    /// If the pod cannot be entered.
+    pub fn ask(&self, pod: &str, targets: &[String]) -> Result<Vec<Result<Answer, String>>> {
+        let mut arguments = vec!["exec", pod, "--", "/probe", "get"];
+        arguments.extend(targets.iter().map(String::as_str));
+        let text = self.kubectl(&arguments).or_else(|error| partial_output(&error))?;
+        let answers: Vec<_> = text.lines().filter(|line| !line.is_empty()).map(parse_answer).collect();
+        if answers.len() != targets.len() {
+            return Err(anyhow!("{pod} was asked for {} targets and answered:\n{text}", targets.len()));
+        }
+        Ok(answers)
+    }
+
+    /// Runs a question to the emulated Azure to its end.
+    ///
+    /// # Errors
+    /// As the question.
+    pub fn azure<T, F: Future<Output = Result<T>>>(&self, question: impl FnOnce(AdminClient) -> F) -> Result<T> {
+        self.runtime.block_on(question(self.lab.azure()))
+    }
+}
+
+fn running(pod: &Value) -> Option<Pod> {
+    let status = &pod["status"];
+    let ready = status["conditions"].as_array()?.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    let gone = pod["metadata"]["deletionTimestamp"].is_string();
+    let address = status["podIP"].as_str()?.parse().ok()?;
+    let name = pod["metadata"]["name"].as_str()?.to_owned();
+    let node = pod["spec"]["nodeName"].as_str()?.to_owned();
+    (ready && !gone).then_some(Pod { name, node, address })
+}
+
+/// The tool prints a line for every target and then fails if one did not answer: those lines are the result.
+fn partial_output(error: &anyhow::Error) -> Result<String> {
+    let text = format!("{error:#}");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("- ") || line.split(' ').count() == 3).collect();
+    if lines.is_empty() { Err(anyhow!("{text}")) } else { Ok(lines.join("\n")) }
+}
+
+fn parse_answer(line: &str) -> Result<Answer, String> {
+    match line.split(' ').collect::<Vec<_>>()[..] {
+        ["-", ..] => Err(line.trim_start_matches("- ").to_owned()),
+        [node, own, seen] => Ok(Answer { node: node.into(), own: own.into(), seen: seen.into() }),
+        _ => Err(line.to_owned()),
+    }
+}

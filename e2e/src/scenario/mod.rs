@@ -1,0 +1,43 @@
+//! What a user does with the product, step by step, on a running lab. The demo prints these steps; the end-to-end tests assert them.
+//!
+//! A step drives the cluster only as a user can: `kubectl`, `helm`, and programs in pods. What Azure thinks is read from the emulator.
+
+mod burst;
+mod checker;
+mod cluster;
+mod install;
+mod reach;
+mod survive;
+mod wrong;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+pub use burst::{Burst, Handshake, burst, give_back};
+pub use checker::Checker;
+pub use cluster::{Cluster, Pod};
+pub use install::{CONFIG, configure, install, not_ready_reasons, wait_ready};
+pub use reach::{HOST_PORT, INTERNET, Matrix, PEER, reach, start_pods};
+pub use survive::{reboot, start_and_stop_without_daemons};
+pub use wrong::wrong_configs;
+
+/// Waits until `observe` yields a value, or fails with what it last saw.
+///
+/// # Errors
+/// If the deadline passes first, or `observe` itself fails for good.
+pub fn wait_for<T>(what: &str, deadline: Duration, mut observe: impl FnMut() -> Result<Result<T, String>>) -> Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        match observe()? {
+            Ok(value) => return Ok(value),
+            Err(seen) if Instant::now() >= end => bail!("waited {} s for {what}; last seen: {seen}", deadline.as_secs()),
+            Err(_) => poll_pause(),
+        }
+    }
+}
+
+/// The pause between two looks at a condition.
+fn poll_pause() {
+    std::thread::sleep(Duration::from_millis(250));
+}

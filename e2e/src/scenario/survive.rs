@@ -1,0 +1,86 @@
+//! What goes on when parts of the product are gone, and after a reboot.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use azure_vnet_plugin::store::Store;
+use azure_vnet_plugin_core::lease::Entry;
+
+use super::{Cluster, wait_for};
+use crate::build::PROBE_IMAGE;
+use crate::lab::Node;
+
+/// Takes the controller and all agents away; a pod still starts and another stops; then brings them back.
+///
+/// # Errors
+/// If a pod does not start or stop, or the parts do not come back.
+pub fn start_and_stop_without_daemons(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["-n", "kube-system", "scale", "deployment", "azure-vnet-controller", "--replicas=0"])?;
+    select_agents(cluster, r#"{"azure-vnet.dev/no-such-node":"true"}"#)?;
+    wait_for("controller and agents to be gone", Duration::from_secs(60), || {
+        let pods = cluster.json(&["-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=azure-vnet"])?;
+        let left = pods["items"].as_array().map_or(0, Vec::len);
+        Ok(if left == 0 { Ok(()) } else { Err(format!("{left} pods left")) })
+    })?;
+    let stops = cluster.pods("app=web")?.into_iter().next().context("a pod to stop")?;
+    cluster.apply(&lone_pod("orphan"))?;
+    wait_for("a pod to start with all daemons gone", Duration::from_secs(60), || {
+        Ok(if cluster.pods("app=orphan")?.len() == 1 { Ok(()) } else { Err("not ready".into()) })
+    })?;
+    cluster.kubectl(&["delete", "pod", &stops.name, "--wait=true", "--timeout=60s"])?;
+    cluster.kubectl(&["delete", "pod", "orphan", "--wait=true", "--timeout=60s"])?;
+    select_agents(cluster, "null")?;
+    cluster.kubectl(&["-n", "kube-system", "scale", "deployment", "azure-vnet-controller", "--replicas=2"])?;
+    cluster.kubectl(&["-n", "kube-system", "rollout", "status", "daemonset/azure-vnet-agent", "--timeout=90s"])?;
+    cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/azure-vnet-controller", "--timeout=90s"])?;
+    Ok(())
+}
+
+fn select_agents(cluster: &Cluster, selector: &str) -> Result<String> {
+    let patch = format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{selector}}}}}}}}}"#);
+    cluster.kubectl(&["-n", "kube-system", "patch", "daemonset", "azure-vnet-agent", "--type=merge", "-p", &patch])
+}
+
+fn lone_pod(name: &str) -> String {
+    format!(
+        "\
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {{name: probe, image: {PROBE_IMAGE}, command: [/probe, sleep]}}
+"
+    )
+}
+
+/// Reboots a node and waits until its pods run again; no lease of the former boot may be left.
+///
+/// # Errors
+/// If the pods do not come back, or a former lease is still there.
+pub fn reboot(cluster: &Cluster, node: &Node, deadline: Duration) -> Result<()> {
+    let pods_there = || -> Result<usize> { Ok(cluster.pods("app=web")?.iter().filter(|pod| pod.node == node.name()).count()) };
+    let (expected, former) = (pods_there()?, lease_keys(node)?);
+    ensure!(expected > 0 && !former.is_empty(), "the node has pods with leases before its reboot");
+    cluster.lab.reboot(node.name())?;
+    wait_for("the rebooted node's pods", deadline, || {
+        let now = lease_keys(node).unwrap_or_default();
+        let ready = pods_there()?;
+        let back = ready >= expected && !now.is_empty() && now.is_disjoint(&former);
+        Ok(if back { Ok(()) } else { Err(format!("{ready} of {expected} ready, {} leases", now.len())) })
+    })
+}
+
+/// Container and address of every lease in a node's store.
+fn lease_keys(node: &Node) -> Result<BTreeSet<String>> {
+    let folder = node.host_path("/run/azure-vnet").context("the node is off")?;
+    let boot_id = node.host_path("/proc/sys/kernel/random/boot_id").context("the node is off")?;
+    let boot = std::fs::read_to_string(boot_id)?.parse().map_err(|_| anyhow::anyhow!("the node's boot id cannot be read"))?;
+    let entries = Store::at(&folder, boot).list()?;
+    Ok(entries
+        .into_iter()
+        .filter_map(|(_, entry)| if let Entry::Leased(lease) = entry { Some(lease.attachment.to_string()) } else { None })
+        .collect())
+}

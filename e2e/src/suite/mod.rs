@@ -1,0 +1,94 @@
+//! `cargo xtask test`: every check in order, each with its own line, and one summary at the end.
+//!
+//! It decides nothing about what a test means: it runs the ordinary tools and adds up what they print.
+
+mod tally;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::{checkout, progress, require_packages};
+pub use tally::Tally;
+
+/// One step: what it is called, and what is run in the checkout.
+struct Step {
+    name: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+}
+
+/// In the order that shows the cheapest mistake first. Labs share two cores and the machine's inotify instances, so their tests run one at a time.
+const STEPS: &[Step] = &[
+    Step { name: "format", program: "cargo", arguments: &["fmt", "--all", "--check"] },
+    Step { name: "lints", program: "cargo", arguments: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"] },
+    Step { name: "unit, property and kernel tests", program: "cargo", arguments: &["test", "--workspace", "--exclude", "azure-vnet-e2e"] },
+    Step {
+        name: "emulated Azure, chart, end to end",
+        program: "cargo",
+        arguments: &["test", "--package", "azure-vnet-e2e", "--", "--test-threads=1"],
+    },
+];
+
+/// Runs everything, prints the summary, and fails if anything did.
+///
+/// # Errors
+/// If a step fails or cannot be started.
+pub fn run() -> Result<()> {
+    require_packages()?;
+    let mut outcomes = Vec::new();
+    for step in STEPS {
+        progress(step.name);
+        outcomes.push(run_step(step)?);
+    }
+    summarize(&outcomes)
+}
+
+struct Outcome {
+    name: &'static str,
+    tally: Tally,
+    succeeded: bool,
+    took: Duration,
+}
+
+fn run_step(step: &Step) -> Result<Outcome> {
+    let begun = Instant::now();
+    let (tally, succeeded) = follow(step, &checkout())?;
+    Ok(Outcome { name: step.name, tally, succeeded, took: begun.elapsed() })
+}
+
+/// Runs one step, passing its output on line by line while counting what the test harness says.
+fn follow(step: &Step, folder: &Path) -> Result<(Tally, bool)> {
+    let mut command = Command::new(step.program);
+    command.args(step.arguments).current_dir(folder).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", step.program))?;
+    let output = child.stdout.take().context("a child with a piped output has one")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        tally.count(&line);
+        writeln!(std::io::stdout(), "{line}")?;
+    }
+    Ok((tally, child.wait()?.success()))
+}
+
+/// The last line is the plain one that test reports are recognised by; a failed step that runs no tests counts as one failure.
+fn summarize(outcomes: &[Outcome]) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "\nsummary")?;
+    let mut total = Tally::default();
+    for Outcome { name, tally, succeeded, took } in outcomes {
+        let verdict = if *succeeded { "ok" } else { "FAILED" };
+        writeln!(out, "  {verdict:<6} {name:<36} {:>5} passed {:>3} failed {:>6.1} s", tally.passed, tally.failed, took.as_secs_f64())?;
+        total.passed += tally.passed + u64::from(*succeeded && tally.is_empty());
+        total.failed += tally.failed + u64::from(!*succeeded && tally.failed == 0);
+    }
+    writeln!(out, "\n{} passed, {} failed", total.passed, total.failed)?;
+    if total.failed > 0 {
+        bail!("{} checks failed; their output stands above", total.failed);
+    }
+    Ok(())
+}
