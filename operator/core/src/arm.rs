@@ -39,24 +39,29 @@ impl FromStr for ResourceId {
 
 impl ResourceId {
     /// The id as Azure wrote it.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
     /// The id in one casing, for keys of maps.
+    #[must_use]
     pub fn key(&self) -> String {
         self.0.to_ascii_lowercase()
     }
     /// The segment after `name`, as in `segment("virtualNetworks")`.
+    #[must_use]
     pub fn segment(&self, name: &str) -> Option<&str> {
         let mut parts = self.0.split('/');
         parts.by_ref().find(|part| part.eq_ignore_ascii_case(name))?;
         parts.next()
     }
     /// The last segment: the resource's own name.
+    #[must_use]
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
     /// The id without its last two segments (type and name), as a subnet's network.
+    #[must_use]
     pub fn parent(&self) -> Option<Self> {
         let (rest, _) = self.0.rsplit_once('/')?;
         let (rest, _) = rest.rsplit_once('/')?;
@@ -126,6 +131,7 @@ pub enum Read {
 
 impl Read {
     /// Path and query of the request.
+    #[must_use]
     pub fn path(&self) -> String {
         match self {
             Self::Nic(id) | Self::Network(id) => format!("{id}?api-version={NETWORK_API}"),
@@ -135,6 +141,7 @@ impl Read {
         }
     }
     /// The resource asked for.
+    #[must_use]
     pub fn subject(&self) -> &ResourceId {
         match self {
             Self::Nic(id)
@@ -147,6 +154,7 @@ impl Read {
         }
     }
     /// The budget it draws on.
+    #[must_use]
     pub fn budget(&self) -> Budget {
         match self {
             Self::Nic(_) | Self::InstanceNics(_) | Self::Network(_) | Self::Usages(_) => Budget::NetworkRead,
@@ -154,6 +162,7 @@ impl Read {
         }
     }
     /// Short name for metrics and logs.
+    #[must_use]
     pub fn op(&self) -> &'static str {
         match self {
             Self::Nic(_) => "get_nic",
@@ -192,6 +201,7 @@ pub enum Write {
 
 impl Write {
     /// Path and query of the request.
+    #[must_use]
     pub fn path(&self) -> String {
         match self {
             Self::Nic { id, .. } => format!("{id}?api-version={NETWORK_API}"),
@@ -199,24 +209,28 @@ impl Write {
         }
     }
     /// The resource written.
+    #[must_use]
     pub fn subject(&self) -> &ResourceId {
         match self {
             Self::Nic { id, .. } | Self::Instance { id, .. } => id,
         }
     }
     /// Value of `If-Match`.
+    #[must_use]
     pub fn etag(&self) -> Option<&str> {
         match self {
             Self::Nic { etag, .. } | Self::Instance { etag, .. } => etag.as_deref(),
         }
     }
     /// What is sent.
+    #[must_use]
     pub fn body(&self) -> &Value {
         match self {
             Self::Nic { body, .. } | Self::Instance { body, .. } => body,
         }
     }
     /// The budget it draws on.
+    #[must_use]
     pub fn budget(&self) -> Budget {
         match self {
             Self::Nic { .. } => Budget::NetworkWrite,
@@ -224,6 +238,7 @@ impl Write {
         }
     }
     /// Short name for metrics and logs.
+    #[must_use]
     pub fn op(&self) -> &'static str {
         match self {
             Self::Nic { .. } => "put_nic",
@@ -324,17 +339,12 @@ impl std::error::Error for Error {}
 
 impl Error {
     /// A request that was not sent because its time or its sender's leadership ended.
+    #[must_use]
     pub fn not_sent(why: &str) -> Self {
-        Self {
-            class: Class::NotSent,
-            trace: Trace::None,
-            status: None,
-            code: "NotSent".into(),
-            message: why.into(),
-            request_id: None,
-        }
+        Self { class: Class::NotSent, trace: Trace::None, status: None, code: "NotSent".into(), message: why.into(), request_id: None }
     }
     /// A gate of ours is closed until Azure accepts requests of this class again.
+    #[must_use]
     pub fn gated(retry_after: Duration) -> Self {
         Self {
             class: Class::Throttled { retry_after: Some(retry_after) },
@@ -346,14 +356,17 @@ impl Error {
         }
     }
     /// The connection failed, timed out or answered nonsense.
+    #[must_use]
     pub fn transport(trace: Trace, message: String) -> Self {
         Self { class: Class::Unavailable, trace, status: None, code: "Unreachable".into(), message, request_id: None }
     }
     /// No token could be had.
+    #[must_use]
     pub fn credentials(message: String) -> Self {
         Self { class: Class::Unauthenticated, trace: Trace::None, status: None, code: "NoToken".into(), message, request_id: None }
     }
     /// Reads an answer that is not a success.
+    #[must_use]
     pub fn from_answer(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let envelope = Envelope::parse(body);
         let class = class_of_answer(status, retry_after, &envelope);
@@ -371,6 +384,7 @@ impl Error {
         self
     }
     /// A time that Azure asked to wait.
+    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.class {
             Class::Throttled { retry_after } | Class::Busy { retry_after } => *retry_after,
@@ -388,6 +402,7 @@ impl Error {
         }
     }
     /// A reason for a condition: one word.
+    #[must_use]
     pub fn reason(&self) -> &'static str {
         match &self.class {
             Class::Throttled { .. } => "Throttled",
@@ -405,6 +420,7 @@ impl Error {
         }
     }
     /// What to do about it, in the imperative.
+    #[must_use]
     pub fn remedy(&self) -> String {
         match &self.class {
             Class::Throttled { .. } => "Nothing: it is retried when Azure allows. If it lasts, find who else uses the subscription's budget, or raise arm.reservePercent's complement.".into(),
@@ -544,7 +560,9 @@ fn is_subnet_full(error: &Envelope) -> bool {
 }
 
 fn is_superseded(error: &Envelope) -> bool {
-    error.has("OperationPreempted") || error.has("CanceledAndSupersededDueToAnotherOperation") || error.says("preempted by a more recent operation")
+    error.has("OperationPreempted")
+        || error.has("CanceledAndSupersededDueToAnotherOperation")
+        || error.says("preempted by a more recent operation")
 }
 
 /// The wait that only the message names: "try again after '6' seconds", "can be retried in 12 seconds".
@@ -566,7 +584,9 @@ mod tests {
         let two: ResourceId = "/subscriptions/a/resourcegroups/mc_lab/providers/microsoft.network/networkinterfaces/N".parse().unwrap();
         assert_eq!(one, two);
         assert_eq!(one.segment("RESOURCEGROUPS"), Some("MC_lab"));
-        for bad in ["", "/x/y", "/subscriptions/a/../b", "/subscriptions/a?x=y", "/subscriptions//b", "/subscriptions/a b", "/subscriptions/a#"] {
+        for bad in
+            ["", "/x/y", "/subscriptions/a/../b", "/subscriptions/a?x=y", "/subscriptions//b", "/subscriptions/a b", "/subscriptions/a#"]
+        {
             assert!(bad.parse::<ResourceId>().is_err(), "{bad}");
         }
     }
@@ -640,7 +660,11 @@ mod tests {
     fn a_missing_role_is_named() {
         let body = br#"{"error":{"code":"AuthorizationFailed","message":"The client 'c' with object id 'o' does not have authorization to perform action 'Microsoft.Network/networkInterfaces/write' over scope '/subscriptions/s/resourceGroups/g' or the scope is invalid."}}"#;
         let error = Error::from_answer(403, None, body);
-        assert!(error.remedy().contains("Microsoft.Network/networkInterfaces/write on /subscriptions/s/resourceGroups/g"), "{}", error.remedy());
+        assert!(
+            error.remedy().contains("Microsoft.Network/networkInterfaces/write on /subscriptions/s/resourceGroups/g"),
+            "{}",
+            error.remedy()
+        );
         let linked = br#"{"error":{"code":"LinkedAuthorizationFailed","message":"The client has permission to perform action 'Microsoft.Network/networkInterfaces/write' on scope 'x'; however, it does not have permission to perform action(s) 'Microsoft.Network/virtualNetworks/subnets/join/action' on the linked scope(s) '/subscriptions/s/y'"}}"#;
         assert!(Error::from_answer(403, None, linked).remedy().contains("subnets/join/action on /subscriptions/s/y"));
         assert_eq!(Error::from_answer(403, None, br#"{"error":{"code":"DenyAssignmentAuthorizationFailed"}}"#).class, Class::Locked);

@@ -2,7 +2,11 @@
 pub mod adoption;
 pub mod arm;
 pub mod conflist;
+pub mod decide;
 pub mod demand;
 pub mod nic;
+pub mod policy;
+pub mod provider;
 pub mod rules;
+pub mod size;
 pub mod sysctl;

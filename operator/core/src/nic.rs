@@ -64,6 +64,7 @@ impl View {
         })
     }
     /// The address in a slot.
+    #[must_use]
     pub fn address(&self, slot: u8) -> Option<Ipv4Addr> {
         match self.slots.get(&slot)? {
             Slot::Attached(address) => Some(*address),
@@ -71,6 +72,7 @@ impl View {
         }
     }
     /// How many IP configurations of ours fit beside the others.
+    #[must_use]
     pub fn room(&self) -> u16 {
         LIMIT.saturating_sub(self.foreign).min(255)
     }
@@ -148,7 +150,8 @@ impl Nic {
         let missing = |field| ShapeError { subject: subject.clone(), field };
         let id: ResourceId = subject.parse().map_err(|_| missing("id"))?;
         let location = text(&model.body, "/location").ok_or_else(|| missing("location"))?;
-        let profile = model.body.pointer("/properties/networkProfileConfiguration").ok_or_else(|| missing("networkProfileConfiguration"))?.clone();
+        let profile =
+            model.body.pointer("/properties/networkProfileConfiguration").ok_or_else(|| missing("networkProfileConfiguration"))?.clone();
         let listed = nics.body.get("value").and_then(Value::as_array).ok_or_else(|| missing("networkInterfaces"))?;
         let listed = listed.iter().map(Resource::parse).collect::<Result<Vec<_>, _>>()?;
         let nic = listed.iter().find(|nic| nic.primary || listed.len() == 1).ok_or_else(|| missing("primary NIC"))?;
@@ -180,6 +183,7 @@ impl Nic {
     }
 
     /// What it shows.
+    #[must_use]
     pub fn view(&self) -> &View {
         &self.view
     }
@@ -233,11 +237,13 @@ impl Nic {
 }
 
 /// The name of a slot's IP configuration.
+#[must_use]
 pub fn name_of(slot: u8) -> String {
     format!("avn-{slot}")
 }
 
 /// The slot that an IP configuration's name stands for, if it is ours.
+#[must_use]
 pub fn slot_of(name: &str) -> Option<u8> {
     let slot: u8 = name.strip_prefix("avn-")?.parse().ok()?;
     (slot > 0 && name == name_of(slot)).then_some(slot)
@@ -359,7 +365,8 @@ impl Resource {
         let subject = text(body, "/id").unwrap_or_else(|| "the NIC".into());
         let missing = |field| ShapeError { subject: subject.clone(), field };
         let list = array_at(body, "/properties/ipConfigurations").ok_or_else(|| missing("ipConfigurations"))?;
-        let configurations: Vec<_> = list.iter().map(Configuration::parse).collect::<Option<_>>().ok_or_else(|| missing("ipConfigurations"))?;
+        let configurations: Vec<_> =
+            list.iter().map(Configuration::parse).collect::<Option<_>>().ok_or_else(|| missing("ipConfigurations"))?;
         let unique: BTreeSet<String> = configurations.iter().map(|c| c.name.to_ascii_lowercase()).collect();
         if unique.len() != configurations.len() {
             return Err(missing("unique names of ipConfigurations"));
@@ -379,7 +386,10 @@ impl Resource {
         for c in &self.configurations {
             let Some(slot) = slot_of(&c.name) else { continue };
             if c.primary || !c.plain {
-                return Err(ShapeError { subject: format!("{}/ipConfigurations/{}", self.id, c.name), field: "shape of an address of ours" });
+                return Err(ShapeError {
+                    subject: format!("{}/ipConfigurations/{}", self.id, c.name),
+                    field: "shape of an address of ours",
+                });
             }
             let state = match c.address {
                 Some(address) if c.state.eq_ignore_ascii_case("Succeeded") => Slot::Attached(address),
@@ -394,7 +404,8 @@ impl Resource {
     fn view(&self, slots: BTreeMap<u8, Slot>, foreign: u16, state: State) -> Result<View, ShapeError> {
         let missing = |field| ShapeError { subject: self.id.to_string(), field };
         let foreign_ones = || self.configurations.iter().filter(|c| slot_of(&c.name).is_none());
-        let primary = foreign_ones().find(|c| c.primary).or_else(|| foreign_ones().next()).ok_or_else(|| missing("primary IP configuration"))?;
+        let primary =
+            foreign_ones().find(|c| c.primary).or_else(|| foreign_ones().next()).ok_or_else(|| missing("primary IP configuration"))?;
         Ok(View {
             id: self.id.clone(),
             mac: self.mac.clone(),
@@ -526,29 +537,31 @@ pub(crate) mod tests {
         *block.pointer_mut("/properties/ipConfigurations/1/properties/privateIPAddress").unwrap() = json!("10.0.1.16/28");
         let mut twice = tree(&[(1, 1)], 0);
         *twice.pointer_mut("/properties/ipConfigurations/1/name").unwrap() = json!("IPConfig1");
-        for body in [primary_is_ours, block, twice, json!({}), json!({"id": "/subscriptions/s", "name": "n", "properties": {"ipConfigurations": [{}]}})] {
+        for body in [
+            primary_is_ours,
+            block,
+            twice,
+            json!({}),
+            json!({"id": "/subscriptions/s", "name": "n", "properties": {"ipConfigurations": [{}]}}),
+        ] {
             assert!(Nic::whole(Document { body, etag: None }).is_err());
         }
     }
 
     #[test]
     fn names_with_our_prefix_that_are_no_slot_are_foreign() {
-        assert_eq!(["avn-1", "avn-255", "avn-0", "avn-256", "avn-01", "AVN-1", "avn-", "x"].map(slot_of), [
-            Some(1),
-            Some(255),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None
-        ]);
+        assert_eq!(
+            ["avn-1", "avn-255", "avn-0", "avn-256", "avn-01", "AVN-1", "avn-", "x"].map(slot_of),
+            [Some(1), Some(255), None, None, None, None, None, None]
+        );
     }
 
     fn instance_documents(model: &[&str], shown: &[(&str, u8)], state: &str) -> (Document, Document) {
         let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/ss/virtualMachines/0";
-        let list: Vec<Value> =
-            model.iter().map(|name| json!({"name": name, "properties": {"subnet": {"id": SUBNET}, "privateIPAddressVersion": "IPv4"}})).collect();
+        let list: Vec<Value> = model
+            .iter()
+            .map(|name| json!({"name": name, "properties": {"subnet": {"id": SUBNET}, "privateIPAddressVersion": "IPv4"}}))
+            .collect();
         let model = json!({"id": id, "name": "ss_0", "location": "westeurope", "etag": "\"1\"", "properties": {"provisioningState": state, "storageProfile": {"imageReference": {"id": "x"}},
             "networkProfileConfiguration": {"networkInterfaceConfigurations": [{"name": "nic1", "properties": {"primary": true, "ipConfigurations": list}}]}}});
         let shown: Vec<Value> = shown.iter().map(|&(name, host)| configuration(name, Ipv4Addr::new(10, 0, 1, host), host == 0)).collect();
@@ -565,7 +578,8 @@ pub(crate) mod tests {
         assert_eq!(etag.as_deref(), Some("\"1\""));
         assert_eq!(body.as_object().unwrap().keys().collect::<Vec<_>>(), ["location", "properties"]);
         assert_eq!(body["properties"].as_object().unwrap().keys().collect::<Vec<_>>(), ["networkProfileConfiguration"]);
-        let list = body.pointer("/properties/networkProfileConfiguration/networkInterfaceConfigurations/0/properties/ipConfigurations").unwrap();
+        let list =
+            body.pointer("/properties/networkProfileConfiguration/networkInterfaceConfigurations/0/properties/ipConfigurations").unwrap();
         let names: Vec<_> = list.as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["ip1", "avn-1", "avn-2"]);
         assert_eq!(list[1]["properties"].get("privateIPAllocationMethod"), None);

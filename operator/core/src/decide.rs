@@ -1,0 +1,247 @@
+//! What the controller does next for one node: a value, from what was observed.
+
+mod release;
+mod report;
+mod settle;
+mod sizing;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use azure_vnet_crds::{
+    AzureVnetNodeSpec, AzureVnetNodeStatus,
+    node::{Agent, Cloud, Machine, SlotAddress},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::{arm, nic, policy::Policy};
+
+pub use settle::may_vanish;
+
+/// All that a decision rests on.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The Node.
+    pub node: NodeFacts,
+    /// Its machine and NIC.
+    pub machine: Machine,
+    /// Its `AzureVnetNode`, as read last.
+    pub object: Option<Stored>,
+    /// Its NIC, as read last.
+    pub nic: Option<NicRead>,
+    /// Who decides.
+    pub me: Leader,
+    /// The last write to the NIC that this process finished.
+    pub last: Option<Attempt>,
+    /// The last read, if it failed.
+    pub read_failure: Option<Attempt>,
+    /// Whether the subnet has no address left: nodes then ask for single ones.
+    pub exhausted: bool,
+    /// From the last decision whose writes succeeded; default at first.
+    pub memory: Memory,
+}
+
+/// What counts of a Node.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The boot id that its kubelet reported.
+    pub boot_id: String,
+    /// Its condition Ready.
+    pub ready: Ready,
+    /// Whether it takes no new pods.
+    pub cordoned: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+/// A Node's condition Ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// Its kubelet reports it ready.
+    True,
+    /// Its kubelet reports, but not ready: a new node has no CNI yet.
+    False,
+    /// Its kubelet is silent.
+    Unknown,
+}
+
+/// An `AzureVnetNode` as stored.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its UID.
+    pub uid: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Its spec.
+    pub spec: AzureVnetNodeSpec,
+    /// Its status.
+    pub status: AzureVnetNodeStatus,
+}
+
+/// A NIC and when the request for it was sent.
+#[derive(Clone, Debug)]
+pub struct NicRead {
+    /// What it showed.
+    pub view: nic::View,
+    /// Time at which the read began.
+    pub at: Timestamp,
+}
+
+/// A controller that holds the lease.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    /// Unique to this process.
+    pub identity: String,
+    /// Drawn at random in this term (safety rule RE1).
+    pub nonce: String,
+}
+
+/// A request to Azure that ended.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The intent that it was sent for; none for reads.
+    pub intent: Option<u64>,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How.
+    pub result: Result<(), arm::Error>,
+    /// Failures in a row, this one included.
+    pub failures: u32,
+}
+
+/// What one process remembers of a node from decision to decision. To lose it is safe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Since which read addresses that pods may use are missing on the NIC.
+    pub missing: BTreeMap<SlotAddress, Timestamp>,
+    /// Releases of this process that still count, with the agent's store id when they were made (safety rule ST9).
+    pub releases: BTreeMap<u64, String>,
+    /// An intent of which a request may still land.
+    pub unknown: Option<u64>,
+    /// The highest id seen: ids never return, not even with a restored API server (safety rule RE1).
+    pub last_id: u64,
+    /// The highest intent that was closed.
+    pub closed: u64,
+}
+
+/// What to do, in this order: keep `memory`, `delete`, write `spec`, write `cloud`, `send`, `read`, wait `wake`. After any write, send or read: decide
+/// again. A write that fails drops the rest and `memory`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// The object belongs to another Node of this name: delete it.
+    pub delete: bool,
+    /// The whole spec to apply; creates the object where there is none.
+    pub spec: Option<AzureVnetNodeSpec>,
+    /// The whole `status.cloud` to apply.
+    pub cloud: Option<Cloud>,
+    /// All conditions of the controller; applied together with `cloud`, which is there whenever one of them changed.
+    pub conditions: Vec<Condition>,
+    /// What to send, once `cloud` is stored.
+    pub send: Option<Send>,
+    /// The NIC is to be read now.
+    pub read: bool,
+    /// When to decide again though nothing happens.
+    pub wake: Option<Duration>,
+    /// What to tell the user.
+    pub events: Vec<Event>,
+    /// For the next decision.
+    pub memory: Memory,
+}
+
+/// A write to the NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// Its intent: goes into [`Attempt::intent`].
+    pub intent: u64,
+    /// What it does.
+    pub change: nic::Change,
+    /// Nothing is sent after this.
+    pub not_after: Timestamp,
+    /// Its place in the queue.
+    pub urgency: arm::Urgency,
+}
+
+/// A Kubernetes Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// One word.
+    pub reason: &'static str,
+    /// A sentence, with the remedy if one is needed.
+    pub message: String,
+    /// Whether it is a warning.
+    pub warning: bool,
+}
+
+/// How old a NIC read may be before it is repeated for its own sake.
+const READ_EVERY: Duration = Duration::from_mins(10);
+/// How often a node that may get nothing is looked at.
+const IDLE: Duration = Duration::from_mins(5);
+
+/// Decides. `policy` is what the node's config asks for, `None` if no config selects it.
+#[must_use]
+pub fn decide(observed: &Observed, policy: Option<&Policy>, now: Timestamp) -> Decision {
+    let idle = || Decision { memory: observed.memory.clone(), wake: Some(IDLE), ..Decision::default() };
+    let Some(policy) = policy else { return idle() };
+    if observed.node.deleting || observed.node.ready == Ready::Unknown {
+        return idle();
+    }
+    let Some(stored) = &observed.object else { return create(observed, policy) };
+    if stored.deleting {
+        return idle();
+    }
+    if !stored.spec.node.uid.is_empty() && stored.spec.node.uid != observed.node.uid {
+        return Decision { delete: true, ..idle() };
+    }
+    step::Step::new(observed, stored, policy, now).decide()
+}
+
+/// A new object publishes nothing yet (safety rules RE3, RE4): revision 0 is below all that an agent adopted.
+fn create(observed: &Observed, policy: &Policy) -> Decision {
+    let spec = AzureVnetNodeSpec {
+        node: observed.machine.clone(),
+        config: policy.config.clone(),
+        effective: policy.effective.clone(),
+        ..AzureVnetNodeSpec::default()
+    };
+    Decision { spec: Some(spec), memory: Memory { last_id: observed.memory.last_id, ..Memory::default() }, ..Decision::default() }
+}
+
+impl Observed {
+    /// The agent's report, if it speaks of this object and this boot.
+    fn agent(&self) -> Option<&Agent> {
+        let stored = self.object.as_ref()?;
+        stored.status.agent.as_ref().filter(|agent| agent.object_uid == stored.uid && agent.boot_id == self.node.boot_id)
+    }
+}
+
+/// Time between two instants, none if the later one is the earlier.
+fn since(earlier: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(earlier).try_into().unwrap_or_default()
+}
+
+/// An instant later, at most the end of time.
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.saturating_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// An instant as it is stored: in whole seconds, so that what is read back equals what was written.
+fn stamp(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+/// Addresses that the spec asks to set aside.
+fn releasing(spec: &AzureVnetNodeSpec) -> BTreeSet<SlotAddress> {
+    spec.release.iter().flat_map(|release| release.addresses.iter().copied()).collect()
+}

@@ -1,0 +1,136 @@
+//! What the object's status says.
+
+use std::time::Duration;
+
+use azure_vnet_crds::node::CloudError;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::{Attempt, later, settle, since, sizing::Sizes, stamp, step::Step};
+use crate::arm::{Class, Error};
+
+/// How often a read that changed nothing is written down.
+const NOTE_READS: Duration = Duration::from_mins(5);
+/// Conditions that the controller owns.
+const OURS: [&str; 4] = ["Ready", "InDeficit", "AtCapacity", "NicWritable"];
+
+/// Completes `cloud` and the conditions, and asks to write them if they differ from what is stored.
+pub fn write(step: &mut Step<'_>) {
+    let sizes = step.observed.nic.as_ref().map(|nic| {
+        step.cloud.attached = u16::try_from(nic.view.attached().count()).unwrap_or(u16::MAX);
+        step.cloud.foreign = nic.view.foreign;
+        let sizes = Sizes::of(step, &nic.view);
+        step.cloud.target = sizes.target;
+        sizes
+    });
+    step.cloud.last_id = step.cloud.last_id.max(step.memory.last_id);
+    let writes = step.observed.last.as_ref();
+    let failed = step.observed.read_failure.as_ref().or(writes).and_then(|last| Some((last, last.result.as_ref().err()?)));
+    match failed {
+        Some((last, error)) => step.cloud.last_error = Some(cloud_error(last, error)),
+        None if writes.is_some() => step.cloud.last_error = None,
+        None => {}
+    }
+    let conditions = conditions(step, sizes.as_ref(), writes.and_then(|last| last.result.as_ref().err()));
+    let stored = step.stored.status.cloud.clone().unwrap_or_default();
+    let ours = |condition: &&Condition| OURS.contains(&condition.type_.as_str());
+    let same =
+        step.cloud == stored && step.stored.status.conditions.iter().filter(ours).eq(&conditions) && step.stored.status.cloud.is_some();
+    let noted = stored.last_read_at.as_ref().map(|at| at.0);
+    let read = step.observed.nic.as_ref().map(|nic| nic.at);
+    let stale = read.is_some_and(|read| noted.is_none_or(|noted| since(noted, read) >= NOTE_READS));
+    if !same || stale {
+        step.cloud.last_read_at = read.map(stamp).or(stored.last_read_at);
+        step.out.cloud = Some(step.cloud.clone());
+    }
+    step.out.conditions = conditions;
+}
+
+fn cloud_error(last: &Attempt, error: &Error) -> CloudError {
+    CloudError {
+        code: cut(&error.code, 256),
+        message: cut(&error.to_string(), 4096),
+        action: cut(&error.remedy(), 1024),
+        at: Some(stamp(last.at)),
+        retry_at: Some(stamp(later(last.at, settle::back_off(error, last.failures)))),
+    }
+}
+
+/// A text of at most that many characters.
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+fn conditions(step: &Step<'_>, sizes: Option<&Sizes>, error: Option<&Error>) -> Vec<Condition> {
+    let blocked = error.filter(|error| match &error.class {
+        Class::Forbidden { .. } | Class::Locked | Class::Unauthenticated | Class::SubnetFull | Class::Rejected | Class::Gone => true,
+        Class::Throttled { .. }
+        | Class::Busy { .. }
+        | Class::Stale
+        | Class::Superseded
+        | Class::Unavailable
+        | Class::Failed
+        | Class::NotSent => false,
+    });
+    let writable = match blocked {
+        Some(error) => (false, error.reason(), error.remedy()),
+        None => (true, "Writable", "Azure takes writes to the NIC.".into()),
+    };
+    let mut found = vec![("Ready", ready(step, sizes, blocked))];
+    if let Some(sizes) = sizes {
+        found.push(("InDeficit", deficit(sizes, error)));
+        found.push(("AtCapacity", capacity(sizes)));
+    }
+    found.push(("NicWritable", writable));
+    let stored = |kind: &str| step.stored.status.conditions.iter().find(|condition| condition.type_ == kind);
+    let fresh = |kind: &str| found.iter().find(|(of, _)| *of == kind).map(|(_, said)| said);
+    let keep = |kind: &&str| match (fresh(kind), stored(kind)) {
+        (Some((status, reason, message)), old) => Some(condition(kind, (*status, reason, message), old, step)),
+        (None, old) => old.cloned(),
+    };
+    OURS.iter().filter_map(keep).collect()
+}
+
+fn condition(kind: &str, (status, reason, message): (bool, &str, &str), old: Option<&Condition>, step: &Step<'_>) -> Condition {
+    let status = if status { "True" } else { "False" };
+    let since = old.filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
+    Condition {
+        type_: kind.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: cut(message, 32_768),
+        last_transition_time: since.unwrap_or(stamp(step.now)),
+        observed_generation: None,
+    }
+}
+
+fn ready(step: &Step<'_>, sizes: Option<&Sizes>, blocked: Option<&Error>) -> (bool, &'static str, String) {
+    let Some(agent) = step.observed.agent() else {
+        return (false, "AgentSilent", "The node's agent has not reported for this boot: see its pod's log.".into());
+    };
+    let starved = sizes.is_some_and(|sizes| sizes.holding < sizes.target) && agent.counts.free == 0;
+    match blocked.filter(|_| starved) {
+        Some(error) => (false, error.reason(), error.remedy()),
+        None if !agent.ready => {
+            (false, "AgentNotReady", "The agent has not put the CNI configuration in place yet: see its conditions.".into())
+        }
+        None => (true, "Ready", "The node's pods get VNET addresses.".into()),
+    }
+}
+
+fn deficit(sizes: &Sizes, error: Option<&Error>) -> (bool, &'static str, String) {
+    if sizes.holding >= sizes.target {
+        return (false, "Filled", "The node holds what it should.".into());
+    }
+    match error {
+        Some(error) => (true, error.reason(), error.remedy()),
+        None => (true, "Filling", "More addresses are on their way.".into()),
+    }
+}
+
+fn capacity(sizes: &Sizes) -> (bool, &'static str, String) {
+    if sizes.cap > 0 && sizes.used < sizes.cap {
+        return (false, "Below", "The node can hold more addresses.".into());
+    }
+    let remedy = "The node needs all addresses that it may hold: raise pool.max (a NIC carries at most 255), or place fewer pods on it.";
+    (true, "AtCapacity", remedy.into())
+}

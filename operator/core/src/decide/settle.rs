@@ -1,0 +1,179 @@
+//! What becomes of the one open intent (crash safety of writes to the NIC).
+
+use std::time::Duration;
+
+use azure_vnet_crds::node::{Cloud, Intent, IntentOp};
+use jiff::Timestamp;
+
+use super::{Attempt, later, since};
+use crate::{
+    arm::{Class, Error, Trace},
+    nic::{Change, Slot, State, View},
+};
+
+/// What to do about an open intent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Read the NIC now.
+    Read,
+    /// Nothing before this has passed.
+    Wait(Duration),
+    /// Send it, again or for the first time: the same slots (I11).
+    Send,
+    /// It is over. Whether the NIC shows all of it.
+    Close {
+        /// Whether it does.
+        complete: bool,
+    },
+}
+
+/// What the verdict on an intent rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The intent.
+    pub intent: &'a Intent,
+    /// The NIC.
+    pub view: &'a View,
+    /// When it was read.
+    pub read_at: Timestamp,
+    /// Whether this process wrote the intent and has not closed it.
+    pub mine: bool,
+    /// Whether a request of this process for it may still land.
+    pub unknown: bool,
+    /// The last request for it, if it was this process's.
+    pub last: Option<&'a Attempt>,
+    /// How long a late write may land after its end.
+    pub grace: Duration,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// Pace of reading while waiting: often at first.
+const PACE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+/// How long a success may stay invisible before it is sent again.
+const INVISIBLE: Duration = Duration::from_mins(1);
+
+impl Case<'_> {
+    /// Judges.
+    pub fn settle(&self) -> Settled {
+        let Self { intent, view, read_at, now, .. } = *self;
+        let begun = intent.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
+        let quiet_since = self.last.map_or(begun, |last| last.at.max(begun));
+        if read_at <= quiet_since {
+            return Settled::Read;
+        }
+        let complete = complete(intent, view);
+        match view.state {
+            State::Settled if complete => Settled::Close { complete: true },
+            State::Moving => self.watch(quiet_since),
+            State::Settled | State::Lagging if now >= ends(intent, begun) => self.expired(ends(intent, begun), complete),
+            State::Lagging if since(quiet_since, now) < INVISIBLE => self.watch(quiet_since),
+            State::Settled | State::Lagging if self.mine => self.retry(quiet_since),
+            State::Settled | State::Lagging => self.watch_until(quiet_since, ends(intent, begun)),
+        }
+    }
+
+    /// The NIC does not show it, its time is not over and it is this process's.
+    fn retry(&self, quiet_since: Timestamp) -> Settled {
+        match self.last.map(|last| (last, &last.result)) {
+            Some((_, Ok(()))) if since(quiet_since, self.now) < INVISIBLE => self.watch(quiet_since),
+            None | Some((_, Ok(()))) => Settled::Send,
+            Some((_, Err(error))) if is_final(error) && !self.unknown => Settled::Close { complete: false },
+            Some((last, Err(error))) => match back_off(error, last.failures).checked_sub(since(last.at, self.now)) {
+                Some(rest) if !rest.is_zero() => Settled::Wait(rest),
+                Some(_) | None => Settled::Send,
+            },
+        }
+    }
+
+    /// Its time is over: whoever may still have a request under way gets the grace (I6).
+    fn expired(&self, ended: Timestamp, complete: bool) -> Settled {
+        if self.mine && !self.unknown {
+            return Settled::Close { complete };
+        }
+        let safe = later(ended, self.grace);
+        if self.now < safe {
+            return self.watch_until(ended, safe);
+        }
+        if self.read_at < safe { Settled::Read } else { Settled::Close { complete } }
+    }
+
+    fn watch(&self, quiet_since: Timestamp) -> Settled {
+        let pace = (since(quiet_since, self.now) / 2).clamp(PACE.0, PACE.1);
+        match pace.checked_sub(since(self.read_at, self.now)) {
+            Some(rest) if !rest.is_zero() => Settled::Wait(rest),
+            Some(_) | None => Settled::Read,
+        }
+    }
+
+    fn watch_until(&self, quiet_since: Timestamp, until: Timestamp) -> Settled {
+        match self.watch(quiet_since) {
+            Settled::Wait(rest) => Settled::Wait(rest.min(since(self.now, until)).max(Duration::from_secs(1))),
+            other @ (Settled::Read | Settled::Send | Settled::Close { .. }) => other,
+        }
+    }
+}
+
+/// When an intent ends. One without an end ended when it began.
+pub fn ends(intent: &Intent, begun: Timestamp) -> Timestamp {
+    intent.not_after.as_ref().map_or(begun, |at| at.0)
+}
+
+/// Whether the NIC shows all of an intent.
+fn complete(intent: &Intent, view: &View) -> bool {
+    match intent.op {
+        IntentOp::Add => intent.add.iter().all(|slot| matches!(view.slots.get(slot), Some(Slot::Attached(_)))),
+        IntentOp::Remove => intent.remove.iter().all(|at| match view.slots.get(&at.slot) {
+            None => true,
+            Some(Slot::Attached(address)) => *address != at.address,
+            Some(Slot::Provisioning | Slot::Failed) => false,
+        }),
+    }
+}
+
+/// The write that an intent stands for.
+pub fn change(intent: &Intent) -> Change {
+    match intent.op {
+        IntentOp::Add => Change { add: intent.add.iter().copied().collect(), ..Change::default() },
+        IntentOp::Remove => Change { remove: intent.remove.iter().copied().collect(), ..Change::default() },
+    }
+}
+
+/// Whether sending the same again would be of no use.
+fn is_final(error: &Error) -> bool {
+    let class = match &error.class {
+        Class::Throttled { .. } | Class::Busy { .. } | Class::Stale | Class::Superseded | Class::Unavailable | Class::NotSent => false,
+        Class::Gone
+        | Class::Forbidden { .. }
+        | Class::Locked
+        | Class::Unauthenticated
+        | Class::SubnetFull
+        | Class::Rejected
+        | Class::Failed => true,
+    };
+    match error.trace {
+        Trace::Unknown => false,
+        Trace::None | Trace::Ended => class,
+    }
+}
+
+/// How long to leave a node alone after a failure.
+pub fn back_off(error: &Error, failures: u32) -> Duration {
+    let (first, most) = match &error.class {
+        Class::Stale | Class::Superseded | Class::NotSent => (1, 60),
+        Class::Throttled { .. } | Class::Busy { .. } | Class::Unavailable => (4, 120),
+        Class::Failed => (15, 300),
+        Class::SubnetFull => (30, 300),
+        Class::Forbidden { .. } | Class::Locked | Class::Unauthenticated | Class::Gone | Class::Rejected => (30, 600),
+    };
+    let doubled = Duration::from_secs(first) * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
+    doubled.min(Duration::from_secs(most)).max(error.retry_after().unwrap_or_default())
+}
+
+/// Whether the finalizer may go: no intent is open whose write may still land (safety rule RE4).
+#[must_use]
+pub fn may_vanish(cloud: Option<&Cloud>, grace: Duration, now: Timestamp) -> bool {
+    let Some(intent) = cloud.and_then(|cloud| cloud.intent.as_ref()) else { return true };
+    let begun = intent.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
+    now >= later(ends(intent, begun), grace)
+}

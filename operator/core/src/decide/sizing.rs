@@ -1,0 +1,131 @@
+//! What is missing and what is too much.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use azure_vnet_crds::{
+    AzureVnetNodeSpec,
+    node::{Release, SlotAddress},
+};
+
+use super::{Event, Ready, releasing, since, stamp, step::Step};
+use crate::{
+    arm::Class,
+    nic::{Slot, View},
+    policy::Pool,
+    size::Need,
+};
+
+/// How long a full subnet counts as full.
+const EXHAUSTED: Duration = Duration::from_mins(10);
+
+/// The numbers of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// On the NIC or on their way to it, without those on their way back.
+    pub holding: u16,
+    /// What the node should hold.
+    pub target: u16,
+    /// In use.
+    pub used: u16,
+    /// The most it can hold.
+    pub cap: u16,
+    /// The step of the pool.
+    pub step: u16,
+}
+
+impl Sizes {
+    pub fn of(step: &Step<'_>, view: &View) -> Self {
+        let leaving = releasing(&step.spec);
+        let present = view.slots.iter().filter(|(_, state)| !matches!(state, Slot::Failed)).count();
+        let leaving_here = leaving.iter().filter(|at| view.address(at.slot) == Some(at.address)).count();
+        // Before the agent has adopted what is published, its markers may be of addresses that have left.
+        let used = step.observed.agent().map_or(0, |agent| {
+            let current = agent.revision_adopted >= step.stored.spec.revision;
+            let aside = if current { agent.counts.quarantined.saturating_sub(count(leaving.len())) } else { 0 };
+            agent.demand.saturating_add(aside)
+        });
+        let full = |last: &super::Attempt| {
+            last.result.as_ref().is_err_and(|error| error.class == Class::SubnetFull) && since(last.at, step.now) < EXHAUSTED
+        };
+        let exhausted = step.observed.exhausted || step.observed.last.as_ref().is_some_and(full);
+        let room = view.room();
+        let pool = step.policy.pool;
+        let most = match pool {
+            Pool::Fixed(count) => count,
+            Pool::Floating { max, .. } => max,
+        };
+        let target = pool.target(Need { used, room, exhausted, cordoned: step.observed.node.cordoned });
+        Self { holding: count(present.saturating_sub(leaving_here)), target, used, cap: most.min(room), step: pool.step(exhausted) }
+    }
+
+    pub fn surplus(&self) -> u16 {
+        self.holding.saturating_sub(self.target)
+    }
+}
+
+/// Keeps since when there is a surplus, and when there was last a reason for calm.
+pub fn keep_time(step: &mut Step<'_>, sizes: &Sizes) {
+    let now = step.now;
+    let restless = sizes.holding < sizes.target || step.observed.node.cordoned;
+    let period = (step.policy.release.calm / 2).max(Duration::from_mins(1));
+    if restless && step.cloud.calm_since.as_ref().is_none_or(|at| since(at.0, now) >= period) {
+        step.cloud.calm_since = Some(stamp(now));
+    }
+    let surplus = sizes.surplus() >= sizes.step && step.observed.agent().is_some() && !step.observed.node.cordoned;
+    if !surplus {
+        step.cloud.surplus_since = None;
+    } else if step.cloud.surplus_since.is_none() {
+        step.cloud.surplus_since = Some(stamp(now));
+    }
+}
+
+/// Asks the agent to set aside what has been too much for long enough: the highest slots, so that the pool stays dense.
+pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
+    let policy = step.policy.release;
+    let Some(begun) = step.cloud.surplus_since.as_ref().map(|at| at.0) else { return };
+    let Some(agent) = step.observed.agent() else { return };
+    let calm = step.observed.node.ready == Ready::True && agent.revision_adopted >= step.stored.spec.revision;
+    if !policy.enabled || !step.may_write() || !calm {
+        return;
+    }
+    let jitter = policy.after * u32::from(policy.jitter_percent) / 100 * spread(&step.observed.node.uid) / 1000;
+    let calm_since = step.cloud.calm_since.as_ref().map_or(step.stored.created, |at| at.0);
+    let rest = (policy.after + jitter).saturating_sub(since(begun, step.now)).max(policy.calm.saturating_sub(since(calm_since, step.now)));
+    if !rest.is_zero() {
+        return step.wake(rest);
+    }
+    let there = |at: &&SlotAddress| view.address(at.slot) == Some(at.address);
+    let mut candidates: Vec<SlotAddress> = step.spec.addresses.iter().filter(there).copied().collect();
+    candidates.sort_by_key(|at| std::cmp::Reverse(at.slot));
+    candidates.truncate(usize::from(sizes.surplus().min(policy.batch)));
+    if candidates.is_empty() {
+        return;
+    }
+    candidates.sort();
+    let store = agent.store_id.clone();
+    let id = step.next_id();
+    step.memory.releases.insert(id, store);
+    let message = format!("asking the agent to set {} idle addresses aside", candidates.len());
+    step.out.events.push(Event { reason: "ReleaseRequested", message, warning: false });
+    step.spec.release.push(Release { id, nonce: step.observed.me.nonce.clone(), addresses: candidates });
+}
+
+/// Slots for that many more addresses: those that Azure failed to provision, then the lowest that neither the NIC nor the object knows (I5).
+pub fn slots(spec: &AzureVnetNodeSpec, view: &View, wanted: u16) -> Vec<u8> {
+    let known: BTreeSet<u8> = spec.addresses.iter().chain(&spec.lost).map(|at| at.slot).collect();
+    let failed = view.slots.iter().filter(|(slot, state)| matches!(state, Slot::Failed) && !known.contains(slot)).map(|(&slot, _)| slot);
+    let room = usize::from(view.room()).saturating_sub(view.slots.len());
+    let free = (1..=u8::MAX).filter(|slot| !view.slots.contains_key(slot) && !known.contains(slot)).take(room);
+    let mut slots: Vec<u8> = failed.chain(free).take(usize::from(wanted)).collect();
+    slots.sort_unstable();
+    slots
+}
+
+/// A node's place in the spread, 0 to 999: the same every time.
+fn spread(uid: &str) -> u32 {
+    uid.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)) % 1000
+}
+
+fn count(n: usize) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,380 @@
+//! One decision: first an open intent, then what the NIC shows, then what is missing or too much.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use azure_vnet_crds::{
+    AzureVnetNodeSpec,
+    config::Mode,
+    node::{Cloud, Intent, IntentOp, SlotAddress},
+};
+use jiff::Timestamp;
+
+use super::{
+    Attempt, Decision, Event, Memory, NicRead, Observed, READ_EVERY, Send, Stored, later, release, report,
+    settle::{self, Case, Settled},
+    since,
+    sizing::{self, Sizes},
+    stamp,
+};
+use crate::{
+    arm::{Class, Trace, Urgency},
+    nic::{Slot, State, View},
+    policy::Policy,
+};
+
+/// How long a wanted address must be missing before it is lost.
+const MISSING: Duration = Duration::from_mins(1);
+/// How old a read may be that a removal is decided on.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// A decision in the making.
+pub struct Step<'a> {
+    pub observed: &'a Observed,
+    pub stored: &'a Stored,
+    pub policy: &'a Policy,
+    pub now: Timestamp,
+    pub spec: AzureVnetNodeSpec,
+    pub cloud: Cloud,
+    pub memory: Memory,
+    pub out: Decision,
+    /// Whether the list was compared with the NIC.
+    looked: bool,
+}
+
+impl<'a> Step<'a> {
+    pub fn new(observed: &'a Observed, stored: &'a Stored, policy: &'a Policy, now: Timestamp) -> Self {
+        let mut cloud = stored.status.cloud.clone().unwrap_or_default();
+        cloud.calm_since.get_or_insert(stamp(stored.created));
+        let mut memory = observed.memory.clone();
+        let ids = stored.spec.release.iter().map(|release| release.id).chain(cloud.intent.iter().map(|intent| intent.id));
+        memory.last_id = ids.chain([cloud.last_id, memory.last_id]).max().unwrap_or_default();
+        let spec = AzureVnetNodeSpec {
+            node: observed.machine.clone(),
+            config: policy.config.clone(),
+            effective: policy.effective.clone(),
+            ..stored.spec.clone()
+        };
+        Self { observed, stored, policy, now, spec, cloud, memory, out: Decision::default(), looked: false }
+    }
+
+    pub fn decide(mut self) -> Decision {
+        if let Some(last) = self.observed.last.as_ref() {
+            let unknown = last.result.as_ref().is_err_and(|error| error.trace == Trace::Unknown);
+            self.memory.unknown = last.intent.filter(|&id| unknown && id > self.memory.closed).or(self.memory.unknown);
+        }
+        match &self.observed.nic {
+            Some(nic) => self.with_nic(nic),
+            None => self.read(),
+        }
+        self.finish()
+    }
+
+    fn with_nic(&mut self, nic: &NicRead) {
+        if let Some(intent) = self.cloud.intent.clone() {
+            return self.settle(&intent, nic);
+        }
+        let age = since(nic.at, self.now);
+        if age >= READ_EVERY || self.observed.last.as_ref().is_some_and(|last| last.intent.is_some() && last.at >= nic.at) {
+            return self.read();
+        }
+        self.wake(READ_EVERY.saturating_sub(age));
+        match nic.view.state {
+            State::Settled => {}
+            State::Moving | State::Lagging => return self.read_at_pace(age),
+        }
+        if let Some(rest) = self.resting(&nic.view) {
+            // A write of an object of this name that is gone may still land (safety rule RE4).
+            return self.wake(rest);
+        }
+        if !nic.view.slots.is_empty() && nic.at < self.may_publish_from() {
+            return self.read();
+        }
+        self.take_over(nic);
+        self.judge_releases(&nic.view);
+        self.size(nic);
+    }
+
+    /// Reads the NIC, unless Azure asked for patience or the last read failed a moment ago.
+    pub fn read(&mut self) {
+        let throttled = |last: &&Attempt| last.result.as_ref().is_err_and(|error| matches!(error.class, Class::Throttled { .. }));
+        let hindrances = self.observed.read_failure.iter().chain(self.observed.last.iter().filter(throttled));
+        match hindrances.filter_map(|last| self.rest(last)).max() {
+            Some(rest) => self.wake(rest),
+            None => self.out.read = true,
+        }
+    }
+
+    fn read_at_pace(&mut self, age: Duration) {
+        let pace = Duration::from_secs(5);
+        if age < pace { self.wake(pace.saturating_sub(age)) } else { self.read() }
+    }
+
+    pub fn wake(&mut self, after: Duration) {
+        let after = after.max(Duration::from_secs(1));
+        self.out.wake = Some(self.out.wake.map_or(after, |wake| wake.min(after)));
+    }
+
+    /// What is left of the rest after a failed write.
+    fn back_off(&self) -> Option<Duration> {
+        self.observed.last.as_ref().and_then(|last| self.rest(last))
+    }
+
+    fn rest(&self, last: &Attempt) -> Option<Duration> {
+        let error = last.result.as_ref().err()?;
+        let rest = settle::back_off(error, last.failures).checked_sub(since(last.at, self.now))?;
+        (!rest.is_zero()).then_some(rest)
+    }
+
+    fn settle(&mut self, intent: &Intent, nic: &NicRead) {
+        let mine = intent.leader == self.observed.me.identity && intent.id > self.memory.closed;
+        let case = Case {
+            intent,
+            view: &nic.view,
+            read_at: nic.at,
+            mine,
+            unknown: self.memory.unknown == Some(intent.id),
+            last: self.observed.last.as_ref().filter(|last| last.intent == Some(intent.id)),
+            grace: self.policy.grace,
+            now: self.now,
+        };
+        match case.settle() {
+            Settled::Read => self.read(),
+            Settled::Wait(rest) => self.wake(rest),
+            Settled::Send if self.may_write() => self.out.send = Some(self.send(intent, &nic.view)),
+            Settled::Send => self.wake(Duration::from_mins(1)),
+            Settled::Close { complete } => self.close(intent, complete, nic),
+        }
+    }
+
+    pub fn may_write(&self) -> bool {
+        self.policy.mode == Mode::Enforce
+    }
+
+    fn send(&self, intent: &Intent, view: &View) -> Send {
+        let starving = self.observed.agent().is_some_and(|agent| agent.counts.free == 0) || view.attached().next().is_none();
+        let urgency = match intent.op {
+            IntentOp::Remove => Urgency::Release,
+            IntentOp::Add if starving => Urgency::Starving,
+            IntentOp::Add => Urgency::Fill,
+        };
+        let begun = intent.created_at.as_ref().map_or(self.now, |at| at.0);
+        Send { intent: intent.id, change: settle::change(intent), not_after: settle::ends(intent, begun), urgency }
+    }
+
+    /// Publishes what the NIC shows and closes the intent, in one decision: `spec` is written first, so a crash between repeats it.
+    fn close(&mut self, intent: &Intent, complete: bool, nic: &NicRead) {
+        match intent.op {
+            IntentOp::Add => self.cloud.calm_since = Some(stamp(self.now)),
+            IntentOp::Remove => {
+                let gone = |at: &SlotAddress| nic.view.address(at.slot) != Some(at.address);
+                let gone: BTreeSet<SlotAddress> = intent.remove.iter().copied().filter(gone).collect();
+                self.spec.addresses.retain(|at| !gone.contains(at));
+                self.spec.lost.retain(|at| !gone.contains(at));
+                for release in &mut self.spec.release {
+                    release.addresses.retain(|at| !gone.contains(at));
+                }
+                if complete {
+                    self.spec.release.retain(|release| !release.addresses.is_empty());
+                } else {
+                    // A closed release never acts again: what is left of it rests with the agent (safety rule RE8).
+                    self.spec.release.retain(|release| Some(release.id) != intent.release_id);
+                    self.cloud.surplus_since = None;
+                    self.cloud.calm_since = Some(stamp(self.now));
+                }
+            }
+        }
+        if nic.view.state == State::Settled {
+            self.take_over(nic);
+        }
+        self.cloud.intent = None;
+        self.memory.closed = self.memory.closed.max(intent.id);
+        self.memory.unknown = None;
+        let (reason, warning, verb) = match (intent.op, complete) {
+            (IntentOp::Add, true) => ("AddressesAttached", false, format!("attached {} addresses", intent.add.len())),
+            (IntentOp::Remove, true) => ("AddressesReleased", false, format!("gave {} addresses back", intent.remove.len())),
+            (IntentOp::Add, false) => ("AttachFailed", true, format!("could not attach {} addresses", intent.add.len())),
+            (IntentOp::Remove, false) => ("ReleaseFailed", true, format!("could not give {} addresses back", intent.remove.len())),
+        };
+        let error = self.observed.last.as_ref().and_then(|last| last.result.as_ref().err()).filter(|_| !complete);
+        let message = error.map_or_else(|| verb.clone(), |error| format!("{verb}: {error}. {}", error.remedy()));
+        self.out.events.push(Event { reason, message, warning });
+    }
+
+    /// Before this nothing is published of a NIC that an object before this one may have written.
+    fn may_publish_from(&self) -> Timestamp {
+        let fresh = self.stored.spec.revision == 0 && self.cloud.last_id == 0;
+        if fresh { later(self.stored.created, self.policy.grace) } else { Timestamp::MIN }
+    }
+
+    fn resting(&self, view: &View) -> Option<Duration> {
+        let from = self.may_publish_from();
+        (!view.slots.is_empty() && self.now < from).then(|| since(self.now, from))
+    }
+
+    /// Makes the list agree with the NIC: takes in what is attached, and gives up what is missing for long enough.
+    fn take_over(&mut self, nic: &NicRead) {
+        self.looked = true;
+        let attached: BTreeSet<SlotAddress> = nic.view.attached().collect();
+        let hidden = |at: &SlotAddress| matches!(nic.view.slots.get(&at.slot), Some(Slot::Provisioning | Slot::Failed));
+        let missing: BTreeSet<SlotAddress> =
+            self.spec.addresses.iter().copied().filter(|at| !attached.contains(at) && !hidden(at)).collect();
+        self.memory.missing.retain(|at, _| missing.contains(at));
+        let written = |last: &Attempt| last.intent.is_some() && last.result.is_ok() && nic.at > last.at && since(last.at, nic.at) < MISSING;
+        let sure = self.observed.last.as_ref().is_some_and(written) || self.regressed();
+        let mut lost = vec![];
+        for at in missing {
+            let first = *self.memory.missing.entry(at).or_insert(nic.at);
+            if sure || since(first, nic.at) >= MISSING {
+                lost.push(at);
+            } else if since(first, self.now) >= MISSING {
+                self.read();
+            } else {
+                self.wake(MISSING.saturating_sub(since(first, self.now)));
+            }
+        }
+        self.give_up(&lost);
+        let known = |list: &[SlotAddress], at: &SlotAddress| list.iter().any(|known| known.slot == at.slot || known.address == at.address);
+        let new: Vec<SlotAddress> = attached.into_iter().filter(|at| !known(&self.spec.addresses, at)).collect();
+        self.spec.lost.retain(|at| !new.contains(at));
+        self.spec.addresses.extend(new);
+        self.spec.addresses.sort();
+        self.forget_lost();
+    }
+
+    fn give_up(&mut self, lost: &[SlotAddress]) {
+        for at in lost {
+            self.memory.missing.remove(at);
+            let message = format!(
+                "slot {} with address {} vanished from the NIC; pods that hold it carry no traffic: delete them, and find who else writes to the NIC",
+                at.slot, at.address
+            );
+            self.out.events.push(Event { reason: "AddressLost", message, warning: true });
+        }
+        self.spec.addresses.retain(|at| !lost.contains(at));
+        self.spec.lost.extend(lost);
+        self.spec.lost.sort();
+        self.spec.lost.dedup();
+        for release in &mut self.spec.release {
+            release.addresses.retain(|at| !lost.contains(at));
+        }
+        self.spec.release.retain(|release| !release.addresses.is_empty());
+    }
+
+    /// A lost address is remembered while a pod of the node may hold it.
+    fn forget_lost(&mut self) {
+        let idle = |agent: &azure_vnet_crds::node::Agent| {
+            agent.revision_adopted >= self.stored.spec.revision && agent.counts.assigned == 0 && agent.counts.cooling == 0
+        };
+        if self.observed.agent().is_some_and(idle) {
+            let stored = &self.stored.spec.lost;
+            self.spec.lost.retain(|at| !stored.contains(at));
+        }
+    }
+
+    fn judge_releases(&mut self, view: &View) {
+        let judged = release::judge(self.observed, &self.spec.release, view, &self.memory);
+        self.spec.release = judged;
+        let live: BTreeSet<u64> = self.spec.release.iter().map(|release| release.id).collect();
+        self.memory.releases.retain(|id, _| live.contains(id));
+    }
+
+    /// Whether the node adopted more than the object says (safety rule RE3): an older state of the API server came back.
+    pub fn regressed(&self) -> bool {
+        let Some(agent) = &self.stored.status.agent else { return false };
+        let refuses =
+            self.stored.status.conditions.iter().any(|condition| condition.reason == "RevisionRegressed" && condition.status == "False");
+        agent.revision_adopted > self.stored.spec.revision || (refuses && agent.revision_adopted == self.stored.spec.revision)
+    }
+
+    fn size(&mut self, nic: &NicRead) {
+        let sizes = Sizes::of(self, &nic.view);
+        sizing::keep_time(self, &sizes);
+        if self.published_differs() {
+            return;
+        }
+        let busy = !self.spec.release.is_empty();
+        if sizes.holding < sizes.target && busy {
+            // Demand is back: what was to go stays (it rests with the agent, safety rule RE8).
+            self.spec.release.clear();
+            self.memory.releases.clear();
+        } else if sizes.holding < sizes.target {
+            self.add(&sizes, &nic.view);
+        } else if let Some(acknowledged) = release::acknowledged(self.observed, &self.spec.release, &nic.view) {
+            self.remove(acknowledged, nic);
+        } else if !busy {
+            sizing::release_when_due(self, &sizes, &nic.view);
+        }
+    }
+
+    /// Whether the agent is to be told something first. Intents are opened only on what is stored.
+    fn published_differs(&self) -> bool {
+        self.content_differs() || self.regressed()
+    }
+
+    fn content_differs(&self) -> bool {
+        let (new, old) = (&self.spec, &self.stored.spec);
+        (&new.addresses, &new.release, &new.lost) != (&old.addresses, &old.release, &old.lost)
+    }
+
+    fn add(&mut self, sizes: &Sizes, view: &View) {
+        if !self.may_write() {
+            return;
+        }
+        if let Some(rest) = self.back_off() {
+            return self.wake(rest);
+        }
+        let slots = sizing::slots(&self.spec, view, sizes.target - sizes.holding);
+        if !slots.is_empty() {
+            self.open(Intent { op: IntentOp::Add, add: slots, ..Intent::default() }, view);
+        }
+    }
+
+    /// Opens the removal of what is set aside (safety rule RE1), on a fresh look at the NIC.
+    fn remove(&mut self, (release_id, remove): (u64, Vec<SlotAddress>), nic: &NicRead) {
+        if !self.may_write() {
+            return;
+        }
+        if let Some(rest) = self.back_off() {
+            return self.wake(rest);
+        }
+        if since(nic.at, self.now) > FRESH {
+            return self.read();
+        }
+        self.open(Intent { op: IntentOp::Remove, remove, release_id: Some(release_id), ..Intent::default() }, &nic.view);
+    }
+
+    fn open(&mut self, intent: Intent, view: &View) {
+        let intent = Intent {
+            id: self.next_id(),
+            leader: self.observed.me.identity.clone(),
+            created_at: Some(stamp(self.now)),
+            not_after: Some(stamp(later(self.now, self.policy.intent_ttl))),
+            ..intent
+        };
+        self.out.send = Some(self.send(&intent, view));
+        self.cloud.intent = Some(intent);
+    }
+
+    pub fn next_id(&mut self) -> u64 {
+        self.memory.last_id += 1;
+        self.cloud.last_id = self.memory.last_id;
+        self.memory.last_id
+    }
+
+    /// Writes only what differs.
+    fn finish(mut self) -> Decision {
+        let reported = self.stored.status.agent.as_ref().map_or(0, |agent| agent.revision_adopted);
+        let changed = self.spec != self.stored.spec && self.stored.spec.revision > 0;
+        let content = self.content_differs() || (self.looked && self.regressed());
+        if changed || content {
+            self.spec.revision = self.stored.spec.revision.max(reported) + 1;
+        }
+        if self.spec != self.stored.spec {
+            self.out.spec = Some(self.spec.clone());
+            self.out.wake = None;
+        }
+        report::write(&mut self);
+        self.out.memory = self.memory;
+        self.out
+    }
+}

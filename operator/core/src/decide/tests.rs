@@ -1,0 +1,213 @@
+use azure_vnet_crds::{
+    AzureVnetConfig, AzureVnetConfigSpec,
+    config::Mode,
+    node::{IntentOp, ReleaseAck},
+};
+
+use super::*;
+use crate::{
+    arm::{Class, Error, Trace},
+    nic::{Change, Slot, State, View},
+};
+
+/// A node, its NIC, its agent and the object between them, moved by hand.
+#[derive(Clone)]
+pub struct World {
+    pub observed: Observed,
+    pub policy: Policy,
+    pub now: Timestamp,
+    /// What Azure has; `observed.nic` is what was read of it.
+    pub azure: View,
+    pub events: Vec<&'static str>,
+}
+
+pub fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn address(host: u8) -> std::net::Ipv4Addr {
+    std::net::Ipv4Addr::new(10, 240, 1, host)
+}
+
+pub fn at(slot: u8) -> SlotAddress {
+    SlotAddress { slot, address: address(slot) }
+}
+
+impl World {
+    /// A node that has just joined, with these slots on its NIC.
+    pub fn new(slots: &[u8]) -> Self {
+        let mut config = AzureVnetConfig::new("default", AzureVnetConfigSpec::default());
+        config.metadata.generation = Some(1);
+        let network = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network";
+        let azure = View {
+            id: format!("{network}/networkInterfaces/nic").parse().unwrap(),
+            mac: "00:0d:3a:00:00:01".into(),
+            subnet: format!("{network}/virtualNetworks/v/subnets/nodes").parse().unwrap(),
+            primary: "10.240.0.4".parse().unwrap(),
+            slots: slots.iter().map(|&slot| (slot, Slot::Attached(address(slot)))).collect(),
+            foreign: 1,
+            state: State::Settled,
+        };
+        let node = NodeFacts {
+            name: "n1".into(),
+            uid: "node".into(),
+            boot_id: "boot".into(),
+            ready: Ready::True,
+            cordoned: false,
+            deleting: false,
+        };
+        let observed = Observed {
+            machine: Machine { uid: "node".into(), boot_id: "boot".into(), ..Machine::default() },
+            node,
+            object: None,
+            nic: None,
+            me: Leader { identity: "me".into(), nonce: "mine".into() },
+            last: None,
+            read_failure: None,
+            exhausted: false,
+            memory: Memory::default(),
+        };
+        Self { observed, policy: Policy::of(&config).unwrap(), now: Timestamp::from_second(1_000_000).unwrap(), azure, events: vec![] }
+    }
+
+    /// A node whose pool is filled and whose agent reports that many in use.
+    pub fn filled(slots: u8, used: u16) -> Self {
+        let mut world = Self::new(&[]);
+        world.create();
+        for slot in 1..=slots {
+            world.azure.slots.insert(slot, Slot::Attached(address(slot)));
+        }
+        let stored = world.stored();
+        stored.spec.addresses = (1..=slots).map(at).collect();
+        stored.spec.revision = 1;
+        stored.status.cloud = Some(Cloud { last_id: 1, ..Cloud::default() });
+        world.report(used);
+        world
+    }
+
+    pub fn stored(&mut self) -> &mut Stored {
+        self.observed.object.as_mut().unwrap()
+    }
+
+    pub fn spec(&self) -> &AzureVnetNodeSpec {
+        &self.observed.object.as_ref().unwrap().spec
+    }
+
+    pub fn cloud(&self) -> Cloud {
+        self.observed.object.as_ref().unwrap().status.cloud.clone().unwrap_or_default()
+    }
+
+    pub fn agent(&mut self) -> &mut Agent {
+        self.stored().status.agent.as_mut().unwrap()
+    }
+
+    /// The agent adopts what is published and reports that demand.
+    pub fn report(&mut self, demand: u16) {
+        let revision = self.spec().revision;
+        let agent = self.stored().status.agent.get_or_insert_default();
+        (agent.object_uid, agent.boot_id, agent.store_id) = ("object".into(), "boot".into(), "store".into());
+        (agent.demand, agent.revision_adopted, agent.ready) = (demand, revision, true);
+    }
+
+    /// The agent sets aside what it is asked to, but for these slots.
+    pub fn acknowledge(&mut self, refused: &[u8]) {
+        let release = self.spec().release.clone();
+        let revision = self.spec().revision;
+        let agent = self.agent();
+        agent.revision_adopted = revision;
+        agent.release_acks = release
+            .into_iter()
+            .map(|release| {
+                let (refused, quarantined): (Vec<_>, Vec<_>) = release.addresses.into_iter().partition(|at| refused.contains(&at.slot));
+                agent.counts.quarantined = u16::try_from(quarantined.len()).unwrap();
+                ReleaseAck { id: release.id, nonce: release.nonce, quarantined, refused }
+            })
+            .collect();
+    }
+
+    pub fn pass(&mut self, time: u64) {
+        self.now = later(self.now, seconds(time));
+    }
+
+    pub fn read(&mut self) {
+        self.pass(1);
+        self.observed.nic = Some(NicRead { view: self.azure.clone(), at: self.now });
+    }
+
+    pub fn decide(&self) -> Decision {
+        decide(&self.observed, Some(&self.policy), self.now)
+    }
+
+    /// The API server takes what was decided.
+    pub fn store(&mut self, decision: &Decision) {
+        self.events.extend(decision.events.iter().map(|event| event.reason));
+        self.observed.memory = decision.memory.clone();
+        if let Some(spec) = &decision.spec {
+            let created = self.now;
+            let stored = self.observed.object.get_or_insert_with(|| Stored {
+                uid: "object".into(),
+                created,
+                deleting: false,
+                spec: AzureVnetNodeSpec::default(),
+                status: AzureVnetNodeStatus::default(),
+            });
+            assert!(spec.revision >= stored.spec.revision);
+            stored.spec = spec.clone();
+        }
+        if let Some(cloud) = &decision.cloud {
+            let stored = self.stored();
+            let both = stored.status.cloud.as_ref().and_then(|old| Some((old.intent.as_ref()?, cloud.intent.as_ref()?)));
+            assert!(both.is_none_or(|(old, new)| old == new), "i4: one intent at a time");
+            stored.status.cloud = Some(cloud.clone());
+            stored.status.conditions = decision.conditions.clone();
+        }
+    }
+
+    pub fn create(&mut self) {
+        let decision = self.decide();
+        self.store(&decision);
+    }
+
+    /// Azure does what it was sent.
+    pub fn apply(&mut self, change: &Change) {
+        for at in &change.remove {
+            assert_eq!(self.azure.address(at.slot), Some(at.address), "re2: only what was set aside goes");
+            self.azure.slots.remove(&at.slot);
+        }
+        for &slot in &change.add {
+            self.azure.slots.entry(slot).or_insert(Slot::Attached(address(slot)));
+        }
+    }
+
+    pub fn ended(&mut self, intent: u64, result: Result<(), Error>) {
+        let failures = u32::from(result.is_err());
+        self.observed.last = Some(Attempt { intent: Some(intent), at: self.now, result, failures });
+    }
+
+    /// Goes on until nothing is left to do at this moment.
+    pub fn settle(&mut self) {
+        for _ in 0..20 {
+            let decision = self.decide();
+            self.store(&decision);
+            if let Some(send) = &decision.send {
+                assert!(self.now < send.not_after, "i6: nothing is sent late");
+                assert_eq!(self.cloud().intent.map(|intent| intent.id), Some(send.intent), "stored before it is sent");
+                self.apply(&send.change.clone());
+                self.ended(send.intent, Ok(()));
+                self.pass(1);
+            } else if decision.read {
+                self.read();
+            } else if decision.spec.is_none() && decision.cloud.is_none() {
+                return;
+            }
+        }
+        panic!("no rest: {:?}", self.decide());
+    }
+}
+
+pub fn failure(class: Class, trace: Trace) -> Result<(), Error> {
+    Err(Error { class, trace, status: None, code: "X".into(), message: "x".into(), request_id: None })
+}
+
+mod giving;
+mod taking;

@@ -1,0 +1,258 @@
+//! Getting addresses: filling, settling what is unknown, losing, coming back.
+
+use super::*;
+
+#[test]
+fn up1_a_new_node_is_filled_before_its_agent_reports_though_it_is_not_ready() {
+    let mut world = World::new(&[]);
+    world.observed.node.ready = Ready::False;
+    world.settle();
+    assert_eq!(world.spec().addresses, (1..=8).map(at).collect::<Vec<_>>());
+    assert_eq!((world.spec().revision, world.cloud().intent, world.cloud().attached), (1, None, 8));
+    assert_eq!(world.events, ["AddressesAttached"]);
+}
+
+#[test]
+fn up1_a_silent_a_leaving_and_an_unselected_node_get_nothing() {
+    let world = World::new(&[]);
+    let quiet = |decision: Decision| decision.spec.is_none() && decision.cloud.is_none() && decision.send.is_none() && !decision.read;
+    assert!(quiet(decide(&world.observed, None, world.now)));
+    let mut silent = world.clone();
+    silent.observed.node.ready = Ready::Unknown;
+    assert!(quiet(silent.decide()));
+    let mut leaving = world;
+    leaving.observed.node.deleting = true;
+    assert!(quiet(leaving.decide()));
+}
+
+#[test]
+fn up1_a_cordoned_node_is_filled_up_to_demand() {
+    let mut world = World::filled(8, 10);
+    world.observed.node.cordoned = true;
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 10);
+    world.report(2);
+    world.pass(7200);
+    world.settle();
+    assert!(world.spec().release.is_empty(), "a drained node gives nothing back");
+}
+
+#[test]
+fn a_paused_config_writes_nothing_to_azure() {
+    let mut world = World::filled(8, 8);
+    world.policy.mode = Mode::Paused;
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.cloud().target, world.cloud().intent), (8, 16, None));
+}
+
+#[test]
+fn i5_an_addition_takes_the_lowest_slots_that_nothing_knows() {
+    let mut world = World::filled(8, 4);
+    world.azure.slots.insert(10, Slot::Provisioning);
+    world.stored().spec.lost = vec![at(9)];
+    world.agent().counts.assigned = 1;
+    world.read();
+    let decision = world.decide();
+    let intent = decision.cloud.unwrap().intent.unwrap();
+    assert_eq!((intent.op, intent.add), (IntentOp::Add, vec![11, 12, 13]));
+    world.azure.slots.insert(12, Slot::Failed);
+    world.read();
+    assert_eq!(world.decide().cloud.unwrap().intent.unwrap().add, [11, 12, 13].to_vec(), "what failed is repaired");
+}
+
+#[test]
+fn i8_an_addition_stays_within_what_fits() {
+    let mut world = World::filled(8, 200);
+    world.azure.foreign = 250;
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 8, "foreign ones left no room");
+    world.azure.foreign = 240;
+    world.read();
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 16);
+    let full =
+        |kind: &str| world.observed.object.as_ref().unwrap().status.conditions.iter().find(|c| c.type_ == kind).unwrap().status.clone();
+    assert_eq!((full("AtCapacity"), full("InDeficit")), ("True".into(), "False".into()));
+}
+
+/// A world in which this controller's intent is stored, and nothing was sent.
+fn intended() -> (World, u64) {
+    let mut world = World::filled(8, 8);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    (world, decision.send.unwrap().intent)
+}
+
+#[test]
+fn i4_i11_while_an_intent_is_open_only_the_same_is_sent_again() {
+    let (mut world, intent) = intended();
+    let first = world.cloud().intent.unwrap();
+    world.pass(5);
+    world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
+    world.report(40);
+    assert!(world.decide().read, "the read is older than the request");
+    world.read();
+    assert_eq!(world.decide().send, None, "not at once");
+    world.pass(10);
+    let send = world.decide().send.unwrap();
+    assert_eq!((send.intent, send.change.add.into_iter().collect::<Vec<_>>()), (intent, first.add));
+}
+
+#[test]
+fn i6_nothing_is_sent_after_the_end_and_an_unknown_outcome_gets_its_grace() {
+    let (mut world, intent) = intended();
+    world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
+    let decision = {
+        world.read();
+        world.decide()
+    };
+    world.store(&decision);
+    // A later refusal says nothing about the first request.
+    world.ended(intent, failure(Class::Rejected, Trace::None));
+    world.pass(601);
+    world.read();
+    let decision = world.decide();
+    assert_eq!((decision.send.clone(), decision.cloud.and_then(|cloud| cloud.intent).is_none_or(|open| open.id == intent)), (None, true));
+    world.pass(360);
+    assert!(world.decide().read);
+    world.read();
+    assert_eq!(world.decide().cloud.unwrap().intent, None);
+}
+
+#[test]
+fn i6_another_leaders_intent_is_left_alone_until_it_shows_or_its_grace_is_over() {
+    let (mut world, _) = intended();
+    world.observed.me = Leader { identity: "other".into(), nonce: "other".into() };
+    world.observed.memory = Memory::default();
+    let mut shown = world.clone();
+    for _ in 0..15 {
+        world.pass(60);
+        world.read();
+        let decision = world.decide();
+        assert_eq!((decision.send, decision.spec), (None, None));
+        assert!(decision.cloud.is_none_or(|cloud| cloud.intent.is_some()));
+    }
+    world.pass(61);
+    world.read();
+    let decision = world.decide();
+    assert_eq!(decision.cloud.clone().unwrap().intent, None);
+    world.store(&decision);
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 16);
+
+    let change = settle::change(&shown.cloud().intent.unwrap());
+    shown.apply(&change);
+    shown.pass(1);
+    shown.azure.state = State::Moving;
+    shown.read();
+    assert_eq!(shown.decide().spec, None, "Azure is not done");
+    shown.azure.state = State::Settled;
+    shown.settle();
+    assert_eq!((shown.spec().addresses.len(), shown.cloud().intent), (16, None));
+}
+
+#[test]
+fn a_definite_failure_is_closed_and_a_full_subnet_asked_for_single_addresses() {
+    let (mut world, intent) = intended();
+    world.pass(1);
+    world.ended(intent, failure(Class::SubnetFull, Trace::Ended));
+    world.read();
+    let decision = world.decide();
+    assert_eq!(decision.cloud.clone().unwrap().intent, None);
+    world.store(&decision);
+    let decision = world.decide();
+    assert_eq!(decision.send, None, "not at once");
+    world.store(&decision);
+    let writable = decision.conditions.iter().find(|c| c.type_ == "NicWritable").unwrap();
+    assert_eq!((writable.status.as_str(), writable.reason.as_str()), ("False", "SubnetExhausted"));
+    world.pass(31);
+    world.read();
+    assert_eq!(world.decide().send.unwrap().change.add, BTreeSet::from([9]));
+}
+
+#[test]
+fn a_vanished_address_is_lost_after_a_second_look_a_minute_later() {
+    let mut world = World::filled(8, 0);
+    world.settle();
+    world.azure.slots.remove(&3);
+    world.pass(600);
+    world.settle();
+    assert!(world.spec().addresses.contains(&at(3)) && world.spec().lost.is_empty());
+    world.agent().counts.assigned = 1;
+    world.pass(61);
+    world.settle();
+    assert_eq!(world.spec().lost, [at(3)]);
+    assert!(world.events.contains(&"AddressLost"));
+    assert!(!world.spec().addresses.contains(&at(3)));
+    assert_eq!(world.spec().addresses.len(), 8, "it was replaced, in another slot");
+    world.report(0);
+    world.agent().counts.assigned = 0;
+    world.settle();
+    assert!(world.spec().lost.is_empty(), "no pod can hold it");
+}
+
+#[test]
+fn re4_an_object_made_for_a_nic_with_our_names_publishes_nothing_before_the_grace() {
+    let mut world = World::new(&[1, 2, 3]);
+    world.settle();
+    world.pass(359);
+    world.settle();
+    assert_eq!((world.spec().addresses.len(), world.spec().revision, world.cloud().intent), (0, 0, None));
+    world.pass(2);
+    let decision = world.decide();
+    assert!(decision.read && decision.spec.is_none(), "the read is from before");
+    world.settle();
+    assert_eq!(world.spec().addresses.len(), 8);
+    world.report(0);
+    world.agent().demand = 0;
+    world.settle();
+    assert!(world.spec().release.is_empty());
+}
+
+#[test]
+fn re3_an_older_state_is_answered_above_what_the_node_adopted_and_after_a_read() {
+    let mut world = World::filled(8, 0);
+    world.agent().revision_adopted = 40;
+    world.azure.slots.remove(&8);
+    let decision = world.decide();
+    assert!(decision.read && decision.spec.is_none());
+    world.settle();
+    assert_eq!((world.spec().revision, &world.spec().lost), (41, &vec![at(8)]));
+    world.report(0);
+    world.settle();
+}
+
+#[test]
+fn re4_the_finalizer_stays_while_a_write_may_land() {
+    let (world, _) = intended();
+    let cloud = world.cloud();
+    let grace = world.policy.grace;
+    assert!(may_vanish(None, grace, world.now) && may_vanish(Some(&Cloud::default()), grace, world.now));
+    assert!(!may_vanish(Some(&cloud), grace, later(world.now, seconds(959))));
+    assert!(may_vanish(Some(&cloud), grace, later(world.now, seconds(960))));
+}
+
+#[test]
+fn another_nodes_object_is_deleted() {
+    let mut world = World::filled(8, 0);
+    world.stored().spec.node.uid = "earlier".into();
+    assert!(world.decide().delete);
+}
+
+#[test]
+fn at_rest_nothing_is_written() {
+    let mut world = World::filled(8, 0);
+    world.settle();
+    let written = world.cloud().last_read_at;
+    for _ in 0..4 {
+        world.pass(60);
+        let decision = world.decide();
+        assert_eq!((decision.spec, decision.cloud, decision.send, decision.read), (None, None, None, false));
+        assert!(decision.wake.is_some());
+    }
+    world.pass(600);
+    world.settle();
+    assert_ne!(world.cloud().last_read_at, written, "the agent waits for reads (safety rule RE8)");
+    assert_eq!(world.cloud().last_read_at.map(|at: Time| at.0), Some(world.now));
+}

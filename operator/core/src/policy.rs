@@ -1,0 +1,231 @@
+//! Which config counts for a node, and what its words mean in numbers.
+
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+
+use azure_vnet_crds::{
+    AzureVnetConfig,
+    config::{Mode, PoolSpec},
+    node::{ConfigRef, Effective},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+/// A config, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Where it comes from.
+    pub config: ConfigRef,
+    /// What the agent gets of it.
+    pub effective: Effective,
+    /// Whether Azure is written to.
+    pub mode: Mode,
+    /// How many addresses a node holds.
+    pub pool: Pool,
+    /// When addresses go back.
+    pub release: ReleasePolicy,
+    /// How long a write may take.
+    pub intent_ttl: Duration,
+    /// How long a late write may still land.
+    pub grace: Duration,
+    /// Key of the start-up taint.
+    pub startup_taint: String,
+    /// Share of Azure's limits that is left to others.
+    pub reserve_percent: u8,
+}
+
+/// How many addresses a node holds, its own not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// Always so many.
+    Fixed(u16),
+    /// As demand asks.
+    Floating {
+        /// At least.
+        min: u16,
+        /// Free above demand.
+        min_free: u16,
+        /// In multiples of.
+        batch: u16,
+        /// At most.
+        max: u16,
+    },
+}
+
+/// When addresses go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReleasePolicy {
+    /// Whether at all.
+    pub enabled: bool,
+    /// How long a surplus must last.
+    pub after: Duration,
+    /// At most so many at once.
+    pub batch: u16,
+    /// Spread of `after`.
+    pub jitter_percent: u8,
+    /// Rest after a shortage.
+    pub calm: Duration,
+}
+
+/// A config that the API server should have refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {text:?}, which is no duration such as 90s, 10m or 1h30m: correct it")]
+pub struct Invalid {
+    field: &'static str,
+    text: String,
+}
+
+/// The config that counts for a node with these labels: the highest priority, then the oldest, then by name.
+pub fn choose<'a>(
+    configs: impl IntoIterator<Item = &'a AzureVnetConfig>,
+    labels: &BTreeMap<String, String>,
+) -> Option<&'a AzureVnetConfig> {
+    let selects = |config: &&AzureVnetConfig| config.metadata.deletion_timestamp.is_none() && selects(&config.spec.node_selector, labels);
+    configs.into_iter().filter(selects).min_by_key(|config| {
+        let created = config.metadata.creation_timestamp.as_ref().map(|at| at.0);
+        (Reverse(config.spec.priority), created.is_none(), created, config.metadata.name.clone())
+    })
+}
+
+/// Whether a selector matches. An operator that is not known matches nothing.
+#[must_use]
+pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    equal && selector.match_expressions.iter().flatten().all(|expression| meets(expression, labels))
+}
+
+fn meets(expression: &LabelSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
+    let label = labels.get(&expression.key);
+    let listed = label.is_some_and(|label| expression.values.iter().flatten().any(|value| value == label));
+    match expression.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => label.is_some(),
+        "DoesNotExist" => label.is_none(),
+        _ => false,
+    }
+}
+
+/// Reads `1h30m`, `10m`, `45s`: hours, minutes and seconds, each at most once and in this order.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = 0_u64;
+    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((number, after)) = rest.split_once(unit) {
+            let plain = !number.is_empty() && number.len() <= 6 && number.bytes().all(|b| b.is_ascii_digit());
+            total += plain.then_some(number)?.parse::<u64>().ok()?.checked_mul(seconds)?;
+            rest = after;
+        }
+    }
+    (rest.is_empty() && !text.is_empty()).then(|| Duration::from_secs(total))
+}
+
+impl Policy {
+    /// Resolves a config.
+    ///
+    /// # Errors
+    /// When a duration is none.
+    pub fn of(config: &AzureVnetConfig) -> Result<Self, Invalid> {
+        let spec = &config.spec;
+        let read = |field, text: &str| duration(text).ok_or_else(|| Invalid { field, text: text.to_owned() });
+        let release = &spec.pool.release;
+        let effective = Effective {
+            cool_down_seconds: read("pool.coolDown", spec.pool.cool_down.as_deref().unwrap_or("45s"))?.as_secs(),
+            probation_seconds: read("pool.release.probation", &release.probation)?.as_secs(),
+            masquerade: spec.masquerade.clone(),
+            host: spec.host.clone(),
+            cni: spec.cni.clone(),
+            reserved: spec.pool.reserved.clone(),
+        };
+        Ok(Self {
+            config: ConfigRef {
+                name: config.metadata.name.clone().unwrap_or_default(),
+                generation: config.metadata.generation.unwrap_or_default(),
+            },
+            effective,
+            mode: spec.mode,
+            pool: Pool::of(&spec.pool),
+            release: ReleasePolicy {
+                enabled: release.enabled,
+                after: read("pool.release.after", &release.after)?,
+                batch: release.batch.clamp(1, 64),
+                jitter_percent: release.jitter_percent.min(100),
+                calm: read("pool.release.calm", &release.calm)?,
+            },
+            intent_ttl: read("arm.intentTTL", &spec.arm.intent_ttl)?,
+            grace: read("arm.grace", &spec.arm.grace)?,
+            startup_taint: spec.readiness.startup_taint.clone(),
+            reserve_percent: spec.arm.reserve_percent,
+        })
+    }
+}
+
+impl Pool {
+    fn of(spec: &PoolSpec) -> Self {
+        if let Some(count) = spec.ip_address_count {
+            return Self::Fixed(count.saturating_sub(1).min(255));
+        }
+        let max = spec.max.unwrap_or(110).clamp(1, 255);
+        Self::Floating {
+            min: spec.min.unwrap_or(0).min(max),
+            min_free: spec.min_free.unwrap_or(8).clamp(1, 255),
+            batch: spec.batch.unwrap_or(4).clamp(1, 255),
+            max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use azure_vnet_crds::AzureVnetConfigSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn config(name: &str, priority: u16, created: i64) -> AzureVnetConfig {
+        let mut config = AzureVnetConfig::new(name, AzureVnetConfigSpec { priority, ..AzureVnetConfigSpec::default() });
+        config.metadata.creation_timestamp = Some(Time(jiff::Timestamp::from_second(created).unwrap()));
+        config
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_highest_priority_counts_and_then_the_oldest() {
+        let mut picky = config("picky", 900, 1);
+        picky.spec.node_selector = serde_json::from_value(serde_json::json!({
+            "matchLabels": {"pool": "a"},
+            "matchExpressions": [{"key": "os", "operator": "NotIn", "values": ["windows"]}, {"key": "zone", "operator": "Exists"}],
+        }))
+        .unwrap();
+        let configs = [config("young", 5, 9), config("old", 5, 3), config("low", 0, 1), picky];
+        let chosen = |pairs: &[(&str, &str)]| choose(&configs, &labels(pairs)).unwrap().metadata.name.clone().unwrap();
+        assert_eq!(chosen(&[]), "old");
+        assert_eq!(chosen(&[("pool", "a"), ("zone", "1")]), "picky");
+        assert_eq!(chosen(&[("pool", "a"), ("zone", "1"), ("os", "windows")]), "old");
+        assert_eq!(choose(&configs[3..], &labels(&[])), None);
+    }
+
+    #[test]
+    fn durations_are_hours_minutes_and_seconds() {
+        for (text, seconds) in [("1h30m", 5400), ("45s", 45), ("0s", 0), ("1h1m1s", 3661), ("168h", 604_800)] {
+            assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "5", "m", "1m1h", "-5s", "1.5h", "5 s", "9999999s", "10ms"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_config_resolves_to_numbers() {
+        let mut config = config("default", 0, 1);
+        let policy = Policy::of(&config).unwrap();
+        assert_eq!(policy.pool, Pool::Floating { min: 0, min_free: 8, batch: 4, max: 110 });
+        assert_eq!((policy.effective.cool_down_seconds, policy.grace), (45, Duration::from_secs(360)));
+        config.spec.pool.ip_address_count = Some(31);
+        assert_eq!(Policy::of(&config).unwrap().pool, Pool::Fixed(30));
+        config.spec.arm.grace = "soon".into();
+        assert!(Policy::of(&config).unwrap_err().to_string().contains("arm.grace"));
+    }
+}

@@ -1,0 +1,87 @@
+//! How many addresses a node should hold.
+
+use crate::policy::Pool;
+
+/// What a node needs and what fits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Need {
+    /// Addresses in use or about to be; 0 without a report.
+    pub used: u16,
+    /// IP configurations that fit on the NIC beside the foreign ones.
+    pub room: u16,
+    /// Whether the subnet has no address left.
+    pub exhausted: bool,
+    /// Whether the node takes no new pods.
+    pub cordoned: bool,
+}
+
+impl Pool {
+    /// The size of the steps in which the pool grows and shrinks.
+    #[must_use]
+    pub fn step(self, exhausted: bool) -> u16 {
+        match self {
+            Self::Floating { batch, .. } if !exhausted => batch,
+            Self::Fixed(_) | Self::Floating { .. } => 1,
+        }
+    }
+
+    /// The number of addresses to hold: a multiple of the batch that leaves enough free, within bounds; by formula and not by counting, so that
+    /// the same need always gives the same number. A cordoned node gets what its pods need (safety rule UP1).
+    #[must_use]
+    pub fn target(self, need: Need) -> u16 {
+        let Need { used, room, exhausted, cordoned } = need;
+        match self {
+            Self::Fixed(count) if cordoned => used.min(count).min(room),
+            Self::Fixed(count) => count.min(room),
+            Self::Floating { max, .. } if cordoned => used.min(max).min(room),
+            Self::Floating { min, min_free, max, .. } => {
+                let step = u32::from(self.step(exhausted).max(1));
+                let free = if exhausted { 1 } else { u32::from(min_free) };
+                let wanted = (u32::from(used) + free).div_ceil(step) * step;
+                let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
+                wanted.max(min).min(max).min(room)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POOL: Pool = Pool::Floating { min: 0, min_free: 8, batch: 4, max: 110 };
+
+    fn need(used: u16) -> Need {
+        Need { used, room: 255, exhausted: false, cordoned: false }
+    }
+
+    #[test]
+    fn up1_a_node_without_a_report_is_filled_and_a_cordoned_one_gets_what_it_needs() {
+        assert_eq!(POOL.target(need(0)), 8);
+        assert_eq!(POOL.target(Need { cordoned: true, ..need(5) }), 5);
+        assert_eq!(POOL.target(Need { cordoned: true, ..need(0) }), 0);
+    }
+
+    #[test]
+    fn the_target_is_a_multiple_of_the_batch_within_bounds() {
+        assert_eq!([0, 1, 4, 5, 100, 200].map(|used| POOL.target(need(used))), [8, 12, 12, 16, 108, 110]);
+        assert_eq!(POOL.target(Need { exhausted: true, ..need(5) }), 6);
+        assert_eq!(POOL.target(Need { room: 10, ..need(50) }), 10);
+        assert_eq!(Pool::Fixed(30).target(need(99)), 30);
+        assert_eq!(Pool::Floating { min: 20, min_free: 1, batch: 16, max: 24 }.target(need(0)), 20);
+    }
+
+    proptest! {
+        #[test]
+        fn a_target_never_falls_as_demand_rises_and_never_passes_its_bounds(
+            used in 0_u16..300, min_free in 1_u16..=20, batch in 1_u16..=20, max in 1_u16..=255, min in 0_u16..=255, room in 0_u16..=255,
+        ) {
+            let pool = Pool::Floating { min: min.min(max), min_free, batch, max };
+            let (here, more) = (pool.target(Need { room, ..need(used) }), pool.target(Need { room, ..need(used + 1) }));
+            prop_assert!(here <= more && more <= max.min(room));
+            prop_assert!(here >= (used + min_free).min(max).min(room));
+        }
+    }
+}
