@@ -138,7 +138,7 @@ impl Image {
             match entry {
                 Entry::File { mode, content } => file(&mut tar, path, *mode, content)?,
                 Entry::Folder(mode) => {
-                    tar.append_data(&mut header(EntryType::Directory, *mode, 0), format!("{path}/"), std::io::empty())?
+                    tar.append_data(&mut header(EntryType::Directory, *mode, 0), format!("{path}/"), std::io::empty())?;
                 }
                 Entry::Link(target) => tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)?,
             }

@@ -37,10 +37,10 @@ fn tell(story: &Story, lab: &Lab) -> Result<()> {
     story.step("helm install azure-vnet, then an AzureVnetConfig")?;
     scenario::install(&cluster, &[])?;
     scenario::configure(&cluster, scenario::CONFIG)?;
-    scenario::wait_ready(&cluster, Duration::from_secs(120))?;
+    scenario::wait_ready(&cluster, Duration::from_mins(2))?;
     story.print(&cluster.kubectl(&["get", "nodes", "-o", "wide"])?)?;
     story.step("twelve pods on three nodes: one of a Uniform scale set, one of a Flexible one, one stand-alone VM")?;
-    let pods = scenario::start_pods(&cluster, Duration::from_secs(120))?;
+    let pods = scenario::start_pods(&cluster, Duration::from_mins(2))?;
     addresses(story, &cluster, &pods)?;
     story.step("who reaches whom, and which address the far side sees")?;
     let matrix = scenario::reach(&cluster, &pods)?;
@@ -48,10 +48,10 @@ fn tell(story: &Story, lab: &Lab) -> Result<()> {
     matrix.check(&pods, |node| node_address(lab, node))?;
     story.print(&cluster.kubectl(&["get", "avc,avn"])?)?;
     story.step("60 pods more on one node at once")?;
-    let burst = scenario::burst(&cluster, "n3", 60, Duration::from_secs(240))?;
+    let burst = scenario::burst(&cluster, "n3", 60, Duration::from_mins(4))?;
     story.print(&table::burst(&burst))?;
     story.step("they go; after 70 s of surplus addresses go back to the subnet")?;
-    let handshake = scenario::give_back(&cluster, "n3", Duration::from_secs(240))?;
+    let handshake = scenario::give_back(&cluster, "n3", Duration::from_mins(4))?;
     story.print(&table::handshake(&handshake))?;
     story.print(&cluster.kubectl(&["get", "avc,avn"])?)?;
     let looks = checker.finish()?;

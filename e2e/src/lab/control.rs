@@ -29,7 +29,7 @@ pub fn start_control_plane(state: &Path) -> Result<Vec<Child>> {
 }
 
 fn await_ready(bin: &Path, pki: &Pki, children: &mut [Child]) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     let kubectl = bin.join("kubectl").to_string_lossy().into_owned();
     let kubeconfig = format!("--kubeconfig={}", pki.file("admin.kubeconfig").display());
     loop {

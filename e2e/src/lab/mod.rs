@@ -107,7 +107,9 @@ impl Lab {
         for folder in self.state.cgroups()? {
             cgroup::remove(&folder.join(name))?;
         }
+        // The old namespace lives as long as the last of its processes: its cable goes at once.
         self.inside().args(["ip", "netns", "del", name]).output()?;
+        self.inside().args(["ip", "link", "del", &fabric::cable(name)]).output()?;
         self.start_node(name)
     }
 
@@ -245,7 +247,7 @@ impl Lab {
     }
 
     fn await_nodes(&self, count: usize) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let seen = self.kubectl(&["get", "nodes", "-o", "name"])?.lines().count();
             if seen == count {

@@ -3,7 +3,7 @@
 /// Which CNI plugins the nodes start with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Cni {
-    /// None: nodes are NotReady, as on AKS with `--network-plugin none`.
+    /// None: nodes are not ready, as on AKS with `--network-plugin none`.
     #[default]
     None,
     /// The reference plugins `bridge` and `host-local`.

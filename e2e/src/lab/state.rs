@@ -180,11 +180,11 @@ pub fn await_end(pid: u32) -> Result<()> {
 
 /// When a living process started, in clock ticks; none for a zombie.
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let alive = fields.next()? != "Z";
-    let start = fields.nth(18)?.parse().ok()?;
-    alive.then_some(start)
+    let started = fields.nth(18)?.parse().ok()?;
+    alive.then_some(started)
 }
 
 /// The only child of a process.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -112,12 +112,12 @@ struct Seen {
 }
 
 fn read_stores(nodes: &[(String, StoreFolder)]) -> BTreeMap<String, Seen> {
-    nodes.iter().filter_map(|(name, folder)| Some((name.clone(), read_store(folder()?)?))).collect()
+    nodes.iter().filter_map(|(name, folder)| Some((name.clone(), read_store(&folder()?)?))).collect()
 }
 
-fn read_store(folder: PathBuf) -> Option<Seen> {
-    let boot = sealed_boot(&folder)?;
-    let store = Store::at(&folder, boot);
+fn read_store(folder: &Path) -> Option<Seen> {
+    let boot = sealed_boot(folder)?;
+    let store = Store::at(folder, boot);
     let leased =
         store.list().ok()?.into_iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| address).collect();
     let pool = store.pool().ok()?.addresses().iter().map(|slot| slot.address).collect();
@@ -125,7 +125,7 @@ fn read_store(folder: PathBuf) -> Option<Seen> {
 }
 
 /// The boot that the store was sealed in, by the node's own boot id file.
-fn sealed_boot(folder: &std::path::Path) -> Option<BootId> {
+fn sealed_boot(folder: &Path) -> Option<BootId> {
     let root = folder.parent()?.parent()?;
     std::fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).ok()?.parse().ok()
 }

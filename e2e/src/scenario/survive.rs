@@ -18,14 +18,14 @@ use crate::lab::Node;
 pub fn start_and_stop_without_daemons(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["-n", "kube-system", "scale", "deployment", "azure-vnet-controller", "--replicas=0"])?;
     select_agents(cluster, r#"{"azure-vnet.dev/no-such-node":"true"}"#)?;
-    wait_for("controller and agents to be gone", Duration::from_secs(60), || {
+    wait_for("controller and agents to be gone", Duration::from_mins(1), || {
         let pods = cluster.json(&["-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=azure-vnet"])?;
         let left = pods["items"].as_array().map_or(0, Vec::len);
         Ok(if left == 0 { Ok(()) } else { Err(format!("{left} pods left")) })
     })?;
     let stops = cluster.pods("app=web")?.into_iter().next().context("a pod to stop")?;
     cluster.apply(&lone_pod("orphan"))?;
-    wait_for("a pod to start with all daemons gone", Duration::from_secs(60), || {
+    wait_for("a pod to start with all daemons gone", Duration::from_mins(1), || {
         Ok(if cluster.pods("app=orphan")?.len() == 1 { Ok(()) } else { Err("not ready".into()) })
     })?;
     cluster.kubectl(&["delete", "pod", &stops.name, "--wait=true", "--timeout=60s"])?;

@@ -1,0 +1,45 @@
+//! The chart as helm sees it: strict lint, the committed manifests, and clear words where a value is missing.
+#![expect(clippy::unwrap_used, reason = "a test says what it expected by failing there")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use azure_vnet_e2e::build::{Cache, Tools, checkout};
+
+fn helm() -> PathBuf {
+    Tools::ensure(&Cache::open().unwrap()).unwrap().path("helm").unwrap().to_owned()
+}
+
+fn run_helm(arguments: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    Command::new(helm()).args(arguments).current_dir(checkout()).env("HOME", home.path()).output().unwrap()
+}
+
+#[test]
+fn the_chart_passes_the_strict_lint() {
+    let output = run_helm(&["lint", "--strict", "charts/azure-vnet", "--set", "image.repository=registry.example/azure-vnet"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_committed_manifests_are_what_the_chart_renders() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(checkout().join("manifests/render.sh")).arg(folder.path()).env("HELM", helm()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["crds.yaml", "azure-vnet.yaml"] {
+        let (rendered, committed) =
+            (fs::read_to_string(folder.path().join(name)).unwrap(), fs::read_to_string(checkout().join("manifests").join(name)).unwrap());
+        assert!(rendered == committed, "manifests/{name} is not what the chart renders: run `cargo xtask generate`");
+    }
+}
+
+#[test]
+fn a_missing_repository_and_an_unknown_value_are_clear_errors() {
+    let missing = run_helm(&["template", "azure-vnet", "charts/azure-vnet"]);
+    let unknown = run_helm(&["template", "azure-vnet", "charts/azure-vnet", "--set", "image.repository=x,imagee=y"]);
+    for (output, words) in [(missing, "image.repository is not set"), (unknown, "imagee")] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(words), "expected {words:?} in: {said}");
+    }
+}
