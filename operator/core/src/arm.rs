@@ -635,11 +635,12 @@ mod tests {
             let Operation::Ended(error) = Operation::parse(text.as_bytes()) else { panic!("{name} has not ended") };
             return error;
         }
-        if let Some((head, body)) = text.split_once("\n{").filter(|_| name.ends_with(".http")) {
+        let kind = name.rsplit('.').next();
+        if let Some((head, body)) = text.split_once("\n{").filter(|_| kind == Some("http")) {
             let retry = head.lines().find_map(|l| l.strip_prefix("Retry-After: ")).and_then(|s| s.trim().parse().ok());
             return Error::from_answer(status, retry.map(Duration::from_secs), format!("{{{body}").as_bytes());
         }
-        if name.ends_with(".json") {
+        if kind == Some("json") {
             return Error::from_answer(status, None, text.as_bytes());
         }
         let field = |key: &str| {
@@ -652,7 +653,7 @@ mod tests {
             let message = rest.split_once(r#""message":""#).unwrap().1;
             serde_json::json!({"code": code, "message": message})
         });
-        let body = serde_json::json!({"error": {"code": field("Code"), "message": field("Message"), "details": Vec::from_iter(detail)}});
+        let body = serde_json::json!({"error": {"code": field("Code=\"").or_else(|| field("Code")), "message": field("Message"), "details": Vec::from_iter(detail)}});
         Error::from_answer(status, None, body.to_string().as_bytes())
     }
 

@@ -222,7 +222,7 @@ mod tests {
         let mut config = config("default", 0, 1);
         let policy = Policy::of(&config).unwrap();
         assert_eq!(policy.pool, Pool::Floating { min: 0, min_free: 8, batch: 4, max: 110 });
-        assert_eq!((policy.effective.cool_down_seconds, policy.grace), (45, Duration::from_secs(360)));
+        assert_eq!((policy.effective.cool_down_seconds, policy.grace), (45, Duration::from_mins(6)));
         config.spec.pool.ip_address_count = Some(31);
         assert_eq!(Policy::of(&config).unwrap().pool, Pool::Fixed(30));
         config.spec.arm.grace = "soon".into();

@@ -1,1 +1,366 @@
+//! Giving addresses back.
 
+use super::*;
+
+/// A node that was asked to set four of twelve addresses aside.
+fn asked() -> World {
+    let mut world = World::filled(12, 0);
+    world.settle();
+    world.pass(3600);
+    world.settle();
+    assert_eq!(world.spec().release.len(), 1);
+    world
+}
+
+#[test]
+fn re1_what_is_idle_for_long_enough_is_set_aside_and_then_goes() {
+    let mut world = World::filled(12, 0);
+    world.settle();
+    world.pass(590);
+    world.settle();
+    assert!(world.spec().release.is_empty(), "not before its time");
+    world.pass(200);
+    world.settle();
+    let release = world.spec().release.clone();
+    assert_eq!(release[0].addresses, [9, 10, 11, 12].map(at));
+    assert_eq!((release[0].nonce.as_str(), world.spec().addresses.len(), world.azure.slots.len()), ("mine", 12, 12));
+    world.acknowledge(&[]);
+    world.settle();
+    assert_eq!((world.azure.slots.len(), &world.spec().release, world.cloud().intent), (8, &vec![], None));
+    assert_eq!((world.spec().addresses.len(), world.cloud().last_id), (8, release[0].id + 1));
+    world.report(0);
+    world.agent().counts.quarantined = 0;
+    world.pass(7200);
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 8);
+    assert_eq!(world.events, ["ReleaseRequested", "AddressesReleased"]);
+}
+
+#[test]
+fn re1_an_acknowledgement_counts_only_with_everything_that_it_must_repeat() {
+    let mut good = asked();
+    good.acknowledge(&[]);
+    good.read();
+    assert_eq!(good.decide().cloud.unwrap().intent.unwrap().op, IntentOp::Remove);
+    let spoils: [fn(&mut World); 6] = [
+        |world| world.agent().release_acks[0].nonce = "other".into(),
+        |world| world.agent().release_acks[0].id += 1,
+        |world| world.agent().object_uid = "earlier".into(),
+        |world| world.agent().boot_id = "earlier".into(),
+        |world| world.observed.node.boot_id = "later".into(),
+        |world| _ = world.agent().release_acks[0].quarantined.pop(),
+    ];
+    for (n, spoil) in spoils.iter().enumerate() {
+        let mut world = good.clone();
+        spoil(&mut world);
+        world.settle();
+        assert_eq!((world.azure.slots.len(), world.cloud().intent), (12, None), "spoil {n}");
+    }
+}
+
+#[test]
+fn st9_another_store_voids_the_release() {
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.agent().store_id = "new".into();
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.spec().release.len(), world.spec().addresses.len()), (12, 0, 12));
+}
+
+#[test]
+fn re1_a_release_of_another_term_or_of_a_closed_id_is_withdrawn() {
+    let mut successor = asked();
+    successor.acknowledge(&[]);
+    let mut restored = successor.clone();
+    successor.observed.me = Leader { identity: "other".into(), nonce: "other".into() };
+    successor.observed.memory = Memory::default();
+    successor.settle();
+    assert_eq!((successor.azure.slots.len(), successor.spec().release.len()), (12, 0));
+
+    // The same leader, and the API server returns to a state in which a finished release looks acknowledged.
+    let before = restored.observed.object.clone();
+    restored.settle();
+    assert_eq!(restored.azure.slots.len(), 8);
+    restored.agent().revision_adopted += 1;
+    let adopted = restored.agent().revision_adopted;
+    restored.observed.object = before;
+    restored.agent().revision_adopted = adopted;
+    restored.agent().demand = 4;
+    restored.observed.last = None;
+    restored.pass(60);
+    restored.settle();
+    assert!(restored.spec().release.is_empty() && restored.spec().revision > adopted);
+    assert!(restored.events.iter().filter(|event| **event == "AddressesReleased").count() == 1);
+}
+
+#[test]
+fn re2_what_is_refused_or_no_longer_the_same_stays() {
+    let mut world = asked();
+    world.acknowledge(&[11]);
+    world.azure.slots.insert(10, Slot::Attached("10.240.9.9".parse().unwrap()));
+    world.pass(11);
+    world.settle();
+    // 10 is not the address that was set aside: it stays; 11 is in use.
+    assert_eq!(world.azure.slots.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 10, 11]);
+    assert!(world.spec().release.is_empty());
+}
+
+#[test]
+fn re8_a_release_is_withdrawn_when_demand_returns_unless_its_removal_is_under_way() {
+    let mut world = asked();
+    world.report(1);
+    let revision = world.spec().revision;
+    world.settle();
+    assert_eq!((world.spec().release.len(), world.spec().addresses.len(), world.spec().revision), (0, 12, revision + 1));
+
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    world.agent().demand = 40;
+    let decision = world.decide();
+    assert!(decision.spec.is_none(), "an intent is open");
+}
+
+#[test]
+fn i2_a_removal_that_ends_without_effect_leaves_its_addresses_listed_and_its_release_closed() {
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    world.ended(decision.send.unwrap().intent, failure(Class::Forbidden { action: None, scope: None }, Trace::None));
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    assert_eq!((world.spec().release.len(), world.spec().addresses.len(), world.cloud().intent), (0, 12, None));
+    assert!(world.events.contains(&"ReleaseFailed"));
+}
+
+#[test]
+fn i9_nothing_goes_within_the_calm_after_a_shortage_a_cordon_or_the_first_fill() {
+    let mut world = World::filled(12, 0);
+    world.policy.release.calm = seconds(7200);
+    world.settle();
+    world.pass(3600);
+    world.settle();
+    assert!(world.spec().release.is_empty(), "it is new");
+    world.observed.node.cordoned = true;
+    world.pass(7200);
+    world.settle();
+    world.observed.node.cordoned = false;
+    world.pass(5000);
+    world.settle();
+    assert!(world.spec().release.is_empty(), "it was cordoned");
+    world.pass(3000);
+    world.settle();
+    assert_eq!(world.spec().release.len(), 1);
+}
+
+/// What can happen between two decisions.
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Adopts,
+    Refuses,
+    Demands(u16),
+    Reboots,
+    Time(u64),
+    LeaderDies,
+    LateWriteLands,
+}
+
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Succeeds,
+    IsCut { lands: bool },
+    IsRefused,
+    DiesWithItsLeader,
+}
+
+/// A generator of choices that is the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn happens(&mut self) -> Happens {
+        match self.roll(12) {
+            0..=2 => Happens::Adopts,
+            3 => Happens::Refuses,
+            4 => Happens::Demands(u16::try_from(self.roll(20)).unwrap()),
+            5 => Happens::Reboots,
+            6 => Happens::Time(700 + self.roll(900)),
+            7 => Happens::Time(1 + self.roll(30)),
+            8 => Happens::LeaderDies,
+            9 => Happens::LateWriteLands,
+            _ => Happens::Time(5),
+        }
+    }
+
+    fn fate(&mut self) -> Fate {
+        match self.roll(6) {
+            0..=1 => Fate::IsCut { lands: self.roll(2) == 0 },
+            2 => Fate::IsRefused,
+            3 => Fate::DiesWithItsLeader,
+            _ => Fate::Succeeds,
+        }
+    }
+}
+
+/// A toy agent that sets aside what it is asked to and knows what pods hold.
+#[derive(Default)]
+struct Toy {
+    held: BTreeSet<SlotAddress>,
+    aside: BTreeSet<SlotAddress>,
+    /// A request whose answer was cut off, until when it may land, and the NIC that it was built from.
+    late: Option<(Timestamp, Change, View)>,
+    landed: u32,
+    terms: u32,
+}
+
+impl Toy {
+    /// Adopts the object: sets aside what is asked for and free, and lets pods have what is offered.
+    fn adopt(&mut self, world: &mut World, refuse: bool) {
+        let spec = world.spec().clone();
+        let removing: BTreeSet<_> = world.cloud().intent.into_iter().flat_map(|intent| intent.remove).collect();
+        let asked = releasing(&spec);
+        self.held.retain(|at| spec.addresses.contains(at));
+        self.aside.retain(|at| asked.contains(at) || removing.contains(at));
+        if refuse {
+            self.held.extend(asked.iter().filter(|at| !self.aside.contains(at)).take(1));
+        }
+        self.aside.extend(asked.iter().filter(|at| !self.held.contains(at) && spec.addresses.contains(at)));
+        world.report(world.agent_demand());
+        let demand = usize::from(world.agent_demand());
+        let (aside, held) = (self.aside.clone(), &mut self.held);
+        while held.len() > demand {
+            held.pop_last();
+        }
+        let free: Vec<_> =
+            spec.addresses.iter().filter(|at| !held.contains(at) && !aside.contains(at) && !asked.contains(at)).copied().collect();
+        held.extend(free.into_iter().take(demand.saturating_sub(held.len())));
+        let held = held.clone();
+        let agent = world.agent();
+        agent.counts.quarantined = u16::try_from(aside.len()).unwrap();
+        let answered = |release: azure_vnet_crds::node::Release| {
+            let (quarantined, refused) = release.addresses.into_iter().partition(|at| aside.contains(at) && !held.contains(at));
+            ReleaseAck { id: release.id, nonce: release.nonce, quarantined, refused }
+        };
+        agent.release_acks = spec.release.into_iter().map(answered).collect();
+    }
+
+    /// Another leader takes over.
+    fn succeed(&mut self, world: &mut World) {
+        self.terms += 1;
+        let name = format!("leader{}", self.terms);
+        world.observed.me = Leader { identity: name.clone(), nonce: name };
+        (world.observed.memory, world.observed.last) = (Memory::default(), None);
+    }
+
+    /// Azure changes the NIC: nothing that a pod holds may go.
+    fn azure(&self, world: &mut World, change: &Change) {
+        let still = change.remove.iter().filter(|at| world.azure.address(at.slot) == Some(at.address)).copied().collect();
+        let change = Change { add: change.add.clone(), remove: still };
+        for at in &change.remove {
+            assert!(!self.held.contains(at), "{at} is in use");
+            assert!(self.aside.contains(at), "{at} is not set aside");
+        }
+        world.apply(&change);
+    }
+}
+
+impl World {
+    fn agent_demand(&self) -> u16 {
+        self.observed.object.as_ref().and_then(|stored| stored.status.agent.as_ref()).map_or(0, |agent| agent.demand)
+    }
+}
+
+#[test]
+fn i2_no_interleaving_takes_an_address_from_a_pod_and_all_come_to_rest() {
+    let landed: u32 = (0..300).map(interleave).sum();
+    assert!(landed > 20, "late writes are part of it: {landed}");
+}
+
+fn interleave(seed: u64) -> u32 {
+    let mut dice = Dice(seed);
+    let mut world = World::filled(16, 6);
+    let mut toy = Toy::default();
+    toy.adopt(&mut world, false);
+    for _ in 0..60 {
+        match dice.happens() {
+            Happens::Adopts => toy.adopt(&mut world, false),
+            Happens::Refuses => toy.adopt(&mut world, true),
+            Happens::Demands(demand) => world.agent().demand = demand,
+            Happens::Reboots => {
+                world.observed.node.boot_id = format!("boot{}", dice.roll(2));
+                toy.held.clear();
+            }
+            Happens::Time(time) => world.pass(time),
+            Happens::LeaderDies => toy.succeed(&mut world),
+            Happens::LateWriteLands => late(&mut toy, &mut world),
+        }
+        go(&mut world, &mut toy, dice.fate());
+    }
+    // Left alone, everything comes to rest.
+    toy.late = None;
+    for _ in 0..40 {
+        world.pass(300);
+        world.observed.node.boot_id = "boot".into();
+        toy.adopt(&mut world, false);
+        go(&mut world, &mut toy, Fate::Succeeds);
+    }
+    assert_eq!(world.cloud().intent, None, "seed {seed}");
+    assert!(world.cloud().attached >= world.cloud().target, "seed {seed}");
+    assert_eq!(world.azure.attached().collect::<Vec<_>>(), world.spec().addresses, "seed {seed}");
+    toy.landed
+}
+
+fn late(toy: &mut Toy, world: &mut World) {
+    if let Some((until, change, built_from)) = toy.late.take()
+        && world.now < until
+        && world.azure == built_from
+    {
+        assert!(world.cloud().intent.is_some(), "nothing else is begun while a write may land");
+        toy.landed += 1;
+        toy.azure(world, &change);
+    }
+}
+
+/// Decides and does until nothing is left; the first write to Azure goes as told.
+fn go(world: &mut World, toy: &mut Toy, mut fate: Fate) {
+    for _ in 0..12 {
+        let decision = world.decide();
+        let again = decision.spec.is_some() || decision.cloud.is_some();
+        world.store(&decision);
+        if let Some(send) = &decision.send {
+            match std::mem::replace(&mut fate, Fate::Succeeds) {
+                Fate::Succeeds => {
+                    toy.azure(world, &send.change);
+                    world.ended(send.intent, Ok(()));
+                }
+                Fate::IsCut { lands } => {
+                    world.ended(send.intent, failure(Class::Unavailable, Trace::Unknown));
+                    if lands {
+                        toy.azure(world, &send.change);
+                    } else {
+                        toy.late = Some((later(send.not_after, world.policy.grace), send.change.clone(), world.azure.clone()));
+                    }
+                }
+                Fate::IsRefused => world.ended(send.intent, failure(Class::Rejected, Trace::None)),
+                Fate::DiesWithItsLeader => {
+                    toy.late = Some((later(send.not_after, world.policy.grace), send.change.clone(), world.azure.clone()));
+                    return toy.succeed(world);
+                }
+            }
+        } else if decision.read {
+            world.read();
+        } else if !again {
+            return;
+        }
+    }
+}
