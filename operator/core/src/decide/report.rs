@@ -27,7 +27,7 @@ pub fn write(step: &mut Step<'_>) {
     let failed = step.observed.read_failure.as_ref().or(writes).and_then(|last| Some((last, last.result.as_ref().err()?)));
     match failed {
         Some((last, error)) => step.cloud.last_error = Some(cloud_error(last, error)),
-        None if writes.is_some() => step.cloud.last_error = None,
+        None if writes.is_some() || sizes.is_some_and(|sizes| sizes.holding >= sizes.target) => step.cloud.last_error = None,
         None => {}
     }
     let conditions = conditions(step, sizes.as_ref(), writes.and_then(|last| last.result.as_ref().err()));

@@ -25,7 +25,7 @@ use crate::{
 /// How long a wanted address must be missing before it is lost.
 const MISSING: Duration = Duration::from_mins(1);
 /// How old a read may be that a removal is decided on.
-const FRESH: Duration = Duration::from_secs(10);
+const FRESH: Duration = Duration::from_mins(1);
 
 /// A decision in the making.
 pub struct Step<'a> {
