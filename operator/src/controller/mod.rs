@@ -1,8 +1,36 @@
-//! The controller.
+//! The controller: one leader, one pass for a node at a time, every decision made by `azure-vnet-operator-core`.
 
-use std::sync::Arc;
+mod config_status;
+mod events;
+mod kinds;
+mod leader;
+mod machine;
+mod metrics;
+mod node;
+mod pools;
+mod queue;
+mod random;
+mod taints;
+mod watch;
+mod work;
 
-use crate::{World, azure::Arm};
+use std::{sync::Arc, time::Duration};
+
+use kube::Api;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{debug, warn};
+
+use self::{
+    leader::Leadership,
+    metrics::{Metrics, Outcome},
+    node::{Broken, Shell},
+    queue::Queue,
+    watch::Caches,
+};
+use crate::{World, azure::Arm, telemetry::Beat};
 
 /// Leadership and pace.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,7 +46,7 @@ pub struct Options {
     #[arg(long, default_value = "azure-vnet-controller")]
     pub lease_name: String,
     /// Nodes worked on at once.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 16)]
     pub parallel: usize,
 }
 
@@ -26,7 +54,101 @@ pub struct Options {
 ///
 /// # Errors
 /// What ended it.
-pub async fn run<A: Arm>(_options: Options, world: World, _arm: Arc<A>) -> anyhow::Result<()> {
-    world.shutdown.wait().await;
+pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow::Result<()> {
+    let World { kube, endpoints: _, telemetry, shutdown } = world;
+    let token = random::token();
+    let identity = format!("{}_{token}", options.identity.as_deref().filter(|name| !name.is_empty()).unwrap_or("controller"));
+    let leadership = Leadership::new(&identity);
+    let metrics = Metrics::default();
+    telemetry.register(|registry| metrics.register(registry));
+
+    let mut tasks = JoinSet::new();
+    let leases = Api::namespaced(kube.clone(), &options.namespace);
+    let election = tokio::spawn(leader::stand(leases, options.lease_name, leadership.clone(), shutdown.clone()));
+    let queue = Arc::new(Queue::default());
+    let caches = Caches::follow(&kube, &queue, &mut tasks);
+    tokio::select! {
+        () = shutdown.wait() => {}
+        () = caches.ready() => telemetry.set_ready(true),
+    }
+    let shell = Arc::new(Shell::new(arm, leadership, caches, &kube, metrics));
+    tasks.spawn(config_status::report(Arc::clone(&shell), kube));
+    let mut dispatch = Dispatch { shell, queue, passes: JoinSet::new(), parallel: options.parallel.max(1), led: false };
+    let beat = telemetry.beat("reconcile", Duration::from_mins(1));
+    while !shutdown.is_set() {
+        tokio::select! {
+            () = shutdown.wait() => {}
+            () = dispatch.turn(&beat) => {}
+        }
+    }
+    telemetry.set_ready(false);
+    if timeout(LEAVE, election).await.is_err() {
+        warn!("the election did not end in time");
+    }
+    dispatch.passes.shutdown().await;
+    tasks.shutdown().await;
     Ok(())
+}
+
+/// How long to wait for the lease to be given up.
+const LEAVE: Duration = Duration::from_secs(6);
+/// How often leadership is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pause after a pass that broke off.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Hands nodes that are due to passes.
+struct Dispatch<A> {
+    shell: Arc<Shell<A>>,
+    queue: Arc<Queue>,
+    passes: JoinSet<()>,
+    parallel: usize,
+    led: bool,
+}
+
+impl<A: Arm> Dispatch<A> {
+    async fn turn(&mut self, beat: &Beat) {
+        beat.ok();
+        let leads = self.shell.leadership.is_leader_now();
+        self.shell.metrics.leader.set(i64::from(leads));
+        if leads && !self.led {
+            self.shell.caches.mark_all(&self.queue);
+        }
+        self.led = leads;
+        let mut next = Instant::now() + LOOK;
+        while leads && self.passes.len() < self.parallel {
+            match self.queue.take(Instant::now()) {
+                Ok(name) => drop(self.passes.spawn(pass(Arc::clone(&self.shell), Arc::clone(&self.queue), name))),
+                Err(at) => {
+                    next = at.map_or(next, |at| at.min(next));
+                    break;
+                }
+            }
+        }
+        tokio::select! {
+            () = self.queue.changed(), if leads && self.passes.len() < self.parallel => {}
+            Some(_) = self.passes.join_next() => {}
+            () = sleep_until(next) => {}
+        }
+    }
+}
+
+async fn pass<A: Arm>(shell: Arc<Shell<A>>, queue: Arc<Queue>, name: String) {
+    let result = shell.pass(&name).await;
+    let (outcome, again) = match result {
+        Ok(wake) => ("ok", wake),
+        Err(Broken::Deposed) => {
+            debug!(node = name, "leadership ended during the pass");
+            ("abandoned", None)
+        }
+        Err(error @ (Broken::Kube(_) | Broken::Endless)) => {
+            warn!(node = name, "the pass broke off and is repeated: {error}");
+            ("failed", Some(AGAIN))
+        }
+    };
+    shell.metrics.passes.get_or_create(&Outcome { outcome }).inc();
+    if let Some(after) = again {
+        queue.mark_at(&name, Instant::now() + after);
+    }
+    queue.done(&name);
 }

@@ -1,0 +1,195 @@
+//! What a config's status says: counts over its nodes, and what is wrong with all of them at once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use azure_vnet_crds::{
+    AzureVnetConfig, AzureVnetConfigStatus, AzureVnetNode, CONTROLLER_MANAGER,
+    config::{AddressCounts, NodeCounts},
+};
+use azure_vnet_operator_core::{arm::Error, policy::Policy};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{
+    Api, Client, Resource as _, ResourceExt as _,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::{
+    metrics::{AddressState, Metrics},
+    node::Shell,
+};
+use crate::azure::Arm;
+
+/// No config's status is written more often.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// What is known of the nodes of one config.
+#[derive(Default)]
+struct Tally {
+    nodes: NodeCounts,
+    addresses: AddressCounts,
+    missing: u32,
+    troubles: Vec<Error>,
+}
+
+/// Reports for ever, while this process leads.
+pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
+    let api: Api<AzureVnetConfig> = Api::all(client);
+    loop {
+        sleep(EVERY).await;
+        if !shell.leadership.is_leader_now() {
+            continue;
+        }
+        let tallies = tally(&*shell);
+        measure(&shell.metrics, &tallies);
+        let configs = shell.caches.configs.state();
+        if let Some(percent) = configs.iter().map(|config| config.spec.arm.reserve_percent).max() {
+            shell.arm.reserve(percent);
+        }
+        for config in configs {
+            let status = status(&config, tallies.get(&config.name_any()).unwrap_or(&Tally::default()), Timestamp::now());
+            if config.status.as_ref() != Some(&status)
+                && let Err(error) = write(&api, &config, &status).await
+            {
+                debug!(config = config.name_any(), "its status was not written: {error}");
+            }
+        }
+    }
+}
+
+async fn write(api: &Api<AzureVnetConfig>, config: &AzureVnetConfig, status: &AzureVnetConfigStatus) -> kube::Result<()> {
+    let patch = json!({
+        "apiVersion": AzureVnetConfig::api_version(&()), "kind": AzureVnetConfig::kind(&()),
+        "metadata": {"name": config.name_any(), "uid": config.uid()}, "status": status,
+    });
+    api.patch_status(&config.name_any(), &PatchParams::apply(CONTROLLER_MANAGER).force(), &Patch::Apply(patch)).await.map(drop)
+}
+
+fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
+    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+    for node in shell.caches.nodes.state() {
+        let Some(config) = shell.config_of(&node) else { continue };
+        let tally = tallies.entry(config.name_any()).or_default();
+        tally.nodes.matched += 1;
+        if !node.spec.provider_id.is_empty() && shell.provider_of(&node).is_err() {
+            tally.nodes.refused += 1;
+        }
+        if let Some(pool) = shell.caches.pool(node.name()) {
+            tally.add(&pool);
+        }
+        tally.troubles.extend(shell.trouble(node.name()));
+    }
+    tallies
+}
+
+impl Tally {
+    fn add(&mut self, pool: &AzureVnetNode) {
+        let status = pool.status.clone().unwrap_or_default();
+        let is = |type_: &str| u32::from(status.conditions.iter().any(|found| found.type_ == type_ && found.status == "True"));
+        self.nodes.ready += is("Ready");
+        self.nodes.in_deficit += is("InDeficit");
+        self.nodes.at_capacity += is("AtCapacity");
+        let agent = status.agent.unwrap_or_default();
+        let cloud = status.cloud.unwrap_or_default();
+        let addresses = &mut self.addresses;
+        addresses.attached += u32::from(cloud.attached);
+        addresses.used += u32::from(agent.counts.assigned);
+        addresses.free += u32::from(agent.counts.free);
+        addresses.cooling += u32::from(agent.counts.cooling);
+        addresses.releasing += count(pool.spec.release.iter().map(|release| release.addresses.len()).sum());
+        addresses.lost += count(pool.spec.lost.len());
+        self.missing += u32::from(cloud.target.saturating_sub(cloud.attached));
+    }
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+fn measure(metrics: &Metrics, tallies: &BTreeMap<String, Tally>) {
+    let sum = |of: fn(&AddressCounts) -> u32| tallies.values().map(|tally| i64::from(of(&tally.addresses))).sum();
+    let states: [(&str, fn(&AddressCounts) -> u32); 6] = [
+        ("attached", |counts| counts.attached),
+        ("used", |counts| counts.used),
+        ("free", |counts| counts.free),
+        ("cooling", |counts| counts.cooling),
+        ("releasing", |counts| counts.releasing),
+        ("lost", |counts| counts.lost),
+    ];
+    for (state, of) in states {
+        metrics.addresses.get_or_create(&AddressState { state }).set(sum(of));
+    }
+    metrics.deficit.set(tallies.values().map(|tally| i64::from(tally.missing)).sum());
+}
+
+fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetConfigStatus {
+    let trouble =
+        |reasons: &[&str]| tally.troubles.iter().find(|error| reasons.contains(&error.reason())).map(|e| (e.reason(), e.remedy()));
+    let valid = Policy::of(config).err().map(|error| ("Invalid", error.to_string()));
+    let credentials = trouble(&["CredentialsRefused"]);
+    let permissions = trouble(&["PermissionMissing", "ResourceLocked"]);
+    let ready = valid.clone().or_else(|| credentials.clone()).or_else(|| permissions.clone());
+    // Healthy is True for the first four and False for the others.
+    let found = [
+        ("Ready", ready, true, "InForce"),
+        ("ConfigValid", valid, true, "Valid"),
+        ("CredentialsValid", credentials, true, "Accepted"),
+        ("PermissionsOk", permissions, true, "Sufficient"),
+        ("Throttled", trouble(&["Throttled"]), false, "WithinBudget"),
+        ("SubnetExhausted", trouble(&["SubnetExhausted"]), false, "AddressesLeft"),
+    ];
+    let old = config.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let conditions = found.map(|(type_, problem, healthy, well)| {
+        let status = if problem.is_none() == healthy { "True" } else { "False" };
+        let same = old.iter().find(|old| old.type_ == type_ && old.status == status);
+        let (reason, message) = problem.unwrap_or((well, String::new()));
+        Condition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: reason.into(),
+            message,
+            last_transition_time: same.map_or_else(|| seconds(now), |old| old.last_transition_time.clone()),
+            observed_generation: None,
+        }
+    });
+    AzureVnetConfigStatus {
+        observed_generation: config.metadata.generation.unwrap_or_default(),
+        nodes: tally.nodes.clone(),
+        addresses: tally.addresses.clone(),
+        conditions: conditions.into(),
+    }
+}
+
+/// Times of the API have no fractions: with them nothing would ever equal what was stored.
+fn seconds(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use azure_vnet_crds::AzureVnetConfigSpec;
+
+    use super::*;
+
+    #[test]
+    fn a_status_that_is_stored_is_not_written_again() {
+        let mut config = AzureVnetConfig::new("c", AzureVnetConfigSpec::default());
+        let mut tally = Tally::default();
+        tally.troubles.push(Error::credentials("no".into()));
+        let first = status(&config, &tally, "2026-01-01T00:00:00.5Z".parse().unwrap());
+        config.status = Some(serde_json::from_str(&serde_json::to_string(&first).unwrap()).unwrap());
+        assert_eq!(status(&config, &tally, "2026-01-02T00:00:00Z".parse().unwrap()), first);
+        let ready = first.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "CredentialsRefused"));
+        let second = status(&config, &Tally::default(), "2026-01-02T00:00:00Z".parse().unwrap());
+        assert!(
+            second
+                .conditions
+                .iter()
+                .all(|condition| (condition.status == "True") == !["Throttled", "SubnetExhausted"].contains(&condition.type_.as_str()))
+        );
+    }
+}

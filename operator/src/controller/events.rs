@@ -1,0 +1,61 @@
+//! Kubernetes Events: what happened to a node's pool, and what to do about it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client, Resource,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::time::Instant;
+use tracing::debug;
+
+/// The same event of the same object is told once in this time.
+const QUIET: Duration = Duration::from_mins(10);
+/// The API server's limit of a note.
+const NOTE: usize = 1024;
+
+/// Publishes events, each of them seldom.
+pub struct Events {
+    recorder: Recorder,
+    told: Mutex<BTreeMap<(String, String, String), Instant>>,
+}
+
+impl Events {
+    /// Publishes in the name of one replica.
+    pub fn new(client: Client, identity: &str) -> Self {
+        let reporter = Reporter { controller: azure_vnet_crds::CONTROLLER_MANAGER.into(), instance: Some(identity.to_owned()) };
+        Self { recorder: Recorder::new(client, reporter), told: Mutex::default() }
+    }
+
+    /// Tells of a cluster-scoped object. An event that cannot be published is lost: it must not delay what it speaks of.
+    pub async fn tell<K: Resource<DynamicType = ()>>(&self, object: &K, type_: EventType, reason: &str, message: &str) {
+        let reference = object.object_ref(&());
+        if !self.is_news(&reference, reason, message) {
+            return;
+        }
+        let note = message.char_indices().take_while(|(at, c)| at + c.len_utf8() <= NOTE).map(|(_, c)| c).collect();
+        let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".into(), secondary: None };
+        let publish = self.recorder.publish(&event, &reference);
+        match tokio::time::timeout(Duration::from_secs(5), publish).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(reason, "an event was not published: {error}"),
+            Err(_) => debug!(reason, "an event was not published in time"),
+        }
+    }
+
+    fn is_news(&self, reference: &ObjectReference, reason: &str, message: &str) -> bool {
+        let key = (reference.uid.clone().unwrap_or_default(), reason.to_owned(), message.to_owned());
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| at.elapsed() < QUIET);
+        if told.contains_key(&key) {
+            return false;
+        }
+        told.insert(key, Instant::now());
+        true
+    }
+}

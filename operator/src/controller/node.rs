@@ -1,0 +1,222 @@
+//! One pass over one node: observe, let it be decided, do that, and again until nothing is left to do.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_operator_core::{
+    arm::Error,
+    decide::may_vanish,
+    policy::{Policy, choose},
+    provider::{ProviderId, Unmanaged},
+};
+use jiff::Timestamp;
+use kube::{Api, ResourceExt as _, runtime::events::EventType};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::{
+    events::Events,
+    kinds::{Node, is_held},
+    leader::Leadership,
+    machine::Machines,
+    metrics::Metrics,
+    pools::{Pools, is_conflict, newer},
+    taints,
+    watch::Caches,
+    work::{Known, Work},
+};
+use crate::azure::Arm;
+
+/// How long a full subnet counts as full.
+const EXHAUSTED: Duration = Duration::from_mins(5);
+/// Grace of a config that is gone.
+const GRACE: Duration = Duration::from_mins(6);
+
+/// What passes need; shared by all.
+pub struct Shell<A> {
+    /// Resource Manager.
+    pub arm: Arc<A>,
+    /// Machines and networks.
+    pub machines: Machines<A>,
+    /// Whether to act at all.
+    pub leadership: Leadership,
+    /// What the API server holds.
+    pub caches: Caches,
+    /// Where pools are written.
+    pub pools: Pools,
+    /// Where nodes are patched.
+    pub nodes: Api<Node>,
+    /// For users.
+    pub events: Events,
+    /// For operators.
+    pub metrics: Metrics,
+    known: Mutex<BTreeMap<String, Known>>,
+    exhausted: Mutex<BTreeMap<String, Instant>>,
+    troubles: Mutex<BTreeMap<String, Error>>,
+}
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The API server's words.
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+    /// Another leads now.
+    #[error("leadership ended")]
+    Deposed,
+    /// A defect.
+    #[error("the pass does not come to an end")]
+    Endless,
+}
+
+impl<A: Arm> Shell<A> {
+    /// One that knows nothing yet.
+    pub fn new(arm: Arc<A>, leadership: Leadership, caches: Caches, client: &kube::Client, metrics: Metrics) -> Self {
+        Self {
+            machines: Machines::new(Arc::clone(&arm)),
+            arm,
+            caches,
+            pools: Pools::new(client.clone()),
+            nodes: Api::all(client.clone()),
+            events: Events::new(client.clone(), leadership.identity()),
+            leadership,
+            metrics,
+            known: Mutex::default(),
+            exhausted: Mutex::default(),
+            troubles: Mutex::default(),
+        }
+    }
+
+    /// One pass. Returns when to come again though nothing happens.
+    ///
+    /// # Errors
+    /// What broke it off; it is to be repeated.
+    pub async fn pass(&self, name: &str) -> Result<Option<Duration>, Broken> {
+        let nonce = self.leadership.nonce().ok_or(Broken::Deposed)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name).unwrap_or_default();
+        let node = self.caches.node(name);
+        let cached = self.caches.pool(name).map(|pool| (*pool).clone());
+        let (Some(node), object) = (node, newer(cached, known.object.take())) else {
+            self.note(name, None);
+            return self.farewell(self.caches.pool(name).as_deref()).await;
+        };
+        if let Some(object) = object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_some()) {
+            return self.farewell(Some(object)).await;
+        }
+        if known.uid != node.uid() || known.nonce != nonce || known.provider_id != node.spec.provider_id {
+            known = Known::new(nonce, &node);
+        }
+        known.object = object;
+        let Some((config, provider)) = self.managed(&node).await else { return Ok(None) };
+        let policy = match Policy::of(&config) {
+            Ok(policy) => policy,
+            Err(error) => {
+                self.events.tell(&*config, EventType::Warning, "ConfigInvalid", &error.to_string()).await;
+                return Ok(None);
+            }
+        };
+        self.repair(&node, known.object.as_ref(), &policy).await?;
+        let mut work = Work { shell: self, node: &node, policy: &policy, provider: &provider, known: &mut known, confirmed: false };
+        let result = work.run().await;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
+        result
+    }
+
+    /// The config of a node and its place in Azure, if it is to be managed.
+    async fn managed(&self, node: &Node) -> Option<(Arc<AzureVnetConfig>, ProviderId)> {
+        let config = self.config_of(node)?;
+        match self.provider_of(node) {
+            Ok(provider) => Some((config, provider)),
+            Err(unmanaged) => {
+                // A node has no provider id for the first moments of its life.
+                if !node.spec.provider_id.is_empty() {
+                    self.events.tell(node, EventType::Warning, "NodeNotManaged", &unmanaged.to_string()).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// The config that counts for a node.
+    pub fn config_of(&self, node: &Node) -> Option<Arc<AzureVnetConfig>> {
+        if !matches!(node.status.node_info.operating_system.as_str(), "" | "linux") {
+            return None;
+        }
+        let configs = self.caches.configs.state();
+        let name = choose(configs.iter().map(|config| &**config), node.labels())?.name_any();
+        configs.into_iter().find(|config| config.name_any() == name)
+    }
+
+    /// A node's place in Azure.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn provider_of(&self, node: &Node) -> Result<ProviderId, Unmanaged> {
+        node.spec.provider_id.parse()
+    }
+
+    /// Notes how the last request to Azure for a node ended.
+    pub fn note(&self, name: &str, trouble: Option<&Error>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match trouble {
+            Some(error) => drop(troubles.insert(name.to_owned(), error.clone())),
+            None => drop(troubles.remove(name)),
+        }
+    }
+
+    /// What lately went wrong in Azure for a node.
+    pub fn trouble(&self, name: &str) -> Option<Error> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Takes the start-up taint off a node whose agent serves it.
+    async fn repair(&self, node: &Node, object: Option<&AzureVnetNode>, policy: &Policy) -> Result<(), Broken> {
+        let Some(object) = object else { return Ok(()) };
+        let agent = object.status.as_ref().and_then(|status| status.agent.as_ref());
+        let uid = object.uid().unwrap_or_default();
+        if !taints::is_served(node, &uid, &object.spec.node.uid, agent) {
+            return Ok(());
+        }
+        let Some(repair) = taints::plan(node, &policy.startup_taint, Timestamp::now()) else { return Ok(()) };
+        match taints::apply(&self.nodes, node.name(), repair).await {
+            Ok(()) => info!(node = node.name(), "the agent serves the node: its start-up taint is removed"),
+            // Its change makes the node due again.
+            Err(error) if is_conflict(&error) => debug!(node = node.name(), "the node changed before its taint was removed"),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Lets the object of a node that is gone, or one that somebody deletes, go once no write may land any more (safety rule RE4).
+    async fn farewell(&self, object: Option<&AzureVnetNode>) -> Result<Option<Duration>, Broken> {
+        let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_some() && is_held(object)) else {
+            return Ok(None);
+        };
+        let config = self.caches.configs.state().into_iter().find(|config| config.name_any() == object.spec.config.name);
+        let grace = config.and_then(|config| Policy::of(&config).ok()).map_or(GRACE, |policy| policy.grace);
+        let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
+        if !may_vanish(cloud, grace, Timestamp::now()) {
+            return Ok(Some(Duration::from_secs(15)));
+        }
+        match self.pools.release(object).await {
+            Err(error) if !is_conflict(&error) => Err(error.into()),
+            Ok(()) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Whether Azure lately had no address left in a subnet.
+    pub fn is_exhausted(&self, subnet: &str) -> bool {
+        let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        exhausted.retain(|_, at| at.elapsed() < EXHAUSTED);
+        exhausted.contains_key(&subnet.to_ascii_lowercase())
+    }
+
+    /// Notes that Azure has no address left in a subnet.
+    pub fn exhaust(&self, subnet: String) {
+        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).insert(subnet, Instant::now());
+    }
+}

@@ -1,0 +1,113 @@
+//! Caches of nodes, configs and pools. Every change makes the nodes that it concerns due.
+
+use std::{fmt::Debug, sync::Arc};
+
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use futures::StreamExt as _;
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use super::{
+    kinds::{Node, trim},
+    queue::Queue,
+};
+
+/// Lists come in pages of this size (safety rule SC1).
+const PAGE: u32 = 500;
+
+/// What the API server was last heard to hold.
+#[derive(Clone)]
+pub struct Caches {
+    /// Nodes.
+    pub nodes: Store<Node>,
+    /// Configs.
+    pub configs: Store<AzureVnetConfig>,
+    /// Pools, by the node's name.
+    pub pools: Store<AzureVnetNode>,
+}
+
+impl Caches {
+    /// Starts to follow all three.
+    pub fn follow(client: &Client, queue: &Arc<Queue>, tasks: &mut JoinSet<()>) -> Self {
+        let (nodes, node_writer) = reflector::store();
+        let (configs, config_writer) = reflector::store();
+        let (pools, pool_writer) = reflector::store();
+        let caches = Self { nodes, configs, pools };
+        let this = (Arc::clone(queue), caches.clone());
+        tasks.spawn(follow(Api::all(client.clone()), node_writer, Node::trim, move |event| this.1.mark(&this.0, &event)));
+        let this = (Arc::clone(queue), caches.clone());
+        tasks.spawn(follow(Api::all(client.clone()), pool_writer, trim_all, move |event| this.1.mark(&this.0, &event)));
+        let this = (Arc::clone(queue), caches.clone());
+        tasks.spawn(follow(Api::all(client.clone()), config_writer, trim_all, move |event| {
+            // Its status is ours: only the first generation of a change concerns nodes, but telling them apart is not worth a cache.
+            if !matches!(event, Event::Init | Event::InitApply(_)) {
+                this.1.mark_all(&this.0);
+            }
+        }));
+        caches
+    }
+
+    /// Returns when all three hold a whole list.
+    pub async fn ready(&self) {
+        // An error means that a watcher has ended, and so has this process.
+        let _ = tokio::join!(self.nodes.wait_until_ready(), self.configs.wait_until_ready(), self.pools.wait_until_ready());
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectRef::new(name))
+    }
+
+    /// A pool by its node's name.
+    pub fn pool(&self, name: &str) -> Option<Arc<AzureVnetNode>> {
+        self.pools.get(&ObjectRef::new(name))
+    }
+
+    /// Makes all nodes, and all pools without one, due.
+    pub fn mark_all(&self, queue: &Queue) {
+        for node in self.nodes.state() {
+            queue.mark(node.name());
+        }
+        for pool in self.pools.state() {
+            queue.mark(&pool.name_any());
+        }
+    }
+
+    fn mark<K: Resource<DynamicType = ()>>(&self, queue: &Queue, event: &Event<K>) {
+        match event {
+            Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) => queue.mark(&object.name_any()),
+            Event::Init => {}
+            // What vanished between two lists has no event of its own.
+            Event::InitDone => self.mark_all(queue),
+        }
+    }
+}
+
+fn trim_all<K: Resource>(object: &mut K) {
+    trim(object.meta_mut());
+}
+
+async fn follow<K, T, F>(api: Api<K>, writer: reflector::store::Writer<K>, trim: T, on_change: F)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    T: FnMut(&mut K) + Send,
+    F: Fn(Event<K>) + Send,
+{
+    let stream = watcher::watcher(api, watcher::Config::default().page_size(PAGE)).modify(trim).default_backoff().reflect(writer);
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => on_change(event),
+            Err(error) => warn!(kind = %K::kind(&()), "the watch broke off and starts anew: {error}"),
+        }
+    }
+}
