@@ -11,6 +11,8 @@ mod pools;
 mod queue;
 mod random;
 mod taints;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod work;
 

@@ -16,7 +16,7 @@ use azure_vnet_operator_core::{
 use jiff::Timestamp;
 use kube::{Api, ResourceExt as _, runtime::events::EventType};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     events::Events,
@@ -119,7 +119,7 @@ impl<A: Arm> Shell<A> {
                 return Ok(None);
             }
         };
-        self.repair(&node, known.object.as_ref(), &policy).await?;
+        self.repair(&node, known.object.as_ref(), &policy).await;
         let mut work = Work { shell: self, node: &node, policy: &policy, provider: &provider, known: &mut known, confirmed: false };
         let result = work.run().await;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
@@ -129,7 +129,7 @@ impl<A: Arm> Shell<A> {
     /// The config of a node and its place in Azure, if it is to be managed.
     async fn managed(&self, node: &Node) -> Option<(Arc<AzureVnetConfig>, ProviderId)> {
         let config = self.config_of(node)?;
-        match self.provider_of(node) {
+        match provider_of(node) {
             Ok(provider) => Some((config, provider)),
             Err(unmanaged) => {
                 // A node has no provider id for the first moments of its life.
@@ -151,14 +151,6 @@ impl<A: Arm> Shell<A> {
         configs.into_iter().find(|config| config.name_any() == name)
     }
 
-    /// A node's place in Azure.
-    ///
-    /// # Errors
-    /// When it has none.
-    pub fn provider_of(&self, node: &Node) -> Result<ProviderId, Unmanaged> {
-        node.spec.provider_id.parse()
-    }
-
     /// Notes how the last request to Azure for a node ended.
     pub fn note(&self, name: &str, trouble: Option<&Error>) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,21 +166,21 @@ impl<A: Arm> Shell<A> {
     }
 
     /// Takes the start-up taint off a node whose agent serves it.
-    async fn repair(&self, node: &Node, object: Option<&AzureVnetNode>, policy: &Policy) -> Result<(), Broken> {
-        let Some(object) = object else { return Ok(()) };
+    async fn repair(&self, node: &Node, object: Option<&AzureVnetNode>, policy: &Policy) {
+        let Some(object) = object else { return };
         let agent = object.status.as_ref().and_then(|status| status.agent.as_ref());
         let uid = object.uid().unwrap_or_default();
         if !taints::is_served(node, &uid, &object.spec.node.uid, agent) {
-            return Ok(());
+            return;
         }
-        let Some(repair) = taints::plan(node, &policy.startup_taint, Timestamp::now()) else { return Ok(()) };
+        let Some(repair) = taints::plan(node, &policy.startup_taint, Timestamp::now()) else { return };
         match taints::apply(&self.nodes, node.name(), repair).await {
             Ok(()) => info!(node = node.name(), "the agent serves the node: its start-up taint is removed"),
             // Its change makes the node due again.
             Err(error) if is_conflict(&error) => debug!(node = node.name(), "the node changed before its taint was removed"),
-            Err(error) => return Err(error.into()),
+            // The node's addresses must not wait for it.
+            Err(error) => warn!(node = node.name(), "its start-up taint cannot be removed: {error}"),
         }
-        Ok(())
     }
 
     /// Lets the object of a node that is gone, or one that somebody deletes, go once no write may land any more (safety rule RE4).
@@ -219,4 +211,12 @@ impl<A: Arm> Shell<A> {
     pub fn exhaust(&self, subnet: String) {
         self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).insert(subnet, Instant::now());
     }
+}
+
+/// A node's place in Azure.
+///
+/// # Errors
+/// When it has none.
+pub fn provider_of(node: &Node) -> Result<ProviderId, Unmanaged> {
+    node.spec.provider_id.parse()
 }

@@ -58,7 +58,7 @@ pub async fn apply(api: &Api<Node>, name: &str, repair: Repair) -> kube::Result<
 mod tests {
     use super::*;
 
-    fn node(taints: Value, network: &str) -> Node {
+    fn node(taints: &Value, network: &str) -> Node {
         let conditions = json!([{"type": "NetworkUnavailable", "status": network}]);
         serde_json::from_value(json!({"metadata": {"name": "n", "uid": "u", "resourceVersion": "7"}, "spec": {"taints": taints},
             "status": {"conditions": conditions, "nodeInfo": {"bootID": "b"}}}))
@@ -69,16 +69,16 @@ mod tests {
     fn only_the_start_up_taint_goes_and_only_if_the_node_is_as_read() {
         let other = json!({"key": "other", "effect": "NoSchedule", "value": "x"});
         let taints = json!([{"key": "a/not-ready", "effect": "NoExecute"}, other]);
-        let repair = plan(&node(taints, "False"), "a/not-ready", Timestamp::UNIX_EPOCH).unwrap();
+        let repair = plan(&node(&taints, "False"), "a/not-ready", Timestamp::UNIX_EPOCH).unwrap();
         let expected = json!({"metadata": {"resourceVersion": "7"}, "spec": {"taints": [other]}});
         assert_eq!(repair, Repair { taints: Some(expected), network: None });
-        assert_eq!(plan(&node(json!([other]), "False"), "a/not-ready", Timestamp::UNIX_EPOCH), None);
-        assert!(plan(&node(json!([]), "True"), "a/not-ready", Timestamp::UNIX_EPOCH).unwrap().network.is_some());
+        assert_eq!(plan(&node(&json!([other]), "False"), "a/not-ready", Timestamp::UNIX_EPOCH), None);
+        assert!(plan(&node(&json!([]), "True"), "a/not-ready", Timestamp::UNIX_EPOCH).unwrap().network.is_some());
     }
 
     #[test]
     fn an_agent_of_another_boot_or_object_does_not_serve_the_node() {
-        let node = node(json!([]), "False");
+        let node = node(&json!([]), "False");
         let agent = Agent { ready: true, boot_id: "b".into(), object_uid: "o".into(), ..Agent::default() };
         assert!(is_served(&node, "o", "u", Some(&agent)));
         assert!(

@@ -1,0 +1,176 @@
+//! Whole passes against an API server and an Azure of a few lines each.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode};
+use azure_vnet_operator_core::arm::{Class, Document, Error, Read, Urgency, Write};
+use kube::{
+    client::Body,
+    runtime::{reflector, watcher::Event},
+};
+use serde_json::{Value, json};
+
+use super::*;
+
+const SUBNET: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/nodes";
+const NIC: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/nic";
+
+/// One `AzureVnetNode`, with versions and the two subresources.
+#[derive(Default)]
+struct Server {
+    object: Mutex<Option<Value>>,
+    writes: AtomicUsize,
+}
+
+impl Server {
+    async fn answer(self: Arc<Self>, request: http::Request<Body>) -> Result<http::Response<Body>, std::io::Error> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        let body = body.collect_bytes().await.unwrap();
+        let (status, answer) = if !path.contains("azurevnetnodes") {
+            (201, json!({}))
+        } else if parts.method == http::Method::GET {
+            self.object.lock().unwrap().clone().map_or((404, failure(404)), |object| (200, object))
+        } else {
+            self.patch(path.ends_with("/status"), &serde_json::from_slice(&body).unwrap())
+        };
+        Ok(http::Response::builder().status(status).body(Body::from(answer.to_string().into_bytes())).unwrap())
+    }
+
+    fn patch(&self, status: bool, patch: &Value) -> (u16, Value) {
+        let mut stored = self.object.lock().unwrap();
+        let wanted = patch.pointer("/metadata/resourceVersion");
+        let object = stored.get_or_insert_with(
+            || json!({"metadata": {"uid": "object", "resourceVersion": "0", "creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {}}),
+        );
+        if wanted.is_some_and(|wanted| *wanted != object["metadata"]["resourceVersion"]) {
+            return (409, failure(409));
+        }
+        let writes = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        object["metadata"]["name"] = patch["metadata"]["name"].clone();
+        object["metadata"]["resourceVersion"] = json!(writes.to_string());
+        if status {
+            assert!(patch.get("spec").is_none() && patch.pointer("/status/agent").is_none());
+            object["status"]["cloud"] = patch["status"]["cloud"].clone();
+            object["status"]["conditions"] = patch["status"]["conditions"].clone();
+        } else {
+            assert_eq!(patch.pointer("/metadata/finalizers/0"), Some(&json!("azure-vnet.dev/nic")));
+            assert_eq!(patch.pointer("/metadata/ownerReferences/0/uid"), Some(&json!("node")));
+            object["spec"] = patch["spec"].clone();
+        }
+        (200, object.clone())
+    }
+
+    fn pool(&self) -> AzureVnetNode {
+        serde_json::from_value(self.object.lock().unwrap().clone().unwrap()).unwrap()
+    }
+}
+
+fn failure(code: u16) -> Value {
+    json!({"kind": "Status", "status": "Failure", "code": code, "reason": if code == 404 { "NotFound" } else { "Conflict" }, "message": "no"})
+}
+
+/// One NIC; a write may be refused, and is checked to follow its recorded intent.
+struct Azure {
+    server: Arc<Server>,
+    nic: Mutex<Value>,
+    refusals: Mutex<Vec<Error>>,
+    writes: AtomicUsize,
+}
+
+impl Arm for Azure {
+    async fn read(&self, read: &Read, _: Urgency) -> Result<Document, Error> {
+        let body = match read {
+            Read::Machine(_) => json!({"properties": {"networkProfile": {"networkInterfaces": [{"id": NIC}]}}}),
+            Read::Nic(_) => self.nic.lock().unwrap().clone(),
+            Read::Network(_) => json!({"properties": {"addressSpace": {"addressPrefixes": ["10.240.0.0/16"]},
+                "subnets": [{"id": SUBNET, "properties": {"addressPrefix": "10.240.0.0/16"}}]}}),
+            Read::ScaleSet(_) | Read::Instance(_) | Read::InstanceNics(_) | Read::Usages(_) => panic!("nobody needs {read:?}"),
+        };
+        Ok(Document { body, etag: None })
+    }
+
+    async fn write(&self, write: &Write, _: Urgency, may_send: &(dyn Fn() -> bool + Send + Sync)) -> Result<(), Error> {
+        let intent = self.server.pool().status.unwrap().cloud.unwrap().intent.expect("a write without a recorded intent");
+        assert!(may_send() && !intent.add.is_empty());
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        if let Some(error) = self.refusals.lock().unwrap().pop() {
+            return Err(error);
+        }
+        let mut body = write.body().clone();
+        for (at, entry) in body.pointer_mut("/properties/ipConfigurations").unwrap().as_array_mut().unwrap().iter_mut().enumerate() {
+            entry["properties"]["privateIPAddress"] = json!(format!("10.240.0.{}", at + 4));
+            entry["properties"]["provisioningState"] = json!("Succeeded");
+        }
+        *self.nic.lock().unwrap() = body;
+        Ok(())
+    }
+}
+
+fn nic() -> Value {
+    json!({"id": NIC, "name": "nic", "etag": "W/\"1\"", "properties": {"provisioningState": "Succeeded", "macAddress": "00-0D-3A-00-00-01",
+        "ipConfigurations": [{"name": "ipconfig1", "properties": {"primary": true, "provisioningState": "Succeeded",
+            "privateIPAddress": "10.240.0.4", "privateIPAddressVersion": "IPv4", "subnet": {"id": SUBNET}}}]}})
+}
+
+fn store<K>(objects: Vec<K>) -> reflector::Store<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    let (store, mut writer) = reflector::store();
+    for object in objects {
+        writer.apply_watcher_event(&Event::Apply(object));
+    }
+    store
+}
+
+fn shell(refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
+    let server = Arc::new(Server::default());
+    let service = Arc::clone(&server);
+    let client = kube::Client::new(tower::service_fn(move |request| Arc::clone(&service).answer(request)), "default");
+    let provider = "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm";
+    let node = serde_json::from_value(json!({"metadata": {"name": "n1", "uid": "node"}, "spec": {"providerID": provider},
+        "status": {"conditions": [{"type": "Ready", "status": "False"}], "nodeInfo": {"bootID": "boot", "operatingSystem": "linux"}}}));
+    let caches = Caches {
+        nodes: store(vec![node.unwrap()]),
+        configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec::default())]),
+        pools: store(vec![]),
+    };
+    let arm = Azure { server: Arc::clone(&server), nic: Mutex::new(nic()), refusals: Mutex::new(refusals), writes: AtomicUsize::new(0) };
+    (Shell::new(Arc::new(arm), Leadership::leading("me"), caches, &client, Metrics::default()), server)
+}
+
+#[tokio::test]
+async fn up1_one_pass_fills_a_new_node_with_one_write_and_rests_then() {
+    let (shell, server) = shell(vec![]);
+    shell.pass("n1").await.unwrap();
+    let pool = server.pool();
+    assert_eq!((pool.spec.addresses.len(), pool.spec.revision > 0), (8, true));
+    assert_eq!((pool.spec.node.mac.as_str(), pool.spec.node.subnet_prefix.as_str()), ("00:0d:3a:00:00:01", "10.240.0.0/16"));
+    let cloud = pool.status.unwrap().cloud.unwrap();
+    assert_eq!((cloud.intent, cloud.attached, cloud.target), (None, 8, 8));
+    assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 1);
+    let writes = server.writes.load(Ordering::SeqCst);
+    // The cache still lacks the object: what was read and written is known all the same.
+    shell.pass("n1").await.unwrap();
+    shell.pass("n1").await.unwrap();
+    assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 1), "nothing at rest");
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_told_and_not_hammered() {
+    let refused = Error::from_answer(403, None, br#"{"error": {"code": "AuthorizationFailed", "message": "no"}}"#);
+    let (shell, server) = shell(vec![refused]);
+    let wake = shell.pass("n1").await.unwrap().unwrap();
+    assert!(wake >= Duration::from_secs(5), "{wake:?}");
+    let status = server.pool().status.unwrap();
+    let writable = status.conditions.iter().find(|condition| condition.type_ == "NicWritable").unwrap();
+    assert_eq!((writable.status.as_str(), writable.reason.as_str()), ("False", "PermissionMissing"));
+    assert_eq!(status.cloud.unwrap().last_error.unwrap().code, "AuthorizationFailed");
+    assert!(matches!(shell.trouble("n1").unwrap().class, Class::Forbidden { .. }));
+    shell.pass("n1").await.unwrap();
+    assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 1);
+}
