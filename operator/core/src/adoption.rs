@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_crds::{AzureVnetNodeSpec, node::SlotAddress};
+use azure_vnet_crds::{
+    AzureVnetNodeSpec,
+    node::{Release, ReleaseAck, SlotAddress},
+};
 use ipnet::Ipv4Net;
 
 /// How long after it was listed an address is offered although the node's metadata has not shown it (safety rule RE6).
@@ -287,14 +290,28 @@ pub fn releases<Read: Copy + Eq>(
     let ordinary = quarantined.iter().filter(|at| !leaving.contains(at) && listed.contains(at)).copied().collect();
     let (probation, pass) = probation;
     ReleasePlan {
-        quarantine: asked.into_iter().filter(|asked| !quarantined.contains(&asked.1) && !refused.contains(asked)).collect(),
+        quarantine: asked
+            .into_iter()
+            .filter(|(id, at)| listed.contains(at) && !quarantined.contains(at) && !refused.contains(&(*id, *at)))
+            .collect(),
         withdraw: probation.pass(&ordinary, pass),
     }
 }
 
+/// What may be acknowledged: releases of which every address is durably set aside, or was refused. A release that names something else than the
+/// list does (safety rule RE2) is refused for that address.
+#[must_use]
+pub fn acks(spec: &AzureVnetNodeSpec, quarantined: &BTreeSet<SlotAddress>, refused: &BTreeSet<(u64, SlotAddress)>) -> Vec<ReleaseAck> {
+    let judge = |release: &Release| {
+        let (done, rest): (Vec<_>, Vec<_>) = release.addresses.iter().copied().partition(|at| quarantined.contains(at));
+        let settled = rest.iter().all(|at| refused.contains(&(release.id, *at)) || !spec.addresses.contains(at));
+        settled.then(|| ReleaseAck { id: release.id, nonce: release.nonce.clone(), quarantined: done, refused: rest })
+    };
+    spec.release.iter().filter_map(judge).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use azure_vnet_crds::node::Release;
     use proptest::prelude::*;
 
     use super::*;
@@ -440,6 +457,17 @@ mod tests {
         let plan = releases(&spec, &all(&["8/10.0.0.8"]), &quarantined, &refused, (&mut Probation::default(), pass(0, 0)));
         let expected = ReleasePlan { quarantine: vec![(5, at("3/10.0.0.3"))], withdraw: vec![] };
         assert_eq!(plan, expected);
+    }
+
+    #[test]
+    fn re2_an_ack_names_what_is_set_aside_and_waits_until_all_is_settled() {
+        let mut spec = spec(2, &["1/10.0.0.1", "2/10.0.0.2"]);
+        spec.release = vec![release(5, &["1/10.0.0.1", "2/10.0.0.2", "2/10.0.0.9"])];
+        let quarantined = all(&["1/10.0.0.1"]).into_iter().collect();
+        assert_eq!(acks(&spec, &quarantined, &BTreeSet::new()), []);
+        let acked = acks(&spec, &quarantined, &BTreeSet::from([(5, at("2/10.0.0.2"))]));
+        let refused = all(&["2/10.0.0.2", "2/10.0.0.9"]);
+        assert_eq!(acked, [ReleaseAck { id: 5, nonce: "n5".into(), quarantined: all(&["1/10.0.0.1"]), refused }]);
     }
 
     proptest! {

@@ -1,0 +1,350 @@
+//! The steps that follow once it is known what the node's object asks for: set aside, adopt, seal, keep the host, give pods' leases back.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+
+use azure_vnet_crds::{
+    AzureVnetNodeSpec,
+    node::{Agent, SlotAddress, StoreCounts},
+};
+use azure_vnet_operator_core::{
+    adoption::{self, Adopted, Judgement, Listed, Pass},
+    demand::{self, Held},
+};
+use azure_vnet_plugin::store::{Adoption, Freed, KeeperError, Quarantining};
+use azure_vnet_plugin_core::{
+    lease::{Entry, Quarantine, ReleaseId},
+    pool::{self, ContentHash, PoolFacts, SealOwner},
+};
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+use tracing::{info, warn};
+
+use super::{
+    host::Host,
+    keep::{Node, NodeError, Outcome, Seen},
+    kernel::View,
+    memory::Memory,
+    object::Object,
+    orphans::{Action, Orphans, Trace},
+    problems::{Problems, Report, Topic, chain},
+};
+
+/// What the object, or what was kept of it, says.
+#[derive(Debug)]
+pub(super) struct Basis {
+    uid: String,
+    spec: AzureVnetNodeSpec,
+    removing: Vec<SlotAddress>,
+    last_read: Option<Timestamp>,
+    listed: Listed,
+    /// Whether the spec also has what rules and CNI configuration are made of.
+    whole: bool,
+    /// Of the revision, as it was when it was adopted.
+    content: ContentHash,
+}
+
+/// How taking over ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// The store is as the basis asks.
+    Over,
+    /// Nothing confirms the basis yet.
+    Waits,
+}
+
+/// Time since boot, which no change of the wall clock touches.
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec).unwrap_or_default(), u32::try_from(now.tv_nsec).unwrap_or_default());
+    Duration::new(seconds, nanos)
+}
+
+impl Node {
+    /// What to go by: the object, unless it is older than what was adopted (safety rule RE3); else what was kept of it.
+    pub(super) fn basis(&self, seen: &Seen, problems: &mut Problems) -> Option<Basis> {
+        let durable = problems.check(Topic::StoreHealthy, "PoolUnreadable", self.keeper.adopted())?;
+        let adopted = durable.as_ref().map(|pool| Adopted { revision: pool.revision, content: pool.content.0 });
+        let kept = durable.map(|pool| self.kept(&pool));
+        let Some(object) = &seen.object else { return kept };
+        // A revision of 0 says nothing yet.
+        if object.spec.revision == 0 {
+            return kept;
+        }
+        match adoption::judge(adopted.as_ref(), &object.spec) {
+            Judgement::Adopt | Judgement::Unchanged => Some(by_object(object)),
+            Judgement::Regressed(why) => {
+                problems.note(Topic::PoolAdopted, "RevisionRegressed", format!("{why}; the controller will answer with a higher revision"));
+                kept
+            }
+        }
+    }
+
+    /// What lies on disk. Where the remembered spec is not of the adopted revision, the pool record alone has to do.
+    fn kept(&self, pool: &pool::Pool) -> Basis {
+        let same = |memory: &&Memory| memory.spec.revision == pool.revision && adoption::content(&memory.spec) == pool.content.0;
+        let remembered = self.memory.as_ref().filter(same).map(|memory| memory.spec.clone());
+        Basis {
+            uid: pool.object_uid.clone(),
+            whole: remembered.is_some(),
+            spec: remembered.unwrap_or_else(|| bare_spec(pool)),
+            removing: vec![],
+            last_read: None,
+            listed: Listed::OnDiskOnly,
+            content: pool.content,
+        }
+    }
+
+    pub(super) fn follow(&mut self, seen: &Seen, view: &View, basis: &Basis, problems: &mut Problems, outcome: &mut Outcome) {
+        let now = now();
+        self.take_sightings(seen, basis, now);
+        let taken = self.take_over(basis, view, now);
+        let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);
+        if taken == Some(Taken::Waits) {
+            problems.note(Topic::PoolAdopted, "AwaitsWitness", "waits for the API server or this node's IMDS to confirm the pool of the former boot".into());
+        }
+        let taken = taken == Some(Taken::Over);
+        let Some(entries) = problems.check(Topic::StoreHealthy, "StoreUnreadable", self.keeper.store().list()) else { return };
+        if taken {
+            self.keep_in_mind(basis);
+        }
+        let spec = &basis.spec;
+        let addresses: BTreeSet<Ipv4Addr> = adoption::listed(spec).iter().map(|slot| slot.address).collect();
+        let held: BTreeSet<Ipv4Addr> = entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
+        if basis.whole {
+            self.host.converge(&self.options, (&mut self.kernel, view), spec, (&addresses, &held), (seen.look, problems));
+        }
+        let lost = spec.lost.iter().map(|slot| slot.address).collect();
+        let cut_off = self.kernel.remove_host_routes(view, &lost);
+        outcome.cut_off = problems.check(Topic::RulesInSync, "RoutesFailed", cut_off).unwrap_or_default();
+        self.judge_orphans(seen, view, &entries, now);
+        if taken && basis.whole && self.keeper.is_sealed() {
+            self.host.place_conflist(&self.options, spec, problems);
+        }
+        outcome.ready = self.keeper.is_sealed() && self.host.placed();
+        outcome.waits_for_metadata = self.sightings.waiting(now);
+        outcome.due = self.sightings.next_due(now).map(|due| due.saturating_sub(now));
+        outcome.wants_list = seen.watched.as_ref().is_some_and(|watched| Orphans::wants_list(&entries, watched));
+        let report = self.report(seen, basis, &entries, outcome.ready);
+        if let Some(agent) = problems.check(Topic::StoreHealthy, "StoreUnreadable", report).flatten() {
+            outcome.report = Some(Report { agent, problems: problems.clone() });
+        }
+    }
+
+    /// What the node's metadata shows of the listed addresses (safety rules RE5, RE6).
+    fn take_sightings(&mut self, seen: &Seen, basis: &Basis, now: Duration) {
+        let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
+        self.sightings.list(now, basis.listed, &listed, &self.known(basis));
+        for answer in &seen.answers {
+            let machine = answer.vm_id.clone().unwrap_or_default();
+            let same = machine.is_empty() || self.vm_id.is_empty() || machine == self.vm_id;
+            if basis.listed == Listed::OnDiskOnly && !same {
+                warn!(remembered = self.vm_id, found = machine, "the disk is another machine's: its pool is not offered");
+                continue;
+            }
+            if !machine.is_empty() {
+                self.vm_id = machine;
+            }
+            let ours = answer.shown.iter().filter(|(mac, _)| mac == "*" || mac.eq_ignore_ascii_case(&basis.spec.node.mac));
+            let shown: BTreeSet<Ipv4Addr> = ours.flat_map(|(_, addresses)| addresses.iter().copied()).collect();
+            self.sightings.witness(now, answer.source, &shown);
+        }
+    }
+
+    /// Addresses that were offered before: in this boot, or in the former one, where the object was read again.
+    fn known(&self, basis: &Basis) -> BTreeSet<Ipv4Addr> {
+        let pool = match (self.keeper.store().pool(), basis.listed) {
+            (Ok(pool), _) => Some(pool),
+            (Err(_), Listed::ByObject) => self.keeper.adopted().ok().flatten().filter(|pool| pool.boot != self.boot),
+            (Err(_), Listed::OnDiskOnly) => None,
+        };
+        pool.map(|pool| pool.addresses().iter().map(|slot| slot.address).collect()).unwrap_or_default()
+    }
+
+    /// Withdraws, adopts, seals, sets aside: in the order of safety rules ST6 to ST8.
+    fn take_over(&mut self, basis: &Basis, view: &View, now: Duration) -> Result<Taken, KeeperError> {
+        let quarantined = self.quarantined()?;
+        let pass = Pass { now, period: Duration::from_secs(basis.spec.effective.probation_seconds), last_read: basis.last_read };
+        let plan = adoption::releases(&basis.spec, &basis.removing, &quarantined, &self.refused, (&mut self.probation, pass));
+        if basis.listed == Listed::ByObject {
+            for slot in &plan.withdraw {
+                self.keeper.withdraw(to_store(*slot))?;
+                self.adoption = None;
+                info!(%slot, "back in use");
+            }
+        }
+        let offer = adoption::offer(&basis.spec, &basis.removing, &self.sightings, now);
+        let adoption = Adoption {
+            facts: facts(basis, view),
+            addresses: adoption::listed(&basis.spec).into_iter().map(to_store).collect(),
+            offered: offer.offered.iter().map(|slot| slot.address).collect(),
+            hold: offer.set_aside.iter().map(|slot| marker(basis, *slot)).collect(),
+        };
+        if basis.listed == Listed::OnDiskOnly && !self.keeper.is_sealed() && adoption.offered.is_empty() {
+            // After a boot nothing counts before the object was read again, or this node's IMDS confirmed something (safety rule RE5).
+            return Ok(Taken::Waits);
+        }
+        if self.adoption.as_ref() != Some(&adoption) || !self.keeper.is_sealed() {
+            let pool = self.keeper.adopt(&adoption)?;
+            info!(revision = pool.revision, listed = adoption.addresses.len(), offered = pool.addresses().len(), "adopted the pool");
+            self.adoption = Some(adoption);
+        }
+        if !self.keeper.is_sealed() {
+            self.keeper.seal(SealOwner::Agent)?;
+        }
+        if basis.listed == Listed::ByObject {
+            for (release, slot) in &plan.quarantine {
+                self.set_aside(basis, *release, *slot)?;
+            }
+            self.refused.retain(|(id, _)| basis.spec.release.iter().any(|release| release.id == *id));
+        }
+        self.keeper.sweep()?;
+        Ok(Taken::Over)
+    }
+
+    fn set_aside(&mut self, basis: &Basis, release: u64, slot: SlotAddress) -> Result<(), KeeperError> {
+        let kernel = &mut self.kernel;
+        match self.keeper.quarantine(&marker(basis, slot), &mut |address| kernel.in_use(address))? {
+            Quarantining::Done => info!(%slot, release, "set aside"),
+            Quarantining::Refused(why) => {
+                info!(%slot, release, why, "stays in use");
+                self.refused.insert((release, slot));
+            }
+        }
+        Ok(())
+    }
+
+    fn quarantined(&self) -> Result<BTreeSet<SlotAddress>, KeeperError> {
+        let slot = |marker: Quarantine| SlotAddress { slot: marker.slot.slot, address: marker.slot.address };
+        Ok(self.keeper.quarantined()?.into_iter().map(slot).collect())
+    }
+
+    /// Keeps what a reboot without an API server needs.
+    fn keep_in_mind(&mut self, basis: &Basis) {
+        if basis.listed == Listed::OnDiskOnly {
+            return;
+        }
+        let memory = Memory::of(basis.uid.clone(), self.vm_id.clone(), basis.spec.clone());
+        if self.memory.as_ref() == Some(&memory) {
+            return;
+        }
+        match memory.save(&self.options.state_dir) {
+            Ok(()) => self.memory = Some(memory),
+            Err(error) => warn!(error = %chain(&error), "a reboot while the API server is away will find an older pool"),
+        }
+    }
+
+    fn judge_orphans(&mut self, seen: &Seen, view: &View, entries: &[(Ipv4Addr, Entry)], now: Duration) {
+        let Some(listed) = &seen.listed else { return };
+        let kernel = &mut self.kernel;
+        let mut trace = |address: Ipv4Addr, entry: &Entry| {
+            let (netns, link) = kernel.trace(view, address, entry);
+            Trace { netns, link }
+        };
+        for action in self.orphans.judge(now, entries, listed, &mut trace) {
+            match action {
+                Action::Free(address, entry) => match self.keeper.store().free_if(address, &entry) {
+                    Ok(Freed::Cooling) => info!(%address, "freed the lease of a pod that is gone"),
+                    Ok(Freed::Changed) => {}
+                    Err(error) => warn!(%address, error = %chain(&error), "cannot free the lease of a pod that is gone"),
+                },
+                Action::RemoveLink(address, lease) => match self.kernel.delete_link(view, &lease) {
+                    Ok(()) => info!(%address, link = %lease.host_link, "removed the link of a pod that is gone"),
+                    Err(error) => warn!(%address, error = %chain(&error), "cannot remove the link of a pod that is gone"),
+                },
+            }
+        }
+    }
+
+    /// What the controller is told; nothing before the object and the node's pods are known.
+    fn report(&self, seen: &Seen, basis: &Basis, entries: &[(Ipv4Addr, Entry)], ready: bool) -> Result<Option<Agent>, KeeperError> {
+        let (Some(object), Some(pods)) = (&seen.object, &seen.pods) else { return Ok(None) };
+        let store = self.keeper.store();
+        let counts = store.counts()?;
+        let leases = entries.iter().filter_map(|(_, entry)| if let Entry::Leased(lease) = entry { Some(lease) } else { None });
+        let uid = |pod: &azure_vnet_plugin_core::attachment::PodRef| pod.uid.as_ref().map(ToString::to_string);
+        let want = store.wants()?.iter().map(ToString::to_string).collect();
+        let held = Held { leases: leases.map(|lease| lease.pod.as_ref().and_then(uid)).collect(), cooling: counts.cooling, want };
+        let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        let acks = match basis.listed {
+            Listed::ByObject => adoption::acks(&basis.spec, &self.quarantined()?, &self.refused),
+            Listed::OnDiskOnly => vec![],
+        };
+        Ok(Some(Agent {
+            object_uid: object.uid.clone(),
+            boot_id: self.boot.to_string(),
+            store_id: self.keeper.id().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision_adopted: self.keeper.adopted()?.map_or(0, |pool| pool.revision),
+            demand: demand::demand(pods, &held),
+            counts: StoreCounts {
+                assigned: count(counts.leased),
+                cooling: count(counts.cooling),
+                quarantined: count(counts.quarantined),
+                free: count(counts.free),
+            },
+            release_acks: acks,
+            ready,
+        }))
+    }
+
+    /// Says once what stands in the way, and once when it does no more.
+    pub(super) fn finish(&mut self, seen: &Seen, problems: Problems, outcome: Outcome) -> Result<Outcome, NodeError> {
+        for (topic, problem) in problems.iter() {
+            if !self.said.iter().any(|said| said == (topic, problem)) {
+                warn!(?topic, reason = problem.reason, "{}", problem.message);
+            }
+        }
+        for (topic, _) in self.said.iter().filter(|(topic, _)| problems.none(*topic)) {
+            info!(?topic, "in order again");
+        }
+        self.said = problems;
+        if seen.look == super::host::Look::ForDrift {
+            Host::tidy(&self.options);
+        }
+        Ok(outcome)
+    }
+}
+
+fn by_object(object: &Object) -> Basis {
+    let Object { uid, spec, removing, last_read, agent: _, conditions: _ } = object.clone();
+    let content = ContentHash(adoption::content(&spec));
+    Basis { uid, spec, removing, last_read, listed: Listed::ByObject, whole: true, content }
+}
+
+/// All that a pool record tells of its spec: enough for addresses, not for rules or the CNI configuration.
+fn bare_spec(pool: &pool::Pool) -> AzureVnetNodeSpec {
+    let mut spec = AzureVnetNodeSpec { revision: pool.revision, ..AzureVnetNodeSpec::default() };
+    spec.addresses = pool.addresses().iter().map(|at| SlotAddress { slot: at.slot, address: at.address }).collect();
+    spec.node.subnet_prefix = pool.prefix.to_string();
+    spec.effective.cool_down_seconds = pool.cool_down.as_secs();
+    spec
+}
+
+fn to_store(slot: SlotAddress) -> pool::SlotAddress {
+    pool::SlotAddress { slot: slot.slot, address: slot.address }
+}
+
+/// The marker of an address: of the release that names it, or of the removal that goes on.
+fn marker(basis: &Basis, slot: SlotAddress) -> Quarantine {
+    let release = basis.spec.release.iter().find(|release| release.addresses.contains(&slot));
+    let release =
+        release.map_or(ReleaseId { id: 0, nonce: String::new() }, |release| ReleaseId { id: release.id, nonce: release.nonce.clone() });
+    Quarantine { slot: to_store(slot), object_uid: basis.uid.clone(), release }
+}
+
+fn facts(basis: &Basis, view: &View) -> PoolFacts {
+    let spec = &basis.spec;
+    let prefix: Ipv4Net = spec.node.subnet_prefix.parse().unwrap_or_default();
+    PoolFacts {
+        object_uid: basis.uid.clone(),
+        revision: spec.revision,
+        content: basis.content,
+        prefix,
+        // Azure's gateway is always the first host of the subnet.
+        gateway: prefix.hosts().next().unwrap_or(Ipv4Addr::UNSPECIFIED),
+        cool_down: Duration::from_secs(spec.effective.cool_down_seconds),
+        // The uplink's saves every ADD the question.
+        mtu: if spec.effective.cni.mtu > 0 { Some(spec.effective.cni.mtu) } else { view.mtu(&spec.node.mac) },
+    }
+}

@@ -1,0 +1,142 @@
+//! Keeps the host as pods need it: sysctls, rules, routes, and last the CNI configuration. Each step reports for itself; one that fails does
+//! not keep the next from being tried.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use azure_vnet_crds::AzureVnetNodeSpec;
+use azure_vnet_operator_core::{
+    conflist as plan,
+    rules::{Forward, Masquerade, Policy, parse_nets},
+};
+use tracing::{info, warn};
+
+use super::{
+    Options,
+    conflist::{self, Found, Versions},
+    firewall::Firewall,
+    kernel::{Kernel, View},
+    logs,
+    problems::{Problems, Topic},
+    sysctl,
+};
+
+/// What the agent keeps on the host.
+#[derive(Debug, Default)]
+pub struct Host {
+    firewall: Firewall,
+    versions: Versions,
+    /// What the rules were last brought to.
+    policy: Option<Policy>,
+    /// Whether the host was once as it should be: what differs later was changed by somebody else.
+    settled: bool,
+    /// Whether the CNI configuration is in place.
+    placed: bool,
+    /// What was mended since the start.
+    pub repairs: u64,
+}
+
+/// Whether to look for what others changed, or only to follow our own changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Compare everything.
+    ForDrift,
+    /// Only what our own policy changes.
+    ForChanges,
+}
+
+impl Host {
+    /// Brings sysctls, rules and routes to what the spec asks for. `held` are addresses that pods have.
+    pub fn converge(
+        &mut self,
+        options: &Options,
+        (kernel, view): (&mut Kernel, &View),
+        spec: &AzureVnetNodeSpec,
+        (addresses, held): (&BTreeSet<Ipv4Addr>, &BTreeSet<Ipv4Addr>),
+        (look, problems): (Look, &mut Problems),
+    ) {
+        let nic = view.nic(&spec.node.mac);
+        let mut differed = vec![];
+        let set = sysctl::converge(&options.proc_sys_net, &spec.effective.host, nic);
+        differed.extend(problems.check(Topic::RulesInSync, "SysctlFailed", set).unwrap_or_default());
+        let policy = policy(spec, addresses.union(held).copied().collect(), problems);
+        if look == Look::ForDrift || self.policy.as_ref() != Some(&policy) {
+            let ours = self.policy.as_ref() != Some(&policy);
+            let done = self.firewall.converge(spec.effective.masquerade.backend, &policy);
+            if let Some(rules) = problems.check(Topic::RulesInSync, "IptablesFailed", done) {
+                self.policy = Some(policy);
+                if !ours {
+                    differed.extend(rules);
+                }
+            }
+        }
+        let routes = kernel.converge_unreachable(view, addresses);
+        problems.check(Topic::RulesInSync, "RoutesFailed", routes);
+        self.report(&differed, problems);
+    }
+
+    fn report(&mut self, differed: &[String], problems: &Problems) {
+        match (self.settled, differed) {
+            (_, []) => {}
+            (true, differed) => {
+                self.repairs += 1;
+                warn!(differed = differed.join(", "), "mended what another program changed on the host");
+            }
+            (false, differed) => info!(set = differed.join(", "), "prepared the host"),
+        }
+        self.settled |= problems.none(Topic::RulesInSync);
+    }
+
+    /// Writes the CNI configuration: for the first time only on a host that is ready for pods, later whenever it drifts.
+    pub fn place_conflist(&mut self, options: &Options, spec: &AzureVnetNodeSpec, problems: &mut Problems) {
+        if !self.placed && !problems.none(Topic::RulesInSync) {
+            problems.note(Topic::ConflistInPlace, "HostNotReady", "the CNI configuration waits for the host's rules".into());
+            return;
+        }
+        let Some(desired) = problems.check(Topic::ConflistInPlace, "ConfigInvalid", plan::desire(&spec.effective.cni)) else { return };
+        let found = conflist::converge(&desired, &options.cni_bin_dir, &options.cni_conf_dir, &mut self.versions);
+        match (problems.check(Topic::ConflistInPlace, "PluginMissing", found), self.placed) {
+            (None, _) => {}
+            (Some(Found::Same), _) => self.placed = true,
+            (Some(Found::Missing | Found::Other), false) => {
+                info!(file = desired.file.as_str(), "CNI configuration written");
+                self.placed = true;
+            }
+            (Some(Found::Missing | Found::Other), true) => {
+                self.repairs += 1;
+                warn!(file = desired.file.as_str(), "the CNI configuration had been changed or removed; written again");
+            }
+        }
+    }
+
+    /// Whether the CNI configuration is in place.
+    #[must_use]
+    pub fn placed(&self) -> bool {
+        self.placed
+    }
+
+    /// What is to be done now and then.
+    pub fn tidy(options: &Options) {
+        if let Err(error) = logs::rotate(&options.log_dir) {
+            warn!(%error, "cannot rotate the plugins' logs");
+        }
+    }
+}
+
+fn policy(spec: &AzureVnetNodeSpec, pool: BTreeSet<Ipv4Addr>, problems: &mut Problems) -> Policy {
+    // A dual-stack VNET also has IPv6 prefixes, which are no business of these rules.
+    let (mut vnet, _ipv6) = parse_nets(&spec.node.vnet_cidrs);
+    if !vnet.is_empty() {
+        vnet.extend(spec.node.subnet_prefix.parse::<ipnet::Ipv4Net>());
+    }
+    let (masquerade, refused) = Masquerade::parse(&spec.effective.masquerade);
+    if !refused.is_empty() {
+        let message =
+            format!("no IPv4 prefixes, and left out of the masquerading rules: {}; correct the AzureVnetConfig", refused.join(", "));
+        problems.note(Topic::RulesInSync, "PrefixInvalid", message);
+    }
+    let forward = match spec.effective.host.forward_accept {
+        azure_vnet_crds::config::Enforcement::Enforce => Forward::Accept,
+        azure_vnet_crds::config::Enforcement::Ignore => Forward::Leave,
+    };
+    Policy { pool, vnet, masquerade, forward }
+}

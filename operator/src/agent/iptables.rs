@@ -1,0 +1,193 @@
+//! Runs the node's iptables: finds out which of the two it uses, reads our own chains, and carries out one restore transaction.
+//!
+//! Only chains that are ours, and the two chains of the kernel that jump to them, are read: a dump of kube-proxy's tables every few seconds
+//! would cost more than all else that the agent does.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+use azure_vnet_crds::config::Backend;
+use azure_vnet_operator_core::rules::{self, Chains, Evidence, Plan, Program, Table};
+
+/// Longest wait for another process that holds the lock of the legacy tables, in seconds.
+const LOCK_SECONDS: &str = "10";
+/// What the program exits with where there is no such chain.
+const NO_CHAIN: i32 = 1;
+/// Where the kernel lists the legacy tables that exist.
+const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
+
+/// Why the rules could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IptablesError {
+    /// The program cannot be started.
+    #[error("cannot run {program}")]
+    Run {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program failed.
+    #[error("{program} failed: {message}")]
+    Failed {
+        /// Its name.
+        program: String,
+        /// The first lines of what it said.
+        message: String,
+    },
+    /// What was written is not what is there afterwards.
+    #[error("the kernel holds other rules than were written to it, in {}", .0.join(", "))]
+    Differs(Vec<String>),
+}
+
+/// The programs of one back end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Iptables {
+    program: Program,
+}
+
+impl Iptables {
+    /// One of the two, found by the search path.
+    #[must_use]
+    pub fn new(program: Program) -> Self {
+        Self { program }
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        self.program
+    }
+
+    /// Reads our chains and the jumps to them.
+    ///
+    /// # Errors
+    /// When the program fails for another reason than a missing chain.
+    pub fn observe(&self) -> Result<Chains, IptablesError> {
+        let mut chains = Chains::default();
+        for table in Table::ALL {
+            for chain in std::iter::once(&table.base()).chain(table.chains()) {
+                let output = self.run("", &["-w", LOCK_SECONDS, "-t", table.name(), "-S", chain], "")?;
+                match output.status.code() {
+                    Some(0) => chains.record(table, chain, &String::from_utf8_lossy(&output.stdout)),
+                    Some(NO_CHAIN) => {}
+                    _ => return Err(self.failed("", &output)),
+                }
+            }
+        }
+        Ok(chains)
+    }
+
+    /// Carries out a plan: one commit a table, all of it or nothing of that table.
+    ///
+    /// # Errors
+    /// When the program refuses it; that table is as it was.
+    pub fn apply(&self, plan: &Plan) -> Result<(), IptablesError> {
+        let output = self.run("-restore", &["-w", LOCK_SECONDS, "--noflush"], &plan.restore)?;
+        if output.status.success() { Ok(()) } else { Err(self.failed("-restore", &output)) }
+    }
+
+    /// Whether there can be rules at all. Asking the legacy program would make its tables, so the kernel is asked.
+    #[must_use]
+    pub fn has_tables(&self) -> bool {
+        match self.program {
+            Program::Nft => true,
+            Program::Legacy => fs::read_to_string(LEGACY_TABLES).is_ok_and(|tables| !tables.is_empty()),
+        }
+    }
+
+    /// What speaks for this back end.
+    fn evidence(&self) -> Result<Evidence, IptablesError> {
+        if !self.has_tables() {
+            return Ok(Evidence::default());
+        }
+        let output = self.run("-save", &[], "")?;
+        if output.status.success() {
+            Ok(rules::evidence(&String::from_utf8_lossy(&output.stdout)))
+        } else {
+            Err(self.failed("-save", &output))
+        }
+    }
+
+    fn name(&self, suffix: &str) -> String {
+        let program = match self.program {
+            Program::Nft => "iptables-nft",
+            Program::Legacy => "iptables-legacy",
+        };
+        format!("{program}{suffix}")
+    }
+
+    fn run(&self, suffix: &str, arguments: &[&str], input: &str) -> Result<Output, IptablesError> {
+        let name = self.name(suffix);
+        let error = |source| IptablesError::Run { program: name.clone(), source };
+        let mut child = Command::new(&name)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(error)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that refuses early closes its input; what it says then is the error worth telling.
+            let _broken_pipe = stdin.write_all(input.as_bytes());
+        }
+        child.wait_with_output().map_err(error)
+    }
+
+    fn failed(&self, suffix: &str, output: &Output) -> IptablesError {
+        let said = String::from_utf8_lossy(&output.stderr);
+        IptablesError::Failed { program: self.name(suffix), message: said.lines().take(3).collect::<Vec<_>>().join("; ") }
+    }
+}
+
+/// Brings our chains to what is desired, and looks again. Answers what differed.
+///
+/// # Errors
+/// When reading or writing fails, or the kernel holds something else afterwards.
+pub fn converge(iptables: &Iptables, desired: &Chains) -> Result<Vec<String>, IptablesError> {
+    let plan = rules::plan(&iptables.observe()?, desired);
+    if plan.is_empty() {
+        return Ok(vec![]);
+    }
+    iptables.apply(&plan)?;
+    let left = rules::plan(&iptables.observe()?, desired);
+    if left.is_empty() { Ok(plan.differs) } else { Err(IptablesError::Differs(left.differs)) }
+}
+
+/// Takes our chains out of a back end.
+///
+/// # Errors
+/// When reading or writing fails.
+pub fn withdraw(iptables: &Iptables) -> Result<(), IptablesError> {
+    let plan = rules::withdraw(&iptables.observe()?);
+    if plan.is_empty() { Ok(()) } else { iptables.apply(&plan) }
+}
+
+/// The back end to use, and whether that is settled: with nothing to tell by, nft is taken until kubelet or kube-proxy have left their marks.
+///
+/// # Errors
+/// When a save program fails.
+pub fn choose(setting: Backend) -> Result<(Iptables, Settled), IptablesError> {
+    let (nft, legacy) = (Iptables::new(Program::Nft), Iptables::new(Program::Legacy));
+    match setting {
+        Backend::Nft => Ok((nft, Settled::Yes)),
+        Backend::Legacy => Ok((legacy, Settled::Yes)),
+        Backend::Auto => Ok(match rules::choose(nft.evidence()?, legacy.evidence()?) {
+            Some(Program::Nft) => (nft, Settled::Yes),
+            Some(Program::Legacy) => (legacy, Settled::Yes),
+            None => (nft, Settled::No),
+        }),
+    }
+}
+
+/// Whether the node's back end is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// By setting, or by what others use.
+    Yes,
+    /// Nothing tells yet.
+    No,
+}

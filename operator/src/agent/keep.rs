@@ -1,0 +1,193 @@
+//! One node, brought from what is observed to what the object asks for, step after step, as often as anything happens.
+//!
+//! It runs on one thread at a time and may block: files, netlink, iptables. It asks no one over the network: what the API server and the node's
+//! metadata say is handed in.
+
+use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
+
+use azure_vnet_crds::node::SlotAddress;
+use azure_vnet_operator_core::{
+    adoption::{Probation, Sightings, Source},
+    conflist::NETWORK,
+    demand::Pod,
+};
+use azure_vnet_plugin::store::{Adoption, Keeper, KeeperError, Rebuilt};
+use azure_vnet_plugin_core::boot::BootId;
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::{
+    Options,
+    host::{Host, Look},
+    kernel::{Kernel, KernelError, View},
+    memory::Memory,
+    object::Object,
+    orphans::{self, Orphans},
+    problems::{Problems, Report, Topic},
+};
+
+/// One answer of the node's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Who answered.
+    pub source: Source,
+    /// The machine, where it was told.
+    pub vm_id: Option<String>,
+    /// Addresses by the NIC's MAC, in lower case with colons; `*` where it was not told.
+    pub shown: Vec<(String, Vec<Ipv4Addr>)>,
+}
+
+/// What has been observed outside.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The node's object, if it exists and could be read.
+    pub object: Option<Object>,
+    /// The node's pods, once known.
+    pub pods: Option<Vec<Pod>>,
+    /// The same, as leases may know them.
+    pub watched: Option<orphans::Listed>,
+    /// The pods that the API server itself listed since the last time.
+    pub listed: Option<orphans::Listed>,
+    /// The metadata's answers since the last time.
+    pub answers: Vec<Answer>,
+    /// How closely to look.
+    pub look: Look,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// To be reported, if the node has an object and its pods are known.
+    pub report: Option<Report>,
+    /// Whether pods can start.
+    pub ready: bool,
+    /// Whether answers of the metadata are being waited for.
+    pub waits_for_metadata: bool,
+    /// In how long something becomes due by time alone.
+    pub due: Option<Duration>,
+    /// Whether a list of the API server's pods is needed to judge a lease.
+    pub wants_list: bool,
+    /// Addresses whose host route was removed since the NIC lost them (safety rule RE7).
+    pub cut_off: Vec<Ipv4Addr>,
+}
+
+/// The node.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) options: Options,
+    pub(super) boot: BootId,
+    pub(super) keeper: Keeper,
+    pub(super) kernel: Kernel,
+    pub(super) host: Host,
+    pub(super) memory: Option<Memory>,
+    pub(super) vm_id: String,
+    pub(super) sightings: Sightings,
+    pub(super) probation: Probation<Timestamp>,
+    pub(super) refused: BTreeSet<(u64, SlotAddress)>,
+    pub(super) orphans: Orphans,
+    /// What the store was last brought to.
+    pub(super) adoption: Option<Adoption>,
+    pub(super) restored: bool,
+    pub(super) said: Problems,
+}
+
+/// Why there is no agent on this node, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The boot id cannot be read.
+    #[error("cannot read the node's boot id from {path}")]
+    BootId {
+        /// Where it should be.
+        path: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store cannot be opened, or was replaced (safety rule ST12).
+    #[error("the node store cannot be used")]
+    Store(#[source] KeeperError),
+    /// The kernel cannot be asked.
+    #[error("the kernel cannot be asked")]
+    Kernel(#[source] KernelError),
+}
+
+impl Node {
+    /// Opens store and kernel.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub fn open(options: Options) -> Result<Self, NodeError> {
+        let boot = boot_id(&options)?;
+        let keeper = Keeper::open(&options.run_dir, &options.state_dir, boot.clone()).map_err(NodeError::Store)?;
+        let memory = Memory::load(&options.state_dir);
+        info!(boot = %boot, store = %keeper.id(), remembers = memory.as_ref().map(|memory| memory.spec.revision), "opened the node store");
+        Ok(Self {
+            boot,
+            keeper,
+            kernel: Kernel::open().map_err(NodeError::Kernel)?,
+            host: Host::default(),
+            vm_id: memory.as_ref().map(|memory| memory.vm_id.clone()).unwrap_or_default(),
+            memory,
+            sightings: Sightings::default(),
+            probation: Probation::default(),
+            refused: BTreeSet::new(),
+            orphans: Orphans::default(),
+            adoption: None,
+            restored: false,
+            said: Problems::default(),
+            options,
+        })
+    }
+
+    /// Looks, plans, acts. Whatever fails is reported and tried again the next time.
+    ///
+    /// # Errors
+    /// Only when the store was replaced under the agent, which then has to be started anew.
+    pub fn reconcile(&mut self, seen: &Seen) -> Result<Outcome, NodeError> {
+        self.keeper.health().map_err(NodeError::Store)?;
+        let mut problems = Problems::default();
+        let mut outcome = Outcome::default();
+        let view = problems.check(Topic::RulesInSync, "KernelUnreadable", self.kernel.view());
+        if let Some(view) = view
+            && problems.check(Topic::StoreHealthy, "RestoreFailed", self.restore(&view)).is_some()
+        {
+            match self.basis(seen, &mut problems) {
+                Some(basis) => self.follow(seen, &view, &basis, &mut problems, &mut outcome),
+                None => problems.note(Topic::PoolAdopted, "NoObject", "waits for the controller to publish this node's pool".into()),
+            }
+        }
+        self.finish(seen, problems, outcome)
+    }
+
+    /// Once for every store that is not sealed: leases from the kernel, then quarantine from disk, before anything is offered (safety rules ST3, ST6).
+    fn restore(&mut self, view: &View) -> Result<(), KeeperError> {
+        if self.restored && self.keeper.is_sealed() {
+            return Ok(());
+        }
+        self.adoption = None;
+        self.keeper.sweep()?;
+        let network = NETWORK.parse().ok();
+        let links = network.map(|network| view.leases(&network)).unwrap_or_default();
+        for rebuilt in self.keeper.rebuild_from_kernel(&links)? {
+            match rebuilt {
+                Rebuilt::Known(_) => {}
+                Rebuilt::Made(address) => info!(%address, "made the lease of a pod that is there"),
+                Rebuilt::Void(address) => info!(%address, "forgot a record of a former boot"),
+                Rebuilt::Conflict(address, entry) => warn!(%address, %entry, "a pod's link and the node store differ on an address"),
+            }
+        }
+        let kernel = &mut self.kernel;
+        let restored = self.keeper.restore_after_start(&mut |address| kernel.in_use(address))?;
+        if !restored.quarantined.is_empty() || !restored.refused.is_empty() || !restored.unreadable.is_empty() {
+            let (set_aside, in_use, unreadable) = (restored.quarantined.len(), restored.refused.len(), restored.unreadable.len());
+            info!(set_aside, in_use, unreadable, "restored what is set aside");
+        }
+        self.restored = true;
+        Ok(())
+    }
+}
+
+fn boot_id(options: &Options) -> Result<BootId, NodeError> {
+    let failed = |source| NodeError::BootId { path: options.boot_id_file.display().to_string(), source };
+    let text = fs::read_to_string(&options.boot_id_file).map_err(|error| failed(error.into()))?;
+    text.parse().map_err(|error| failed(Box::new(error)))
+}

@@ -1,0 +1,245 @@
+//! The host's links and routes, as far as the agent reads and keeps them. It runs in the host's network namespace and enters no other.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use azure_vnet_plugin::{
+    netlink::{Change, Errno, Link, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
+    store::{KernelLease, KernelUse},
+};
+use azure_vnet_plugin_core::{
+    attachment::{Attachment, IfName, Mode, NetworkName},
+    gc::{LinkWitness, NetnsWitness},
+    lease::{Entry, Lease},
+    wiring::{Alias, UNREACHABLE_METRIC},
+};
+use ipnet::Ipv4Net;
+use rustix::fs::FsWord;
+
+use super::problems::chain;
+
+/// Magic number of the kernel's file system of namespaces.
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
+
+/// Why the kernel could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation}")]
+pub struct KernelError {
+    operation: &'static str,
+    source: NetlinkError,
+}
+
+fn failed(operation: &'static str) -> impl FnOnce(NetlinkError) -> KernelError {
+    move |source| KernelError { operation, source }
+}
+
+/// The host's network namespace.
+#[derive(Debug)]
+pub struct Kernel(Netlink);
+
+/// One of our pod links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: IfName,
+    /// Whose it is, and its address.
+    pub alias: Alias,
+}
+
+#[derive(Clone, Debug)]
+struct Nic {
+    mac: String,
+    name: String,
+    mtu: u32,
+}
+
+fn nic(link: &Link) -> Option<Nic> {
+    Some(Nic { mac: link.mac?.to_string(), name: link.name.clone(), mtu: link.mtu })
+}
+
+/// What the agent looks at, read at one time.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Our pod links.
+    pub pods: Vec<PodLink>,
+    /// All links with a hardware address, without those that belong to another link (the second path of an accelerated NIC has its MAC).
+    nics: Vec<Nic>,
+    routes: Vec<Route>,
+}
+
+impl Kernel {
+    /// Opens the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel gives no socket.
+    pub fn open() -> Result<Self, KernelError> {
+        Netlink::open().map(Self).map_err(failed("talk to the kernel about links and routes"))
+    }
+
+    /// Reads links and routes.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn view(&mut self) -> Result<View, KernelError> {
+        let links = self.0.links().map_err(failed("read the host's links"))?;
+        let routes = self.0.routes(MAIN_TABLE).map_err(failed("read the host's routes"))?;
+        let nics =
+            links.iter().filter(|link| link.controller.is_none()).filter_map(nic);
+        Ok(View { nics: nics.collect(), pods: links.iter().filter_map(pod_link).collect(), routes })
+    }
+
+    /// Whether anything in the kernel still uses an address: a pod's link, a route of its own, a neighbour entered for good (safety rule ST6).
+    /// What cannot be read counts as a use.
+    pub fn in_use(&mut self, address: Ipv4Addr) -> KernelUse {
+        let found = self.view().map_err(|error| chain(&error)).and_then(|view| match self.any_sign(&view, address) {
+            LinkWitness::Present => Ok(true),
+            LinkWitness::Gone => self.neighbour(address),
+            LinkWitness::Unknown => Err("the route could not be looked up".into()),
+        });
+        match found {
+            Ok(false) => KernelUse::Free,
+            Ok(true) => KernelUse::Used("a link, a route or a neighbour of this host has it".into()),
+            Err(why) => KernelUse::Used(why),
+        }
+    }
+
+    fn neighbour(&mut self, address: Ipv4Addr) -> Result<bool, String> {
+        let neighbours = self.0.neighbours().map_err(|error| chain(&error))?;
+        Ok(neighbours.iter().any(|neighbour| neighbour.permanent && neighbour.address == address))
+    }
+
+    /// Makes the unreachable routes exactly those of these addresses (safety rule PK1). Answers how many differed.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn converge_unreachable(&mut self, view: &View, addresses: &BTreeSet<Ipv4Addr>) -> Result<usize, KernelError> {
+        let present: BTreeSet<Ipv4Addr> = view.routes.iter().filter_map(unreachable).collect();
+        let missing = addresses.difference(&present).map(|address| Change::AddRoute(Route::unreachable(*address, UNREACHABLE_METRIC)));
+        let surplus = present.difference(addresses).map(|address| Change::DeleteRoute(Route::unreachable(*address, UNREACHABLE_METRIC)));
+        let changes: Vec<Change<'_>> = missing.chain(surplus).collect();
+        self.changes("keep unleased addresses unreachable", &changes)?;
+        Ok(changes.len())
+    }
+
+    /// Removes the host routes of pods whose address the NIC has lost (safety rule RE7). Answers which.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn remove_host_routes(&mut self, view: &View, lost: &BTreeSet<Ipv4Addr>) -> Result<Vec<Ipv4Addr>, KernelError> {
+        let ours: BTreeSet<u32> = view.pods.iter().map(|pod| pod.index).collect();
+        let of_lost = |route: &&Route| {
+            route.destination.prefix_len() == 32
+                && lost.contains(&route.destination.addr())
+                && route.link.is_some_and(|link| ours.contains(&link))
+        };
+        let routes: Vec<Route> = view.routes.iter().filter(of_lost).cloned().collect();
+        let removed = routes.iter().map(|route| route.destination.addr()).collect();
+        let changes: Vec<Change<'_>> = routes.into_iter().map(Change::DeleteRoute).collect();
+        self.changes("remove the routes of lost addresses", &changes)?;
+        Ok(removed)
+    }
+
+    /// Deletes the host link of a lease that nobody claims.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete_link(&mut self, view: &View, lease: &Lease) -> Result<(), KernelError> {
+        let ours = view.pods.iter().filter(|pod| pod.alias.attachment == lease.attachment);
+        let changes: Vec<Change<'_>> = ours.map(|pod| Change::DeleteLink(pod.index)).collect();
+        self.changes("delete the link of a pod that is gone", &changes)
+    }
+
+    /// What the kernel shows of an entry (safety rule CM4).
+    pub fn trace(&mut self, view: &View, address: Ipv4Addr, entry: &Entry) -> (NetnsWitness, LinkWitness) {
+        match entry {
+            Entry::Leased(lease) => {
+                let present = view.pods.iter().any(|pod| pod.alias.attachment == lease.attachment);
+                (netns(lease), if present { LinkWitness::Present } else { LinkWitness::Gone })
+            }
+            Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => (NetnsWitness::Unknown, self.any_sign(view, address)),
+        }
+    }
+
+    fn any_sign(&mut self, view: &View, address: Ipv4Addr) -> LinkWitness {
+        if view.pods.iter().any(|pod| pod.alias.address == address) {
+            return LinkWitness::Present;
+        }
+        match self.0.route_to(address) {
+            Ok(Lookup::Route(route)) if route.kind == RouteKind::Local || route.destination == Ipv4Net::from(address) => {
+                LinkWitness::Present
+            }
+            Ok(Lookup::Route(_) | Lookup::Nowhere) => LinkWitness::Gone,
+            Err(_) => LinkWitness::Unknown,
+        }
+    }
+
+    /// What exists already, or is gone already, is as it should be.
+    fn changes(&mut self, operation: &'static str, changes: &[Change<'_>]) -> Result<(), KernelError> {
+        let refused = self.0.changes(changes.iter().cloned()).map_err(failed(operation))?;
+        let real = refused.into_iter().find(|(_, errno)| !matches!(*errno, Errno::EXIST | Errno::SRCH | Errno::NODEV));
+        let Some((at, errno)) = real else { return Ok(()) };
+        let what = changes.get(at).map(ToString::to_string).unwrap_or_default();
+        Err(failed(operation)(NetlinkError::Refused { what, errno }))
+    }
+}
+
+impl View {
+    /// The name of the node's NIC, by its MAC.
+    #[must_use]
+    pub fn nic(&self, mac: &str) -> Option<&str> {
+        self.find(mac).map(|nic| nic.name.as_str())
+    }
+
+    /// The MTU of the node's NIC.
+    #[must_use]
+    pub fn mtu(&self, mac: &str) -> Option<u32> {
+        self.find(mac).map(|nic| nic.mtu)
+    }
+
+    fn find(&self, mac: &str) -> Option<&Nic> {
+        self.nics.iter().find(|nic| nic.mac.eq_ignore_ascii_case(mac) && !nic.name.starts_with("azv"))
+    }
+
+    /// The pods' links as leases, for a store that has lost its own.
+    #[must_use]
+    pub fn leases(&self, network: &NetworkName) -> Vec<KernelLease> {
+        let lease = |pod: &PodLink| KernelLease {
+            address: pod.alias.address,
+            attachment: Attachment::clone(&pod.alias.attachment),
+            host_link: pod.name.clone(),
+            pod: None,
+            network: network.clone(),
+            mode: Mode::Transparent,
+            netns: None,
+        };
+        self.pods.iter().map(lease).collect()
+    }
+}
+
+fn pod_link(link: &Link) -> Option<PodLink> {
+    let alias = link.alias.as_ref()?.parse().ok()?;
+    Some(PodLink { index: link.index, name: link.name.parse().ok()?, alias })
+}
+
+fn unreachable(route: &Route) -> Option<Ipv4Addr> {
+    let ours = route.kind == RouteKind::Unreachable && route.metric == UNREACHABLE_METRIC && route.destination.prefix_len() == 32;
+    ours.then(|| route.destination.addr())
+}
+
+/// Whether the lease's namespace is still at its path. The agent may not enter namespaces, so one that is there counts as the lease's own, and
+/// one outside of the folder that it can see cannot be told.
+fn netns(lease: &Lease) -> NetnsWitness {
+    let Some(path) = &lease.netns else { return NetnsWitness::Unknown };
+    let path = path.as_str();
+    let path = path.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(path);
+    if !path.starts_with("/run/netns/") {
+        return NetnsWitness::Unknown;
+    }
+    match rustix::fs::statfs(path) {
+        Ok(found) if found.f_type == NSFS_MAGIC => NetnsWitness::Same,
+        // An unmounted namespace leaves a plain file.
+        Ok(_) | Err(Errno::NOENT) => NetnsWitness::Gone,
+        Err(_) => NetnsWitness::Unknown,
+    }
+}

@@ -1,0 +1,86 @@
+//! What the agent remembers over a reboot beside the pool: the last spec that it adopted, and on which machine. With it a node whose API server
+//! is away keeps its rules and its CNI configuration.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use azure_vnet_crds::AzureVnetNodeSpec;
+use serde::{Deserialize, Serialize};
+
+const FORMAT: u32 = 1;
+const FILE: &str = "agent.json";
+
+/// The record.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Memory {
+    format: u32,
+    /// UID of the object that the spec comes from.
+    #[serde(rename = "objectUID")]
+    pub object_uid: String,
+    /// The machine, by IMDS (safety rule RE5).
+    #[serde(rename = "vmID")]
+    pub vm_id: String,
+    /// The spec.
+    pub spec: AzureVnetNodeSpec,
+}
+
+/// Why the record could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}", .path.display())]
+pub struct MemoryError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Memory {
+    /// What is to be remembered.
+    #[must_use]
+    pub fn of(object_uid: String, vm_id: String, spec: AzureVnetNodeSpec) -> Self {
+        Self { format: FORMAT, object_uid, vm_id, spec }
+    }
+
+    /// Reads the record. One that cannot be read is none: the object, once read, replaces it, and until then nothing is built on it.
+    #[must_use]
+    pub fn load(folder: &Path) -> Option<Self> {
+        let memory: Self = serde_json::from_slice(&fs::read(folder.join(FILE)).ok()?).ok()?;
+        (memory.format == FORMAT).then_some(memory)
+    }
+
+    /// Replaces the record.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), MemoryError> {
+        let path = folder.join(FILE);
+        let temporary = folder.join(format!("{FILE}.new"));
+        let record = Self { format: FORMAT, ..self.clone() };
+        let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|text| {
+            let mut file = fs::File::create(&temporary)?;
+            io::Write::write_all(&mut file, &text)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            fs::File::open(folder)?.sync_all()
+        });
+        written.map_err(|source| MemoryError { path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_damage_is_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Memory::load(folder.path()), None);
+        let spec = AzureVnetNodeSpec { revision: 7, addresses: vec!["3/10.1.4.7".parse().unwrap()], ..AzureVnetNodeSpec::default() };
+        let memory = Memory { format: FORMAT, object_uid: "u".into(), vm_id: "v".into(), spec };
+        memory.save(folder.path()).unwrap();
+        assert_eq!(Memory::load(folder.path()), Some(memory));
+        fs::write(folder.path().join(FILE), "{\"format\": 9").unwrap();
+        assert_eq!(Memory::load(folder.path()), None);
+    }
+}

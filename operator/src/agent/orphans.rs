@@ -1,0 +1,210 @@
+//! Leases whose pod is gone: who lacks them, since when, and what the kernel still shows (safety rule CM4). The verdict itself is the node store's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use azure_vnet_plugin_core::{
+    gc::{self, Claim, LinkWitness, NetnsWitness, Verdict, Witnesses},
+    lease::{Entry, Lease},
+};
+
+/// A pod of the API server's list, by all that a lease may know it by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// UIDs.
+    pub uids: BTreeSet<String>,
+    /// Namespaces and names.
+    pub names: BTreeSet<(String, String)>,
+}
+
+impl Listed {
+    fn knows(&self, lease: &Lease) -> bool {
+        let Some(pod) = &lease.pod else { return false };
+        match &pod.uid {
+            Some(uid) => self.uids.contains(uid.as_str()),
+            None => self.names.contains(&(pod.namespace.clone(), pod.name.clone())),
+        }
+    }
+}
+
+/// What the kernel shows of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// At the lease's namespace path.
+    pub netns: NetnsWitness,
+    /// The link with the lease's alias; for an unreadable entry, any sign of its address.
+    pub link: LinkWitness,
+}
+
+/// What is to be done with an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It goes to cooling.
+    Free(Ipv4Addr, Entry),
+    /// Its host link is removed; what follows is decided anew.
+    RemoveLink(Ipv4Addr, Lease),
+}
+
+/// Since when each entry has been without anybody who claims it.
+#[derive(Debug, Default)]
+pub struct Orphans(BTreeMap<Ipv4Addr, Watch>);
+
+#[derive(Debug)]
+struct Watch {
+    entry: Entry,
+    since: Duration,
+    answers: u32,
+}
+
+impl Orphans {
+    /// Whether a list of the API server's is needed: the watch does not show some lease's pod, or a record tells no pod.
+    #[must_use]
+    pub fn wants_list(entries: &[(Ipv4Addr, Entry)], watched: &Listed) -> bool {
+        entries.iter().any(|(_, entry)| match entry {
+            Entry::Leased(lease) => !watched.knows(lease),
+            Entry::Unreadable(_) => true,
+            Entry::Cooling(_) | Entry::Quarantined(_) => false,
+        })
+    }
+
+    /// Judges by a list that was just read from the API server itself, never by a cache: each call is one answer of it.
+    pub fn judge(
+        &mut self,
+        now: Duration,
+        entries: &[(Ipv4Addr, Entry)],
+        listed: &Listed,
+        trace: &mut dyn FnMut(Ipv4Addr, &Entry) -> Trace,
+    ) -> Vec<Action> {
+        let suspects: Vec<_> = entries.iter().filter(|(_, entry)| is_suspect(entry, listed)).collect();
+        self.0.retain(|address, watch| suspects.iter().any(|(suspect, entry)| suspect == address && *entry == watch.entry));
+        suspects.into_iter().filter_map(|(address, entry)| self.judge_one(now, *address, entry, trace(*address, entry))).collect()
+    }
+
+    fn judge_one(&mut self, now: Duration, address: Ipv4Addr, entry: &Entry, trace: Trace) -> Option<Action> {
+        let watch = self.0.entry(address).or_insert_with(|| Watch { entry: entry.clone(), since: now, answers: 0 });
+        watch.answers += 1;
+        let age = now.saturating_sub(watch.since);
+        match entry {
+            Entry::Leased(lease) => match witnesses(lease, watch.answers, age, trace).verdict() {
+                Verdict::Keep => None,
+                Verdict::Free => Some(Action::Free(address, entry.clone())),
+                Verdict::RemoveLinkFirst => Some(Action::RemoveLink(address, lease.clone())),
+            },
+            Entry::Unreadable(_) if trace.link != LinkWitness::Gone => {
+                watch.since = now;
+                None
+            }
+            Entry::Unreadable(_) => gc::may_cool_unreadable(age).then(|| Action::Free(address, entry.clone())),
+            Entry::Cooling(_) | Entry::Quarantined(_) => None,
+        }
+    }
+}
+
+fn is_suspect(entry: &Entry, listed: &Listed) -> bool {
+    match entry {
+        Entry::Leased(lease) => !listed.knows(lease),
+        Entry::Unreadable(_) => true,
+        Entry::Cooling(_) | Entry::Quarantined(_) => false,
+    }
+}
+
+fn witnesses(lease: &Lease, answers: u32, age: Duration, trace: Trace) -> Witnesses {
+    let claim = if answers >= 2 { Claim::ApiLackedItTwice { apart: age } } else { Claim::Unanswered };
+    let Trace { netns, link } = trace;
+    // A container that is no pod is not in the API server's list while it lives: only the kernel can speak against it.
+    let unclaimed_for = if lease.pod.is_some() { age } else { Duration::ZERO };
+    Witnesses { claim, netns, link, unclaimed_for }
+}
+
+#[cfg(test)]
+mod tests {
+    use azure_vnet_plugin_core::{
+        RecordError,
+        attachment::{Attachment, Mode, PodRef},
+        boot::BootTime,
+        lease::Unreadable,
+    };
+
+    use super::*;
+
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const GONE: Trace = Trace { netns: NetnsWitness::Gone, link: LinkWitness::Gone };
+    const ALIVE: Trace = Trace { netns: NetnsWitness::Same, link: LinkWitness::Present };
+
+    fn lease(container: &str, uid: Option<&str>) -> (Ipv4Addr, Entry) {
+        let pod = uid.map(|uid| PodRef { namespace: "default".into(), name: "web-0".into(), uid: Some(uid.parse().unwrap()) });
+        let lease = Lease {
+            address: ADDRESS,
+            attachment: Attachment { container: container.parse().unwrap(), if_name: "eth0".parse().unwrap() },
+            pod,
+            network: "azure-vnet".parse().unwrap(),
+            mode: Mode::Transparent,
+            host_link: "azv0d7763386da".parse().unwrap(),
+            netns: Some("/run/netns/a".parse().unwrap()),
+            netns_cookie: None,
+            boot: "b".parse().unwrap(),
+            since: BootTime::from_millis(1),
+        };
+        (ADDRESS, Entry::Leased(lease))
+    }
+
+    fn judge(orphans: &mut Orphans, seconds: u64, entry: &(Ipv4Addr, Entry), listed: &[&str], trace: Trace) -> Vec<Action> {
+        let listed = Listed { uids: listed.iter().map(|uid| (*uid).to_owned()).collect(), names: BTreeSet::new() };
+        orphans.judge(Duration::from_secs(seconds), std::slice::from_ref(entry), &listed, &mut |_, _| trace)
+    }
+
+    #[test]
+    fn cm4_a_lease_is_freed_after_two_lists_a_minute_apart_and_only_without_a_trace() {
+        let (mut orphans, entry) = (Orphans::default(), lease("c1", Some("a")));
+        assert_eq!(judge(&mut orphans, 0, &entry, &[], GONE), []);
+        assert_eq!(judge(&mut orphans, 59, &entry, &[], GONE), []);
+        assert_eq!(judge(&mut orphans, 60, &entry, &[], ALIVE), []);
+        assert_eq!(judge(&mut orphans, 61, &entry, &[], GONE), [Action::Free(ADDRESS, entry.1.clone())]);
+    }
+
+    #[test]
+    fn cm4_a_pod_that_is_listed_again_or_another_lease_starts_the_count_anew() {
+        let (mut orphans, entry) = (Orphans::default(), lease("c1", Some("a")));
+        judge(&mut orphans, 0, &entry, &[], GONE);
+        assert_eq!(judge(&mut orphans, 70, &entry, &["a"], GONE), []);
+        assert_eq!(judge(&mut orphans, 80, &entry, &[], GONE), []);
+        assert_eq!(judge(&mut orphans, 200, &lease("c2", Some("a")), &[], GONE), []);
+    }
+
+    #[test]
+    fn cm4_a_namespace_that_nobody_knows_is_taken_down_link_first_after_ten_minutes() {
+        let (mut orphans, entry) = (Orphans::default(), lease("c1", Some("a")));
+        judge(&mut orphans, 0, &entry, &[], ALIVE);
+        assert_eq!(judge(&mut orphans, 599, &entry, &[], ALIVE), []);
+        let actions = judge(&mut orphans, 600, &entry, &[], ALIVE);
+        assert!(matches!(actions.as_slice(), [Action::RemoveLink(ADDRESS, _)]), "{actions:?}");
+    }
+
+    #[test]
+    fn cm4_a_container_that_is_no_pod_is_never_taken_down_while_it_lives() {
+        let (mut orphans, entry) = (Orphans::default(), lease("c1", None));
+        judge(&mut orphans, 0, &entry, &[], ALIVE);
+        assert_eq!(judge(&mut orphans, 9999, &entry, &[], ALIVE), []);
+        assert_eq!(judge(&mut orphans, 10_000, &entry, &[], GONE), [Action::Free(ADDRESS, entry.1.clone())]);
+    }
+
+    #[test]
+    fn cm4_an_unreadable_lease_cools_after_ten_minutes_without_a_trace() {
+        let entry = (ADDRESS, Entry::Unreadable(Unreadable::new(RecordError::Foreign, b"x")));
+        let mut orphans = Orphans::default();
+        assert_eq!(judge(&mut orphans, 0, &entry, &[], GONE), []);
+        assert_eq!(judge(&mut orphans, 300, &entry, &[], ALIVE), [], "a trace starts the ten minutes anew");
+        assert_eq!(judge(&mut orphans, 899, &entry, &[], GONE), []);
+        assert_eq!(judge(&mut orphans, 900, &entry, &[], GONE), [Action::Free(ADDRESS, entry.1.clone())]);
+    }
+
+    #[test]
+    fn a_list_is_asked_for_only_when_the_watch_lacks_a_leases_pod() {
+        let watched = Listed { uids: ["a".to_owned()].into(), names: BTreeSet::new() };
+        assert!(!Orphans::wants_list(&[lease("c1", Some("a"))], &watched));
+        assert!(Orphans::wants_list(&[lease("c1", Some("b"))], &watched));
+    }
+}

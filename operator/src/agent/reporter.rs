@@ -1,0 +1,87 @@
+//! Tells the controller, by server-side apply of the agent's own part of the status, and only what has changed.
+
+use std::time::Duration;
+
+use azure_vnet_crds::{AGENT_MANAGER, AzureVnetNode, node::Agent};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+use tracing::warn;
+
+use super::{object::Object, problems::Report};
+
+/// Between two reports of mere numbers.
+const PACE: Duration = Duration::from_secs(2);
+/// Longest wait for the API server; the host is looked after meanwhile only if this is short.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// How long the watch may take to show what was written.
+const ECHO: Duration = Duration::from_secs(30);
+
+/// What was told last.
+pub struct Reporter {
+    objects: Api<AzureVnetNode>,
+    node: String,
+    told: Option<(Agent, Vec<Condition>)>,
+    told_at: Option<Instant>,
+}
+
+impl Reporter {
+    /// Has told nothing yet.
+    #[must_use]
+    pub fn new(objects: Api<AzureVnetNode>, node: &str) -> Self {
+        Self { objects, node: node.to_owned(), told: None, told_at: None }
+    }
+
+    /// Tells, if there is something new; numbers alone wait for their turn, acknowledgements and readiness do not.
+    pub async fn report(&mut self, report: Option<&Report>, object: Option<&Object>) {
+        let (Some(report), Some(object)) = (report, object) else { return };
+        // The API server keeps whole seconds.
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let present = self.told.as_ref().map_or(&object.conditions, |(_, conditions)| conditions);
+        let new = (report.agent.clone(), report.conditions(present, Time(now)));
+        let known = self.told.as_ref() == Some(&new) && !self.is_forgotten(object);
+        if known || (self.is_early() && !self.is_urgent(&new)) {
+            return;
+        }
+        let body = json!({
+            "apiVersion": "azure-vnet.dev/v1alpha1",
+            "kind": "AzureVnetNode",
+            "metadata": {"name": self.node},
+            "status": {"agent": new.0, "conditions": new.1},
+        });
+        let parameters = PatchParams::apply(AGENT_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let sent = timeout(DEADLINE, self.objects.patch_status(&self.node, &parameters, &patch)).await;
+        self.told_at = Some(Instant::now());
+        match sent {
+            Ok(Ok(_)) => self.told = Some(new),
+            Ok(Err(error)) => warn!(%error, "cannot write this node's status"),
+            Err(_) => warn!("the API server takes too long to write this node's status"),
+        }
+    }
+
+    /// The API server has something else than it was told, and has had the time to show it: an older state of it came back.
+    fn is_forgotten(&self, object: &Object) -> bool {
+        let told = self.told.as_ref().map(|(agent, _)| agent);
+        self.told_at.is_some_and(|at| at.elapsed() > ECHO) && object.agent.as_ref() != told
+    }
+
+    fn is_early(&self) -> bool {
+        self.told_at.is_some_and(|at| at.elapsed() < PACE)
+    }
+
+    fn is_urgent(&self, (agent, conditions): &(Agent, Vec<Condition>)) -> bool {
+        let Some((told, told_conditions)) = &self.told else { return true };
+        let same = told.release_acks == agent.release_acks
+            && told.ready == agent.ready
+            && told.revision_adopted == agent.revision_adopted
+            && told.object_uid == agent.object_uid
+            && told_conditions == conditions;
+        !same
+    }
+}
