@@ -2,26 +2,41 @@
 //! and nothing let through whose source is not an address of the NIC it comes from (strict reverse path filter).
 
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use azure_vnet_plugin::netlink::{Change, LinkBy, Mac as KernelMac, Netlink, Route};
 
 use super::plan::{API_SERVER, ARM, FABRIC_MAC, GATEWAY, IMDS, Machine, OUTSIDERS, Outsider, WIRESERVER, machines};
 use super::run::{ip, run, write};
-use crate::azure::{Fabric, NicRef};
+use crate::azure::{Fabric, Mac, NicRef};
 
-/// Carries out what the emulated cloud says of NICs' addresses.
-pub struct Router;
+/// Carries out what the emulated cloud says of NICs' addresses. It starts no process: the lab's first one reaps whatever ends.
+pub struct Router(Mutex<Netlink>);
+
+impl Router {
+    /// Works in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If the kernel gives no socket.
+    pub fn open() -> Result<Self> {
+        Ok(Self(Mutex::new(Netlink::open()?)))
+    }
+}
 
 impl Fabric for Router {
     fn attach(&self, nic: &NicRef, address: Ipv4Addr) {
         // A machine that is off has no cable: its addresses are plugged in when it starts.
-        let _ = plug(&nic.node, &nic.mac.to_string(), address);
+        let mut netlink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = plug_by(&mut netlink, &nic.node, nic.mac, address);
     }
 
     fn detach(&self, nic: &NicRef, address: Ipv4Addr) {
-        let cable = cable(&nic.node);
-        let _ = ip(&format!("route del {address}/32 dev {cable}"));
-        let _ = ip(&format!("neigh del {address} dev {cable}"));
+        let mut netlink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(Some(link)) = netlink.link(LinkBy::Name(&cable(&nic.node))) {
+            let route = Change::DeleteRoute(Route::on_link(address.into(), link.index));
+            let _ = netlink.changes([route, Change::DeleteNeighbour { link: link.index, address }]);
+        }
     }
 }
 
@@ -29,10 +44,17 @@ impl Fabric for Router {
 ///
 /// # Errors
 /// If the machine has no cable.
-pub fn plug(node: &str, mac: &str, address: Ipv4Addr) -> Result<()> {
-    let cable = cable(node);
-    ip(&format!("neigh replace {address} lladdr {mac} dev {cable} nud permanent"))?;
-    ip(&format!("route replace {address}/32 dev {cable}"))
+pub fn plug(node: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
+    plug_by(&mut Netlink::open()?, node, mac, address)
+}
+
+fn plug_by(netlink: &mut Netlink, node: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
+    let link = netlink.link(LinkBy::Name(&cable(node)))?.with_context(|| format!("{node} has no cable"))?.index;
+    let mac = KernelMac(mac.0);
+    let route = Change::ReplaceRoute(Route::on_link(address.into(), link));
+    let refused = netlink.changes([Change::SetNeighbour { link, address, mac }, route])?;
+    ensure!(refused.is_empty(), "the fabric cannot deliver {address} to {node}: {refused:?}");
+    Ok(())
 }
 
 /// The fabric's end of a machine's cable.
@@ -69,7 +91,7 @@ pub fn lay_cable(machine: &Machine) -> Result<()> {
     write(format!("/proc/sys/net/ipv4/neigh/{cable}/proxy_delay"), "0")?;
     write(format!("/proc/sys/net/ipv4/conf/{cable}/proxy_arp"), "1")?;
     ip(&format!("link set {cable} up"))?;
-    plug(node, &machine.mac, machine.address)?;
+    plug(node, machine.mac, machine.address)?;
     ip(&format!("-n {node} link set lo up"))?;
     ip(&format!("-n {node} address add {}/16 dev eth0", machine.address))?;
     ip(&format!("-n {node} link set eth0 up"))?;

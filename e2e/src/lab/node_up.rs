@@ -41,7 +41,7 @@ fn plug_in(state: &Path, machine: &Machine) -> Result<()> {
     let nics = runtime.block_on(AdminClient::unix(state.join("admin.sock")).nics())?;
     let attached = nics.into_iter().filter(|nic| nic.node.as_deref() == Some(&machine.name)).flat_map(|nic| nic.attached);
     for address in attached {
-        fabric::plug(&machine.name, &machine.mac, address)?;
+        fabric::plug(&machine.name, machine.mac, address)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::azure::Mac;
 use crate::azure::seed::{MachineSeed, SUBSCRIPTION, Seed};
 
 /// Address of the API server, on the fabric's loopback.
@@ -49,7 +50,7 @@ pub struct Machine {
     /// Its own address.
     pub address: Ipv4Addr,
     /// Hardware address of its NIC.
-    pub mac: String,
+    pub mac: Mac,
     /// What the kubelet says of it.
     pub provider_id: String,
 }
@@ -62,5 +63,5 @@ pub fn machines() -> Vec<Machine> {
 
 fn machine(seed: &MachineSeed) -> Option<Machine> {
     let provider_id = seed.provider_id(SUBSCRIPTION);
-    Some(Machine { name: seed.node.clone(), address: seed.address?, mac: seed.mac.to_string(), provider_id })
+    Some(Machine { name: seed.node.clone(), address: seed.address?, mac: seed.mac, provider_id })
 }
