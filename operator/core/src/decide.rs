@@ -134,6 +134,14 @@ pub struct Memory {
     pub last_id: u64,
     /// The highest intent that was closed.
     pub closed: u64,
+    /// What the agent refused to set aside since all was last asked for: others come first.
+    pub refused: BTreeSet<SlotAddress>,
+    /// What was removed, and when the NIC showed it gone: an older answer may still turn up.
+    pub removed: BTreeMap<SlotAddress, Timestamp>,
+    /// How often the open intent was sent.
+    pub sends: u32,
+    /// When Azure was last found to take writes without effect.
+    pub ignored: Option<Timestamp>,
 }
 
 /// What to do, in this order: keep `memory`, `delete`, write `spec`, write `cloud`, `send`, `read`, wait `wake`. After any write, send or read: decide

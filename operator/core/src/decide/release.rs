@@ -25,6 +25,11 @@ pub fn judge(observed: &Observed, releases: &[Release], view: &View, memory: &Me
     releases.iter().filter(stands).map(rest).filter(|release| !release.addresses.is_empty()).collect()
 }
 
+/// What the agent refused to set aside.
+pub fn refused(observed: &Observed, releases: &[Release]) -> BTreeSet<SlotAddress> {
+    releases.iter().filter_map(|release| ack(observed, release)).flat_map(|ack| ack.refused.iter().copied()).collect()
+}
+
 /// The first release that the agent set aside in whole, as the NIC shows it.
 pub fn acknowledged(observed: &Observed, releases: &[Release], view: &View) -> Option<(u64, Vec<SlotAddress>)> {
     let whole = |release: &&Release| {

@@ -95,10 +95,14 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
         return step.wake(rest);
     }
     let there = |at: &&SlotAddress| view.address(at.slot) == Some(at.address);
-    let mut candidates: Vec<SlotAddress> = step.spec.addresses.iter().filter(there).copied().collect();
+    let mut candidates: Vec<SlotAddress> =
+        step.spec.addresses.iter().filter(there).filter(|at| !step.memory.refused.contains(at)).copied().collect();
     candidates.sort_by_key(|at| std::cmp::Reverse(at.slot));
     candidates.truncate(usize::from(sizes.surplus().min(policy.batch)));
     if candidates.is_empty() {
+        // All of them are in use: they are asked for again when the surplus has lasted once more.
+        step.memory.refused.clear();
+        step.cloud.surplus_since = Some(stamp(step.now));
         return;
     }
     candidates.sort();

@@ -24,6 +24,10 @@ use crate::{
 
 /// How long a wanted address must be missing before it is lost.
 const MISSING: Duration = Duration::from_mins(1);
+/// How often a write is sent that Azure takes without effect.
+const TRIES: u32 = 3;
+/// How long a NIC is left alone after that.
+const IGNORED: Duration = Duration::from_mins(10);
 /// How old a read may be that a removal is decided on.
 const FRESH: Duration = Duration::from_mins(1);
 
@@ -116,7 +120,8 @@ impl<'a> Step<'a> {
 
     /// What is left of the rest after a failed write.
     fn back_off(&self) -> Option<Duration> {
-        self.observed.last.as_ref().and_then(|last| self.rest(last))
+        let ignored = self.memory.ignored.and_then(|at| IGNORED.checked_sub(since(at, self.now))).filter(|rest| !rest.is_zero());
+        ignored.max(self.observed.last.as_ref().and_then(|last| self.rest(last)))
     }
 
     fn rest(&self, last: &Attempt) -> Option<Duration> {
@@ -140,6 +145,10 @@ impl<'a> Step<'a> {
         match case.settle() {
             Settled::Read => self.read(),
             Settled::Wait(rest) => self.wake(rest),
+            Settled::Send if self.is_ignored(intent) => {
+                self.memory.ignored = Some(self.now);
+                self.close(intent, false, nic);
+            }
             Settled::Send if self.may_write() => self.out.send = Some(self.send(intent, &nic.view)),
             Settled::Send => self.wake(Duration::from_mins(1)),
             Settled::Close { complete } => self.close(intent, complete, nic),
@@ -150,7 +159,14 @@ impl<'a> Step<'a> {
         self.policy.mode == Mode::Enforce
     }
 
-    fn send(&self, intent: &Intent, view: &View) -> Send {
+    /// Whether Azure took this very write several times, and the NIC shows nothing of it.
+    fn is_ignored(&self, intent: &Intent) -> bool {
+        let succeeded = self.observed.last.as_ref().is_some_and(|last| last.intent == Some(intent.id) && last.result.is_ok());
+        succeeded && self.memory.sends >= TRIES && self.memory.unknown != Some(intent.id)
+    }
+
+    fn send(&mut self, intent: &Intent, view: &View) -> Send {
+        self.memory.sends += 1;
         let starving = self.observed.agent().is_some_and(|agent| agent.counts.free == 0) || view.attached().next().is_none();
         let urgency = match intent.op {
             IntentOp::Remove => Urgency::Release,
@@ -170,6 +186,7 @@ impl<'a> Step<'a> {
                 let gone: BTreeSet<SlotAddress> = intent.remove.iter().copied().filter(gone).collect();
                 self.spec.addresses.retain(|at| !gone.contains(at));
                 self.spec.lost.retain(|at| !gone.contains(at));
+                self.memory.removed.extend(gone.iter().map(|at| (*at, self.now)));
                 for release in &mut self.spec.release {
                     release.addresses.retain(|at| !gone.contains(at));
                 }
@@ -197,6 +214,13 @@ impl<'a> Step<'a> {
         };
         let error = self.observed.last.as_ref().and_then(|last| last.result.as_ref().err()).filter(|_| !complete);
         let message = error.map_or_else(|| verb.clone(), |error| format!("{verb}: {error}. {}", error.remedy()));
+        if self.is_ignored(intent) && !complete {
+            let message = format!(
+                "{message}: Azure took the write {TRIES} times without effect. Find who else writes to this NIC or scale set instance."
+            );
+            self.out.events.push(Event { reason: "UpdateIgnored", message, warning: true });
+            return;
+        }
         self.out.events.push(Event { reason, message, warning });
     }
 
@@ -234,7 +258,11 @@ impl<'a> Step<'a> {
         }
         self.give_up(&lost);
         let known = |list: &[SlotAddress], at: &SlotAddress| list.iter().any(|known| known.slot == at.slot || known.address == at.address);
-        let new: Vec<SlotAddress> = attached.into_iter().filter(|at| !known(&self.spec.addresses, at)).collect();
+        // What was just removed comes back only if a later read shows it still: a single answer may be old.
+        self.memory.removed.retain(|_, at| since(*at, nic.at) < MISSING);
+        let removed = self.memory.removed.clone();
+        let new: Vec<SlotAddress> =
+            attached.into_iter().filter(|at| !known(&self.spec.addresses, at) && !removed.contains_key(at)).collect();
         self.spec.lost.retain(|at| !new.contains(at));
         self.spec.addresses.extend(new);
         self.spec.addresses.sort();
@@ -272,6 +300,7 @@ impl<'a> Step<'a> {
     }
 
     fn judge_releases(&mut self, view: &View) {
+        self.memory.refused.extend(release::refused(self.observed, &self.spec.release));
         let judged = release::judge(self.observed, &self.spec.release, view, &self.memory);
         self.spec.release = judged;
         let live: BTreeSet<u64> = self.spec.release.iter().map(|release| release.id).collect();
@@ -344,6 +373,7 @@ impl<'a> Step<'a> {
     }
 
     fn open(&mut self, intent: Intent, view: &View) {
+        self.memory.sends = 0;
         let intent = Intent {
             id: self.next_id(),
             leader: self.observed.me.identity.clone(),

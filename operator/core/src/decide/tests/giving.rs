@@ -364,3 +364,59 @@ fn go(world: &mut World, toy: &mut Toy, mut fate: Fate) {
         }
     }
 }
+
+#[test]
+fn addresses_in_use_do_not_keep_others_from_going_back() {
+    let mut world = World::filled(40, 10);
+    world.policy.release.jitter_percent = 0;
+    let in_use: Vec<u8> = (31..=40).collect();
+    for _ in 0..400 {
+        world.pass(10);
+        world.report(10);
+        world.settle();
+        world.acknowledge(&in_use);
+        world.settle();
+        world.agent().counts.quarantined = 0;
+    }
+    let asked = world.events.iter().filter(|event| **event == "ReleaseRequested").count();
+    assert_eq!(world.azure.slots.len(), 20, "down to the target");
+    assert!(in_use.iter().all(|slot| world.azure.slots.contains_key(slot)));
+    assert!(asked < 20, "asked {asked} times");
+}
+
+#[test]
+fn when_all_is_in_use_the_agent_is_asked_again_only_after_the_whole_period() {
+    let mut world = World::filled(40, 10);
+    world.policy.release.jitter_percent = 0;
+    let all: Vec<u8> = (1..=40).collect();
+    for _ in 0..400 {
+        world.pass(10);
+        world.report(10);
+        world.settle();
+        world.acknowledge(&all);
+        world.settle();
+    }
+    let asked = world.events.iter().filter(|event| **event == "ReleaseRequested").count();
+    assert!(asked <= 8 * 7, "8 releases cover all, at most once in ten minutes: {asked}");
+}
+
+#[test]
+fn a_stale_read_does_not_bring_back_what_was_removed() {
+    let mut world = World::filled(40, 10);
+    world.policy.release.jitter_percent = 0;
+    let before = world.azure.clone();
+    while world.azure.slots.len() == 40 {
+        world.pass(10);
+        world.report(10);
+        world.settle();
+        world.acknowledge(&[]);
+        world.settle();
+    }
+    let gone: Vec<SlotAddress> = before.attached().filter(|at| world.azure.address(at.slot).is_none()).collect();
+    assert!(gone.iter().all(|at| !world.spec().addresses.contains(at)));
+    world.pass(5);
+    world.observed.nic = Some(NicRead { view: before, at: world.now });
+    let decision = world.decide();
+    world.store(&decision);
+    assert!(gone.iter().all(|at| !world.spec().addresses.contains(at)));
+}

@@ -267,3 +267,24 @@ fn at_rest_nothing_is_written() {
     assert_ne!(world.cloud().last_read_at, written, "the agent waits for reads (safety rule RE8)");
     assert_eq!(world.cloud().last_read_at.map(|at: Time| at.0), Some(world.now));
 }
+
+#[test]
+fn a_write_that_azure_takes_and_ignores_is_not_repeated_for_ever() {
+    let mut world = World::filled(4, 10);
+    let (start, mut sends) = (world.now, 0);
+    while since(start, world.now) < seconds(3600) {
+        let decision = world.decide();
+        world.store(&decision);
+        if let Some(send) = &decision.send {
+            sends += 1;
+            world.ended(send.intent, Ok(()));
+            world.pass(1);
+        } else if decision.read {
+            world.read();
+        } else if decision.spec.is_none() && decision.cloud.is_none() {
+            world.now = later(world.now, decision.wake.unwrap_or(seconds(60)));
+        }
+    }
+    assert!(world.events.contains(&"UpdateIgnored"));
+    assert!((3..=18).contains(&sends), "three in ten minutes at most: {sends}");
+}
