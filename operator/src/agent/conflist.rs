@@ -96,10 +96,9 @@ pub fn converge(desired: &Conflist, plugins: &Path, folder: &Path, versions: &mu
     let (path, text) = (folder.join(desired.file.as_str()), desired.render(version));
     let found = match fs::read_to_string(&path) {
         Ok(present) if present == text => return Ok(Found::Same),
-        Ok(_) => Found::Other,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Found::Missing,
-        // What cannot be read is replaced, and the attempt says why if it cannot be.
-        Err(_) => Found::Other,
+        // What cannot be read is replaced too, and the attempt says why if it cannot be.
+        Ok(_) | Err(_) => Found::Other,
     };
     replace(&path, folder, &text).map_err(|source| ConflistError::Write { path, source })?;
     Ok(found)
@@ -145,7 +144,9 @@ mod tests {
 
     fn node(names: &[&str]) -> Node {
         let node = Node { plugins: tempfile::tempdir().unwrap(), folder: tempfile::tempdir().unwrap(), versions: Versions::default() };
-        names.iter().for_each(|name| put(node.plugins.path(), name, "#!/bin/sh\necho '{\"supportedVersions\":[\"1.0.0\"]}'\n"));
+        for name in names {
+            put(node.plugins.path(), name, "#!/bin/sh\necho '{\"supportedVersions\":[\"1.0.0\"]}'\n");
+        }
         node
     }
 
@@ -160,7 +161,7 @@ mod tests {
         loop {
             match converge(&desired, node.plugins.path(), node.folder.path(), &mut node.versions) {
                 Err(ConflistError::Plugin(VersionError::Run { source, .. })) if source.raw_os_error() == Some(26) => {
-                    std::thread::yield_now()
+                    std::thread::yield_now();
                 }
                 done => return done,
             }

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     host::Host,
-    keep::{Node, NodeError, Outcome, Seen},
+    keep::{Node, Outcome, Seen},
     kernel::View,
     memory::Memory,
     object::Object,
@@ -101,7 +101,11 @@ impl Node {
         let taken = self.take_over(basis, view, now);
         let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);
         if taken == Some(Taken::Waits) {
-            problems.note(Topic::PoolAdopted, "AwaitsWitness", "waits for the API server or this node's IMDS to confirm the pool of the former boot".into());
+            problems.note(
+                Topic::PoolAdopted,
+                "AwaitsWitness",
+                "waits for the API server or this node's IMDS to confirm the pool of the former boot".into(),
+            );
         }
         let taken = taken == Some(Taken::Over);
         let Some(entries) = problems.check(Topic::StoreHealthy, "StoreUnreadable", self.keeper.store().list()) else { return };
@@ -110,7 +114,8 @@ impl Node {
         }
         let spec = &basis.spec;
         let addresses: BTreeSet<Ipv4Addr> = adoption::listed(spec).iter().map(|slot| slot.address).collect();
-        let held: BTreeSet<Ipv4Addr> = entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
+        let held: BTreeSet<Ipv4Addr> =
+            entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
         if basis.whole {
             self.host.converge(&self.options, (&mut self.kernel, view), spec, (&addresses, &held), (seen.look, problems));
         }
@@ -289,7 +294,7 @@ impl Node {
     }
 
     /// Says once what stands in the way, and once when it does no more.
-    pub(super) fn finish(&mut self, seen: &Seen, problems: Problems, outcome: Outcome) -> Result<Outcome, NodeError> {
+    pub(super) fn finish(&mut self, seen: &Seen, problems: Problems) {
         for (topic, problem) in problems.iter() {
             if !self.said.iter().any(|said| said == (topic, problem)) {
                 warn!(?topic, reason = problem.reason, "{}", problem.message);
@@ -302,7 +307,6 @@ impl Node {
         if seen.look == super::host::Look::ForDrift {
             Host::tidy(&self.options);
         }
-        Ok(outcome)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The generation number of the kernel's nf_tables rules: while it stays, nobody has changed a rule, and none needs to be read.
+//! The generation number of the kernel's `nf_tables` rules: while it stays, nobody has changed a rule, and none needs to be read.
 
 use std::{io, mem::MaybeUninit};
 

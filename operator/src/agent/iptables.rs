@@ -17,7 +17,7 @@ const LOCK_SECONDS: &str = "10";
 /// What the program exits with where there is no such chain.
 const NO_CHAIN: i32 = 1;
 /// Where the kernel lists the legacy tables that exist.
-const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
+const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
 /// Why the rules could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -155,7 +155,8 @@ impl Node {
                 None => problems.note(Topic::PoolAdopted, "NoObject", "waits for the controller to publish this node's pool".into()),
             }
         }
-        self.finish(seen, problems, outcome)
+        self.finish(seen, problems);
+        Ok(outcome)
     }
 
     /// Once for every store that is not sealed: leases from the kernel, then quarantine from disk, before anything is offered (safety rules ST3, ST6).

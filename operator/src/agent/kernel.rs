@@ -84,8 +84,7 @@ impl Kernel {
     pub fn view(&mut self) -> Result<View, KernelError> {
         let links = self.0.links().map_err(failed("read the host's links"))?;
         let routes = self.0.routes(MAIN_TABLE).map_err(failed("read the host's routes"))?;
-        let nics =
-            links.iter().filter(|link| link.controller.is_none()).filter_map(nic);
+        let nics = links.iter().filter(|link| link.controller.is_none()).filter_map(nic);
         Ok(View { nics: nics.collect(), pods: links.iter().filter_map(pod_link).collect(), routes })
     }
 

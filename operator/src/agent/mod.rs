@@ -21,6 +21,8 @@ mod pods;
 mod problems;
 mod reporter;
 mod sysctl;
+#[cfg(test)]
+mod tests;
 
 use std::{pin::pin, time::Duration};
 

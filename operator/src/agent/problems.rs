@@ -87,7 +87,7 @@ pub struct Report {
 impl Report {
     /// The agent's conditions; a time stays while the status does.
     #[must_use]
-    pub fn conditions(&self, present: &[Condition], now: Time) -> Vec<Condition> {
+    pub fn conditions(&self, present: &[Condition], now: &Time) -> Vec<Condition> {
         let condition = |(topic, kind, good): (Topic, &str, &str)| {
             let (status, reason, message) = match self.problems.0.get(&topic) {
                 None => ("True", good, String::new()),
@@ -122,10 +122,10 @@ mod tests {
         let mut broken = Problems::default();
         broken.note(Topic::RulesInSync, "IptablesFailed", "first".into());
         broken.note(Topic::RulesInSync, "IptablesFailed", "second".into());
-        let first = report(broken).conditions(&[], early.clone());
+        let first = report(broken).conditions(&[], &early);
         let rules = first.iter().find(|condition| condition.type_ == "RulesInSync").unwrap();
         assert_eq!((rules.status.as_str(), rules.message.as_str()), ("False", "first"));
-        let second = report(Problems::default()).conditions(&first, late.clone());
+        let second = report(Problems::default()).conditions(&first, &late);
         let times: Vec<_> = second.iter().map(|condition| condition.last_transition_time == late).collect();
         assert_eq!(times, [false, false, true, false]);
     }

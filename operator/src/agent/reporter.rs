@@ -43,7 +43,7 @@ impl Reporter {
         // The API server keeps whole seconds.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let present = self.told.as_ref().map_or(&object.conditions, |(_, conditions)| conditions);
-        let new = (report.agent.clone(), report.conditions(present, Time(now)));
+        let new = (report.agent.clone(), report.conditions(present, &Time(now)));
         let known = self.told.as_ref() == Some(&new) && !self.is_forgotten(object);
         if known || (self.is_early() && !self.is_urgent(&new)) {
             return;

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::version::{self, VersionError};
@@ -81,12 +82,12 @@ pub enum InstallError {
 }
 
 fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only; mount the node's plugin folder writable",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the file system is full; make room on the node",
-        io::ErrorKind::PermissionDenied => "permission denied; the installer runs as root and needs the folder writable for root",
-        io::ErrorKind::NotFound => "the folder does not exist; mount the node's plugin folder there",
-        _ => "the kernel refused",
+    match Errno::from_io_error(error) {
+        Some(Errno::ROFS) => "the file system is read-only; mount the node's plugin folder writable",
+        Some(Errno::NOSPC | Errno::DQUOT) => "the file system is full; make room on the node",
+        Some(Errno::ACCESS | Errno::PERM) => "permission denied; the installer runs as root and needs the folder writable for root",
+        Some(Errno::NOENT) => "the folder does not exist; mount the node's plugin folder there",
+        Some(_) | None => "the kernel refused",
     }
 }
 

@@ -81,10 +81,13 @@ fn start(path: &Path) -> Result<Child, VersionError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
-    spawned.map_err(|source| match source.kind() {
+    spawned.map_err(|source| {
         // A missing loader or interpreter answers the same: the file itself tells them apart.
-        io::ErrorKind::NotFound if !path.exists() => VersionError::Missing { path: path.to_owned() },
-        _ => VersionError::Run { path: path.to_owned(), source },
+        if source.kind() == io::ErrorKind::NotFound && !path.exists() {
+            VersionError::Missing { path: path.to_owned() }
+        } else {
+            VersionError::Run { path: path.to_owned(), source }
+        }
     })
 }
 

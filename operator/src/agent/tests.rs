@@ -1,0 +1,424 @@
+//! The whole agent but for its watches, on real files and a real kernel: each test in a network and mount namespace of its own.
+
+use std::{collections::BTreeSet, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+
+use azure_vnet_crds::{
+    AzureVnetNodeSpec,
+    config::{Backend, CniSpec},
+    node::{Release, SlotAddress},
+};
+use azure_vnet_operator_core::adoption::Source;
+use azure_vnet_plugin::store::{KernelUse, LeaseRequest};
+use azure_vnet_plugin_core::attachment::{Attachment, Mode};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+
+use super::{
+    Options,
+    host::Look,
+    keep::{Answer, Node, NodeError, Outcome, Seen},
+    object::Object,
+};
+
+const MAC: &str = "00:0d:3a:00:00:01";
+
+/// Runs on a thread that has left the machine's network and mounts.
+fn apart(test: impl FnOnce() + Send + 'static) {
+    let done = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("these tests make namespaces: run them as root");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        run("ip", &["link", "set", "lo", "up"]);
+        run("ip", &["link", "add", "eth0", "address", MAC, "type", "veth", "peer", "name", "fabric"]);
+        run("ip", &["link", "set", "fabric", "up"]);
+        run("ip", &["address", "add", "10.0.0.4/24", "dev", "eth0"]);
+        run("ip", &["link", "set", "eth0", "up"]);
+        test();
+    });
+    if let Err(panic) = done.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+struct Machine {
+    root: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["bin", "conf", "log", "run", "state", "sys/ipv4/conf/all", "sys/ipv4/conf/eth0"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        for file in ["sys/ipv4/ip_forward", "sys/ipv4/conf/all/rp_filter", "sys/ipv4/conf/eth0/rp_filter"] {
+            fs::write(root.path().join(file), "0\n").unwrap();
+        }
+        for plugin in ["azure-vnet", "azure-vnet-ipam"] {
+            let path = root.path().join("bin").join(plugin);
+            fs::write(&path, "#!/bin/sh\necho '{\"supportedVersions\":[\"1.0.0\"]}'\n").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let machine = Self { root };
+        machine.boot("first");
+        machine
+    }
+
+    /// A reboot: another boot id, and nothing under /run.
+    fn boot(&self, id: &str) {
+        fs::write(self.path("boot_id"), format!("{id}\n")).unwrap();
+        empty(&self.path("run"));
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn start(&self) -> Node {
+        let options = Options {
+            node_name: "n1".into(),
+            proc_sys_net: self.path("sys"),
+            boot_id_file: self.path("boot_id"),
+            run_dir: self.path("run"),
+            state_dir: self.path("state"),
+            cni_bin_dir: self.path("bin"),
+            cni_conf_dir: self.path("conf"),
+            log_dir: self.path("log"),
+        };
+        Node::open(options).unwrap()
+    }
+
+    fn conflist(&self) -> bool {
+        self.path("conf/10-azure-vnet.conflist").exists()
+    }
+}
+
+fn empty(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    }
+}
+
+fn all(texts: &[&str]) -> Vec<SlotAddress> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn address(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+fn object(revision: u64, texts: &[&str]) -> Object {
+    let mut spec = AzureVnetNodeSpec { revision, addresses: all(texts), ..AzureVnetNodeSpec::default() };
+    spec.node.mac = MAC.into();
+    spec.node.subnet_prefix = "10.0.0.0/24".into();
+    spec.node.primary_address = "10.0.0.4".into();
+    spec.node.vnet_cidrs = vec!["10.0.0.0/16".into()];
+    spec.effective.cni = CniSpec { chain: vec![], ..CniSpec::default() };
+    spec.effective.masquerade.backend = Backend::Nft;
+    spec.effective.cool_down_seconds = 10;
+    spec.effective.probation_seconds = 600;
+    Object { uid: "uid-1".into(), spec, removing: vec![], last_read: None, agent: None, conditions: vec![] }
+}
+
+fn seen(object: Option<&Object>, answers: Vec<Answer>) -> Seen {
+    let listed = super::orphans::Listed::default();
+    Seen { object: object.cloned(), pods: Some(vec![]), watched: Some(listed), listed: None, answers, look: Look::ForDrift }
+}
+
+fn imds(machine: &str, addresses: &[&str]) -> Answer {
+    let shown = addresses.iter().map(|text| address(text)).collect();
+    Answer { source: Source::Imds, vm_id: Some(machine.into()), shown: vec![(MAC.into(), shown)] }
+}
+
+/// Looks again until the condition holds: settling takes two seconds of the boot's own clock.
+fn until(node: &mut Node, seen: &Seen, holds: impl Fn(&Node, &Outcome) -> bool) -> Outcome {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let outcome = node.reconcile(seen).unwrap();
+        if holds(node, &outcome) {
+            return outcome;
+        }
+        assert!(std::time::Instant::now() < deadline, "{outcome:?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn offered(node: &Node) -> Option<Vec<Ipv4Addr>> {
+    node.keeper.store().pool().ok().map(|pool| pool.addresses().iter().map(|at| at.address).collect())
+}
+
+/// A node whose addresses have been shown and are offered.
+fn filled(machine: &Machine, object: &Object) -> Node {
+    let mut node = machine.start();
+    let listed: Vec<String> = object.spec.addresses.iter().map(|at| at.address.to_string()).collect();
+    let shown: Vec<&str> = listed.iter().map(String::as_str).collect();
+    let count = shown.len();
+    until(&mut node, &seen(Some(object), vec![imds("vm-1", &shown)]), |node, _| offered(node).is_some_and(|pool| pool.len() == count));
+    node
+}
+
+fn condition(outcome: &Outcome, topic: super::problems::Topic) -> Option<&'static str> {
+    outcome.report.as_ref()?.problems.iter().find(|(found, _)| *found == topic).map(|(_, problem)| problem.reason)
+}
+
+fn lease(node: &Node, container: &str) -> Ipv4Addr {
+    let request = LeaseRequest {
+        attachment: Attachment { container: container.parse().unwrap(), if_name: "eth0".parse().unwrap() },
+        pod: None,
+        network: "azure-vnet".parse().unwrap(),
+        mode: Mode::Transparent,
+        host_link: "azv00000000001".parse().unwrap(),
+        netns: "/run/netns/a".parse().unwrap(),
+        netns_cookie: None,
+        requested: None,
+        avoid: BTreeSet::new(),
+    };
+    let granted = node.keeper.store().lease(&request, &mut |_| KernelUse::Free).unwrap();
+    granted.held.lease().address
+}
+
+#[test]
+fn up1_an_empty_pool_counts_as_adopted_and_the_conflist_comes_last() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut node = machine.start();
+        let waiting = node.reconcile(&seen(None, vec![])).unwrap();
+        assert!(!waiting.ready && offered(&node).is_none() && !machine.conflist());
+        let outcome = node.reconcile(&seen(Some(&object(1, &[])), vec![])).unwrap();
+        assert!(outcome.ready && machine.conflist());
+        let agent = outcome.report.unwrap().agent;
+        assert_eq!((agent.revision_adopted, agent.ready, agent.boot_id.as_str()), (1, true, "first"));
+        assert_eq!(offered(&node), Some(vec![]));
+        assert_eq!(fs::read_to_string(machine.path("sys/ipv4/ip_forward")).unwrap(), "1");
+    });
+}
+
+#[test]
+fn up4_without_its_plugins_a_node_is_not_ready_and_says_why() {
+    apart(|| {
+        let machine = Machine::new();
+        fs::remove_file(machine.path("bin/azure-vnet-ipam")).unwrap();
+        let mut node = machine.start();
+        let outcome = node.reconcile(&seen(Some(&object(1, &[])), vec![])).unwrap();
+        assert!(!outcome.ready && !machine.conflist());
+        assert_eq!(condition(&outcome, super::problems::Topic::ConflistInPlace), Some("PluginMissing"));
+    });
+}
+
+#[test]
+fn re6_a_new_address_is_offered_once_this_nodes_imds_shows_it() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut node = machine.start();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let outcome = node.reconcile(&seen(Some(&object), vec![imds("vm-1", &["10.0.0.4"])])).unwrap();
+        assert_eq!(offered(&node), Some(vec![]));
+        assert!(outcome.waits_for_metadata);
+        until(&mut node, &seen(Some(&object), vec![imds("vm-1", &["10.0.0.4", "10.0.0.6"])]), |node, _| {
+            offered(node) == Some(vec![address("10.0.0.6")])
+        });
+    });
+}
+
+#[test]
+fn re5_an_address_that_imds_shows_no_more_is_withheld_at_once() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        node.reconcile(&seen(Some(&object), vec![imds("vm-1", &["10.0.0.6"])])).unwrap();
+        assert_eq!(offered(&node), Some(vec![address("10.0.0.6")]));
+    });
+}
+
+#[test]
+fn re5_after_a_boot_the_disks_pool_waits_for_a_witness_of_this_boot() {
+    apart(|| {
+        let machine = Machine::new();
+        drop(filled(&machine, &object(3, &["1/10.0.0.5", "2/10.0.0.6"])));
+        machine.boot("second");
+        let mut node = machine.start();
+        assert!(!node.reconcile(&seen(None, vec![])).unwrap().ready);
+        assert_eq!(offered(&node), None, "STATUS and ADD refuse");
+        node.reconcile(&seen(None, vec![imds("vm-2", &["10.0.0.5"])])).unwrap();
+        assert_eq!(offered(&node), None, "another machine's metadata is no witness");
+        until(&mut node, &seen(None, vec![imds("vm-1", &["10.0.0.5"])]), |node, _| offered(node) == Some(vec![address("10.0.0.5")]));
+        assert!(machine.conflist());
+    });
+}
+
+#[test]
+fn re5_after_a_boot_the_object_read_again_is_witness_enough() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(3, &["1/10.0.0.5", "2/10.0.0.6"]);
+        drop(filled(&machine, &object));
+        machine.boot("second");
+        let mut node = machine.start();
+        assert!(node.reconcile(&seen(Some(&object), vec![])).unwrap().ready);
+        assert_eq!(offered(&node), Some(vec![address("10.0.0.5"), address("10.0.0.6")]));
+    });
+}
+
+#[test]
+fn re3_an_older_revision_is_not_adopted_and_is_reported() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut node = filled(&machine, &object(7, &["1/10.0.0.5"]));
+        for wrong in [object(6, &["1/10.0.0.5", "2/10.0.0.6"]), object(7, &["2/10.0.0.6"])] {
+            let outcome = node.reconcile(&seen(Some(&wrong), vec![])).unwrap();
+            assert_eq!(condition(&outcome, super::problems::Topic::PoolAdopted), Some("RevisionRegressed"));
+            assert_eq!(outcome.report.unwrap().agent.revision_adopted, 7);
+            assert_eq!(offered(&node), Some(vec![address("10.0.0.5")]));
+        }
+        let outcome = node.reconcile(&seen(Some(&object(8, &["1/10.0.0.5"])), vec![])).unwrap();
+        assert_eq!(condition(&outcome, super::problems::Topic::PoolAdopted), None);
+    });
+}
+
+#[test]
+fn st6_a_release_is_acknowledged_with_both_records_and_again_after_a_restart() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6", "3/10.0.0.7"]);
+        let mut node = filled(&machine, &object);
+        let in_use = lease(&node, "c1");
+        object.spec.revision = 2;
+        object.spec.release = vec![Release { id: 9, nonce: "abc".into(), addresses: object.spec.addresses.clone() }];
+        let acks = node.reconcile(&seen(Some(&object), vec![])).unwrap().report.unwrap().agent.release_acks;
+        let [ack] = acks.as_slice() else { panic!("{acks:?}") };
+        let (kept, gone): (Vec<_>, Vec<_>) = object.spec.addresses.iter().copied().partition(|at| at.address == in_use);
+        assert_eq!((ack.id, ack.nonce.as_str(), &ack.quarantined, &ack.refused), (9, "abc", &gone, &kept));
+        assert_eq!(offered(&node), Some(vec![]));
+        drop(node);
+        machine.boot("second");
+        let mut node = machine.start();
+        let acks = node.reconcile(&seen(Some(&object), vec![])).unwrap().report.unwrap().agent.release_acks;
+        assert!(gone.iter().all(|at| acks[0].quarantined.contains(at)), "{acks:?}");
+    });
+}
+
+#[test]
+fn st7_what_left_the_nic_is_forgotten_and_re8_what_was_withdrawn_stays_set_aside() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6", "3/10.0.0.7"]);
+        let mut node = filled(&machine, &object);
+        object.spec.revision = 2;
+        object.spec.release = vec![Release { id: 9, nonce: "abc".into(), addresses: all(&["1/10.0.0.5", "2/10.0.0.6"]) }];
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        object.spec.revision = 3;
+        object.spec.release.clear();
+        object.spec.addresses = all(&["2/10.0.0.6", "3/10.0.0.7"]);
+        let agent = node.reconcile(&seen(Some(&object), vec![])).unwrap().report.unwrap().agent;
+        assert_eq!((agent.counts.quarantined, agent.counts.free, agent.release_acks), (1, 1, vec![]));
+        assert_eq!(offered(&node), Some(vec![address("10.0.0.7")]));
+    });
+}
+
+#[test]
+fn st3_a_lost_run_folder_is_rebuilt_from_the_pods_links_before_it_is_sealed() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        run("ip", &["link", "add", "azv00000000001", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "pod", "up"]);
+        run("ip", &["link", "set", "azv00000000001", "alias", "azure-vnet:c1/eth0 10.0.0.5"]);
+        for name in ["sealed", "pool"] {
+            fs::remove_file(machine.path("run").join(name)).unwrap();
+        }
+        empty(&machine.path("run/lease"));
+        let agent = node.reconcile(&seen(Some(&object), vec![])).unwrap().report.unwrap().agent;
+        assert_eq!(agent.counts.assigned, 1);
+        assert!(offered(&node).is_some());
+    });
+}
+
+#[test]
+fn st12_a_replaced_folder_ends_the_agent() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut node = machine.start();
+        fs::remove_dir_all(machine.path("run")).unwrap();
+        fs::create_dir(machine.path("run")).unwrap();
+        assert!(matches!(node.reconcile(&seen(None, vec![])), Err(NodeError::Store(_))));
+    });
+}
+
+#[test]
+fn pk1_every_pool_address_is_unreachable_until_it_leaves_and_re7_a_lost_one_loses_its_host_route() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = machine.start();
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        let unreachable = || run("ip", &["route", "show", "type", "unreachable"]);
+        assert_eq!(unreachable().lines().count(), 2, "{}", unreachable());
+        assert!(unreachable().lines().all(|line| line.contains("metric 4096")));
+        run("ip", &["link", "add", "azv00000000001", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "pod", "up"]);
+        run("ip", &["link", "set", "azv00000000001", "up", "alias", "azure-vnet:c1/eth0 10.0.0.6"]);
+        run("ip", &["route", "add", "10.0.0.6/32", "dev", "azv00000000001"]);
+        run("ip", &["route", "add", "unreachable", "10.9.9.9/32", "metric", "77"]);
+        object.spec.revision = 2;
+        object.spec.addresses = all(&["1/10.0.0.5"]);
+        object.spec.lost = all(&["2/10.0.0.6"]);
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert_eq!(outcome.cut_off, [address("10.0.0.6")]);
+        assert_eq!(run("ip", &["route", "show", "10.0.0.6/32"]), "");
+        let left = unreachable();
+        assert!(left.contains("10.0.0.5") && left.contains("10.9.9.9") && left.lines().count() == 2, "{left}");
+    });
+}
+
+#[test]
+fn rules_are_mended_when_flushed_and_foreign_ones_stay_in_either_back_end() {
+    for (backend, program) in [(Backend::Nft, "iptables-nft"), (Backend::Legacy, "iptables-legacy")] {
+        apart(move || {
+            let machine = Machine::new();
+            let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+            object.spec.effective.masquerade.backend = backend;
+            run(program, &["-t", "nat", "-A", "POSTROUTING", "-d", "192.0.2.1", "-j", "ACCEPT"]);
+            run(program, &["-A", "FORWARD", "-d", "192.0.2.1", "-j", "ACCEPT"]);
+            let mut node = machine.start();
+            let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            assert_eq!(condition(&outcome, super::problems::Topic::RulesInSync), None);
+            let dump = || ["nat", "filter"].map(|table| run(program, &["-t", table, "-S"])).concat();
+            let first = dump();
+            assert!(first.contains("-A AZURE-VNET-FORWARD -s 10.0.0.6/32 -j ACCEPT"), "{first}");
+            assert!(first.contains("-A POSTROUTING -d 192.0.2.1/32 -j ACCEPT\n-A POSTROUTING -j AZURE-VNET-MASQ"), "{first}");
+            node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            assert_eq!(node.host.repairs, 0, "nothing differs the second time");
+            run(program, &["-F", "AZURE-VNET-FORWARD"]);
+            run(program, &["-t", "nat", "-D", "POSTROUTING", "-j", "AZURE-VNET-MASQ"]);
+            node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            assert_eq!(dump(), first);
+            assert_eq!(node.host.repairs, 1);
+        });
+    }
+}
+
+#[test]
+fn the_back_end_is_the_one_that_others_use() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5"]);
+        object.spec.effective.masquerade.backend = Backend::Auto;
+        let mut node = machine.start();
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert!(run("iptables-nft", &["-t", "nat", "-S"]).contains("AZURE-VNET-MASQ"), "nft while nothing tells");
+        run("iptables-legacy", &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert!(run("iptables-legacy", &["-t", "nat", "-S"]).contains("AZURE-VNET-MASQ"));
+        assert!(!run("iptables-nft", &["-t", "nat", "-S"]).contains("AZURE-VNET"), "no rules are left in the other");
+    });
+}
