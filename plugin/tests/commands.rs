@@ -1,6 +1,15 @@
 //! The plugins against the real kernel, each test on a node of its own.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unused_self,
+    clippy::wildcard_enum_match_arm,
+    missing_docs,
+    reason = "a test stops at the first surprise, and its node is the subject of what it does"
+)]
 
 mod node;
 
@@ -102,8 +111,7 @@ fn the_same_add_again_mends_what_is_missing() {
     on_a_node(10, |node| {
         let pod = node.sandbox("c1", "web-0");
         let first = node.add(&pod);
-        let what: [fn(&Node, &Sandbox, Ipv4Addr); 6] =
-            [remove_link, remove_host_route, remove_address, remove_default, remove_neighbour, set_down];
+        let what: [Breakage; 6] = [remove_link, remove_host_route, remove_address, remove_default, remove_neighbour, set_down];
         for remove in what {
             remove(node, &pod, first.address());
             assert!(!node.check(&pod, &first).ok);
@@ -119,7 +127,7 @@ fn the_same_add_again_mends_what_is_missing() {
 fn cm5_check_tells_what_is_missing_and_ignores_what_others_may_change() {
     on_a_node(10, |node| {
         let pod = node.sandbox("c1", "web-0");
-        let cases: [(fn(&Node, &Sandbox, Ipv4Addr), &str); 6] = [
+        let cases: [(Breakage, &str); 6] = [
             (remove_link, "the pair of links"),
             (remove_host_route, "the host's route to the pod"),
             (remove_address, "the pod's address"),
@@ -561,6 +569,9 @@ fn each_command_leaves_one_line_in_the_log() {
         assert_eq!(commands, ["command=ADD", "command=DEL"], "{log}");
     });
 }
+
+/// Breaks one thing of a pod's wiring.
+type Breakage = fn(&Node, &Sandbox, Ipv4Addr);
 
 fn remove_link(_: &Node, _: &Sandbox, _: Ipv4Addr) {
     run("ip", &["link", "delete", "azv0d7763386da"]);

@@ -283,24 +283,31 @@ mod tests {
 
     fn leases() -> impl Strategy<Value = Lease> {
         let attachment = ("[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}", "[a-z0-9.@-]{1,15}")
-            .prop_filter_map("no link's name", |(container, if_name)| Some(Attachment { container: container.parse().ok()?, if_name: if_name.parse().ok()? }));
-        let pod = (any::<String>(), any::<String>(), proptest::option::of("[a-f0-9-]{0,36}"))
-            .prop_map(|(namespace, name, uid)| PodRef { namespace, name, uid: uid.and_then(|uid| uid.parse().ok()) });
+            .prop_filter_map("no link's name", |(container, if_name)| {
+                Some(Attachment { container: container.parse().ok()?, if_name: if_name.parse().ok()? })
+            });
+        let pod = (any::<String>(), any::<String>(), proptest::option::of("[a-f0-9-]{0,36}")).prop_map(|(namespace, name, uid)| PodRef {
+            namespace,
+            name,
+            uid: uid.and_then(|uid| uid.parse().ok()),
+        });
         let netns = proptest::option::of("[^\\x00]{1,200}").prop_map(|path| path.and_then(|path| path.parse().ok()));
         let mode = prop_oneof![Just(Mode::Transparent), Just(Mode::Bridge), Just(Mode::Tunnel)];
         let numbers = (any::<u32>(), any::<Option<u64>>(), any::<u64>());
-        (attachment, proptest::option::of(pod), mode, netns, numbers).prop_map(|(attachment, pod, mode, netns, (address, netns_cookie, since))| Lease {
-            address: address.into(),
-            attachment,
-            pod,
-            network: "azure".parse().unwrap(),
-            mode,
-            host_link: "azv0123456789a".parse().unwrap(),
-            netns,
-            netns_cookie,
-            boot: "3f2a8c1e-9f11-4d0e-8e42-111111111111".parse().unwrap(),
-            since: BootTime::from_millis(since),
-        })
+        (attachment, proptest::option::of(pod), mode, netns, numbers).prop_map(
+            |(attachment, pod, mode, netns, (address, netns_cookie, since))| Lease {
+                address: address.into(),
+                attachment,
+                pod,
+                network: "azure".parse().unwrap(),
+                mode,
+                host_link: "azv0123456789a".parse().unwrap(),
+                netns,
+                netns_cookie,
+                boot: "3f2a8c1e-9f11-4d0e-8e42-111111111111".parse().unwrap(),
+                since: BootTime::from_millis(since),
+            },
+        )
     }
 
     fn rests() -> impl Strategy<Value = Cooling> {
@@ -313,10 +320,8 @@ mod tests {
     }
 
     fn markers() -> impl Strategy<Value = Quarantine> {
-        (1..=u8::MAX, any::<u32>(), any::<String>(), any::<u64>(), any::<String>()).prop_map(|(slot, address, object_uid, id, nonce)| Quarantine {
-            slot: SlotAddress { slot, address: address.into() },
-            object_uid,
-            release: ReleaseId { id, nonce },
+        (1..=u8::MAX, any::<u32>(), any::<String>(), any::<u64>(), any::<String>()).prop_map(|(slot, address, object_uid, id, nonce)| {
+            Quarantine { slot: SlotAddress { slot, address: address.into() }, object_uid, release: ReleaseId { id, nonce } }
         })
     }
 
@@ -379,11 +384,15 @@ mod tests {
 
     #[test]
     fn st13_a_rest_ends_by_the_clock_of_its_own_boot_only() {
-        let rest = Cooling { address: [10, 0, 0, 4].into(), previous: None, boot: "b1".parse().unwrap(), since: BootTime::from_millis(1000) };
+        let rest =
+            Cooling { address: [10, 0, 0, 4].into(), previous: None, boot: "b1".parse().unwrap(), since: BootTime::from_millis(1000) };
         let ends = |boot: &str, now| rest.has_ended(&boot.parse().unwrap(), BootTime::from_millis(now), Duration::from_secs(30));
         assert!(!ends("b1", 30_999));
         assert!(ends("b1", 31_000));
         assert!(!ends("b2", 31_000));
-        assert!(!rest.has_ended(&"b1".parse().unwrap(), BootTime::from_millis(999), Duration::ZERO), "a time before it began proves a restored clock");
+        assert!(
+            !rest.has_ended(&"b1".parse().unwrap(), BootTime::from_millis(999), Duration::ZERO),
+            "a time before it began proves a restored clock"
+        );
     }
 }

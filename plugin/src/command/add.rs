@@ -151,8 +151,7 @@ impl Run<'_> {
 }
 
 fn reply(add: &Add, answer: &Answer, address: Ipv4Addr) -> Result<Done, CniError> {
-    write_json(&answer.print(add.conf.version))
-        .map_err(|error| CniError::new(Code::Io, format!("cannot write the answer: {error}")))?;
+    write_json(&answer.print(add.conf.version)).map_err(|error| CniError::new(Code::Io, format!("cannot write the answer: {error}")))?;
     let pod = add.pod.as_ref().map_or_else(String::new, |pod| format!(" pod {pod}"));
     Ok(Done::that(format!("{address} leased to{pod} in network {}", add.conf.name)))
 }

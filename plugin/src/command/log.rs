@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn leap_days_are_dates() {
-        assert_eq!(timestamp(Duration::from_secs(951_782_400)), "2000-02-29T00:00:00.000Z");
+        assert_eq!(timestamp(Duration::from_secs(951_782_401)), "2000-02-29T00:00:01.000Z");
         assert_eq!(timestamp(Duration::ZERO), "1970-01-01T00:00:00.000Z");
     }
 }
