@@ -1,13 +1,17 @@
 //! The steps that follow once it is known what the node's object asks for: set aside, adopt, seal, keep the host, give pods' leases back.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    time::{Duration, SystemTime},
+};
 
 use azure_vnet_crds::{
     AzureVnetNodeSpec,
     node::{Agent, SlotAddress, StoreCounts},
 };
 use azure_vnet_operator_core::{
-    adoption::{self, Adopted, Judgement, Listed, Pass},
+    adoption::{self, Adopted, Judgement, Listed, Pass, Sightings, Source},
     demand::{self, Held},
 };
 use azure_vnet_plugin::store::{Adoption, Freed, KeeperError, Quarantining};
@@ -95,8 +99,9 @@ impl Node {
         }
     }
 
-    pub(super) fn follow(&mut self, seen: &Seen, view: &View, basis: &Basis, problems: &mut Problems, outcome: &mut Outcome) {
+    pub(super) fn follow(&mut self, seen: &Seen, view: &View, basis: Basis, problems: &mut Problems, outcome: &mut Outcome) {
         let now = now();
+        let basis = &self.trusted(basis, now);
         self.take_sightings(seen, basis, now);
         let taken = self.take_over(basis, view, now);
         let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);
@@ -136,6 +141,14 @@ impl Node {
         }
     }
 
+    /// After a jump of the clocks what was known counts for nothing before IMDS speaks again (safety rule ST13).
+    fn trusted(&mut self, basis: Basis, now: Duration) -> Basis {
+        if self.clocks.look(now, SystemTime::now()) {
+            self.sightings = Sightings::default();
+        }
+        if self.clocks.distrusted { Basis { listed: Listed::OnDiskOnly, ..basis } } else { basis }
+    }
+
     /// What the node's metadata shows of the listed addresses (safety rules RE5, RE6).
     fn take_sightings(&mut self, seen: &Seen, basis: &Basis, now: Duration) {
         let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
@@ -153,11 +166,17 @@ impl Node {
             let ours = answer.shown.iter().filter(|(mac, _)| mac == "*" || mac.eq_ignore_ascii_case(&basis.spec.node.mac));
             let shown: BTreeSet<Ipv4Addr> = ours.flat_map(|(_, addresses)| addresses.iter().copied()).collect();
             self.sightings.witness(now, answer.source, &shown);
+            if answer.source == Source::Imds {
+                self.clocks.distrusted = false;
+            }
         }
     }
 
     /// Addresses that were offered before: in this boot, or in the former one, where the object was read again.
     fn known(&self, basis: &Basis) -> BTreeSet<Ipv4Addr> {
+        if self.clocks.distrusted {
+            return BTreeSet::new();
+        }
         let pool = match (self.keeper.store().pool(), basis.listed) {
             (Ok(pool), _) => Some(pool),
             (Err(_), Listed::ByObject) => self.keeper.adopted().ok().flatten().filter(|pool| pool.boot != self.boot),

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     Options,
+    clocks::Clocks,
     host::{Host, Look},
     kernel::{Kernel, KernelError, View},
     memory::Memory,
@@ -88,6 +89,7 @@ pub struct Node {
     /// What the store was last brought to.
     pub(super) adoption: Option<Adoption>,
     pub(super) restored: bool,
+    pub(super) clocks: Clocks,
     pub(super) said: Problems,
 }
 
@@ -133,6 +135,7 @@ impl Node {
             orphans: Orphans::default(),
             adoption: None,
             restored: false,
+            clocks: Clocks::default(),
             said: Problems::default(),
             options,
         })
@@ -151,7 +154,7 @@ impl Node {
             && problems.check(Topic::StoreHealthy, "RestoreFailed", self.restore(&view)).is_some()
         {
             match self.basis(seen, &mut problems) {
-                Some(basis) => self.follow(seen, &view, &basis, &mut problems, &mut outcome),
+                Some(basis) => self.follow(seen, &view, basis, &mut problems, &mut outcome),
                 None => problems.note(Topic::PoolAdopted, "NoObject", "waits for the controller to publish this node's pool".into()),
             }
         }

@@ -3,6 +3,7 @@
 //! It decides nothing by itself: what is to be done is planned in `azure-vnet-operator-core` and the node store. It asks Azure for nothing but
 //! the node's own metadata.
 
+mod clocks;
 mod conflist;
 mod firewall;
 mod follow;
@@ -68,7 +69,7 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
     let mut object_events = pin!(watcher(objects.clone(), watched).default_backoff());
     let mut pod_events = pin!(watcher(pod_api.clone(), pods::watch_config(&name)).default_backoff());
     let mut metadata = Metadata::start(&world.endpoints)?;
-    let mut reporter = Reporter::new(objects, &name);
+    let mut reporter = Reporter::new(world.kube.clone(), objects, &name);
     let beat = world.telemetry.beat("agent", Duration::from_mins(2));
     let (mut object, mut pods) = (None, Pods::default());
     let mut arriving = None;
@@ -118,6 +119,7 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
         metadata.pace(outcome.waits_for_metadata);
         world.telemetry.set_ready(outcome.ready);
         reporter.report(outcome.report.as_ref(), object.as_ref()).await;
+        reporter.announce(&outcome.cut_off, object.as_ref()).await;
         let due = outcome.due.map_or(DRIFT, |due| due.min(DRIFT)).max(GATHER);
         next_pass = Instant::now() + due;
     }

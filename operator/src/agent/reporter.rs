@@ -1,13 +1,15 @@
 //! Tells the controller, by server-side apply of the agent's own part of the status, and only what has changed.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use azure_vnet_crds::{AGENT_MANAGER, AzureVnetNode, node::Agent};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
-    Api,
+    Api, Client, Resource as _,
     api::{Patch, PatchParams},
+    runtime::events::{self, Event, EventType, Recorder},
 };
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -28,13 +30,37 @@ pub struct Reporter {
     node: String,
     told: Option<(Agent, Vec<Condition>)>,
     told_at: Option<Instant>,
+    events: Recorder,
 }
 
 impl Reporter {
     /// Has told nothing yet.
     #[must_use]
-    pub fn new(objects: Api<AzureVnetNode>, node: &str) -> Self {
-        Self { objects, node: node.to_owned(), told: None, told_at: None }
+    pub fn new(client: Client, objects: Api<AzureVnetNode>, node: &str) -> Self {
+        let events = Recorder::new(client, events::Reporter { controller: AGENT_MANAGER.into(), instance: Some(node.to_owned()) });
+        Self { objects, node: node.to_owned(), told: None, told_at: None, events }
+    }
+
+    /// Says of which pods the traffic was cut off, and why (safety rule RE7). An event that cannot be published is lost.
+    pub async fn announce(&self, cut_off: &[Ipv4Addr], object: Option<&Object>) {
+        let (false, Some(object)) = (cut_off.is_empty(), object) else { return };
+        let addresses = cut_off.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let note = format!(
+            "{addresses} vanished from the node's NIC while pods had them; their routes were removed. Delete these pods: they get new addresses. \
+             Look in Azure's activity log for who changed the NIC."
+        );
+        let event =
+            Event { type_: EventType::Warning, reason: "AddressLost".into(), note: Some(note), action: "CutOff".into(), secondary: None };
+        let reference = ObjectReference {
+            name: Some(self.node.clone()),
+            uid: Some(object.uid.clone()),
+            api_version: Some(AzureVnetNode::api_version(&()).into_owned()),
+            kind: Some(AzureVnetNode::kind(&()).into_owned()),
+            ..ObjectReference::default()
+        };
+        if !matches!(timeout(DEADLINE, self.events.publish(&event, &reference)).await, Ok(Ok(()))) {
+            warn!(addresses, "an event was not published: addresses vanished from the NIC while pods had them");
+        }
     }
 
     /// Tells, if there is something new; numbers alone wait for their turn, acknowledgements and readiness do not.

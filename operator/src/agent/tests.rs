@@ -422,3 +422,34 @@ fn the_back_end_is_the_one_that_others_use() {
         assert!(!run("iptables-nft", &["-t", "nat", "-S"]).contains("AZURE-VNET"), "no rules are left in the other");
     });
 }
+
+#[test]
+fn st13_after_a_jump_of_the_clocks_the_pool_is_withheld_until_imds_confirms_it() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        node.clocks.look(std::time::Duration::from_secs(1), std::time::SystemTime::UNIX_EPOCH);
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert_eq!(offered(&node), Some(vec![]));
+        let confirmed = seen(Some(&object), vec![imds("vm-1", &["10.0.0.5", "10.0.0.6"])]);
+        until(&mut node, &confirmed, |node, _| offered(node).is_some_and(|pool| pool.len() == 2));
+    });
+}
+
+#[test]
+fn cm4_a_lease_whose_pod_the_watch_lacks_asks_for_lists_and_stays_meanwhile() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5"]);
+        let mut node = filled(&machine, &object);
+        let address = lease(&node, "c1");
+        run("ip", &["link", "add", "azv00000000001", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "azv00000000001", "alias", &format!("azure-vnet:c1/eth0 {address}")]);
+        let listed = || Seen { listed: Some(super::orphans::Listed::default()), ..seen(Some(&object), vec![]) };
+        for _ in 0..3 {
+            assert!(node.reconcile(&listed()).unwrap().wants_list);
+        }
+        assert_eq!(node.reconcile(&listed()).unwrap().report.unwrap().agent.counts.assigned, 1);
+    });
+}
