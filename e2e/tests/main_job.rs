@@ -1,5 +1,4 @@
 //! The main job, on real Kubernetes: pods get VNET addresses that the controller put on their node's NIC. Needs root.
-#![expect(clippy::unwrap_used, reason = "a test says what it expected by failing there")]
 
 use std::time::Duration;
 
