@@ -1,5 +1,4 @@
 //! The lab itself, on the reference plugins: what the product's own end-to-end tests stand on. Needs root.
-#![expect(clippy::unwrap_used, reason = "a test says what it expected by failing there")]
 
 use std::time::Duration;
 
