@@ -1,6 +1,7 @@
 //! The lab of azure-vnet: an emulated Azure, real Kubernetes, and what runs in them.
 
 pub mod azure;
+pub mod bench;
 pub mod build;
 pub mod commands;
 pub mod demo;

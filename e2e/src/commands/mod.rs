@@ -2,6 +2,7 @@
 
 mod generate;
 mod lab;
+mod sweep;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -32,8 +33,31 @@ enum Command {
         #[command(subcommand)]
         command: lab::LabCommand,
     },
+    /// Measures the product against what the kernel itself needs; prints medians and ratios. Needs root.
+    Bench {
+        /// What to measure; everything if none is named.
+        names: Vec<crate::bench::Bench>,
+        /// One JSON object a line: name, value, unit, floor, ratio.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Kills the plugins at their system calls and looks at what is left. Needs root.
+    Sweep {
+        /// Stop at every system call that changes something, not at a sample.
+        #[arg(long)]
+        all: bool,
+    },
     /// Writes the generated files: CRDs, the chart's schema, manifests/.
     Generate,
+    /// The part of `bench` that runs in namespaces of its own.
+    #[command(hide = true)]
+    BenchInside {
+        /// The folder of the plugins.
+        bin: std::path::PathBuf,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// The lab's first process.
     #[command(hide = true)]
     LabInit(lab::InitArguments),
@@ -62,6 +86,9 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { keep } => crate::demo::run(keep),
         Command::Test => crate::suite::run(),
         Command::Lab { command } => lab::run(command),
+        Command::Bench { names, json } => crate::bench::run(&names, json),
+        Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
+        Command::Sweep { all } => sweep::run(all),
         Command::Generate => generate::run(),
         Command::LabInit(arguments) => match lab::init(&arguments)? {},
         Command::LabNode(arguments) => match lab::node(&arguments)? {},

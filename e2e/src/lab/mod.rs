@@ -30,6 +30,8 @@ pub use node::Node;
 pub use node_init::node_init;
 pub use node_up::node_up;
 pub use options::{Cni, LabOptions};
+pub use run::ip;
+pub use state::xtask;
 
 use crate::azure::AdminClient;
 use crate::build::{Cache, Product, Tools, image_of_probe, operator_image, pause_image, probe_binary, product, progress, require_packages};

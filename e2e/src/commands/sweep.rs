@@ -1,0 +1,22 @@
+//! `cargo xtask sweep`.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::build::checkout;
+
+/// Runs the sweep over ADD and DEL, sampled or whole.
+///
+/// # Errors
+/// If something is left behind after a kill.
+pub fn run(all: bool) -> Result<()> {
+    let mut sweep = Command::new("cargo");
+    sweep.args(["test", "--package", "azure-vnet-plugin", "--test", "sweep", "--", "--nocapture"]).current_dir(checkout());
+    if all {
+        sweep.env("AZURE_VNET_SWEEP", "all");
+    }
+    let status = sweep.status().context("cannot run cargo")?;
+    ensure!(status.success(), "the sweep failed ({status})");
+    Ok(())
+}
