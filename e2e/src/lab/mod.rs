@@ -7,6 +7,7 @@ mod cgroup;
 mod control;
 mod fabric;
 mod init;
+mod interrupt;
 mod node;
 mod node_config;
 mod node_init;
@@ -62,6 +63,7 @@ impl Lab {
         let product = product(&cache)?;
         let images = [pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
         state::sweep(&cache)?;
+        interrupt::take_labs_down_on_signals(&cache)?;
         let state = State::create(&cache)?;
         gather(&cache, &state, &tools, &product, &images)?;
         let lab = Self { state, options: *options, machines: plan::machines(), children: Mutex::default(), is_down: false };

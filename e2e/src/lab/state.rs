@@ -112,13 +112,19 @@ impl State {
         self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The process that made a lab is in its name.
     fn is_orphan(&self) -> bool {
+        !self.is_alive() && self.maker().is_none_or(|(pid, start)| start_time(pid) != Some(start))
+    }
+
+    fn is_own(&self) -> bool {
+        self.maker().is_some_and(|(pid, _)| pid == std::process::id())
+    }
+
+    /// The process that made a lab is in its name: its number and when it started.
+    fn maker(&self) -> Option<(u32, u64)> {
         let name = self.name();
         let mut parts = name.split('-').skip(1);
-        let maker = parts.next().and_then(|pid| pid.parse().ok());
-        let start: Option<u64> = parts.next().and_then(|start| start.parse().ok());
-        !self.is_alive() && maker.is_none_or(|pid| start_time(pid) != start)
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 }
 
@@ -128,6 +134,18 @@ impl State {
 /// If something cannot be removed.
 pub fn sweep(cache: &Cache) -> Result<()> {
     for state in all(cache)?.into_iter().filter(State::is_orphan) {
+        state.clean()?;
+    }
+    Ok(())
+}
+
+/// Ends and removes the labs that this process made.
+///
+/// # Errors
+/// If something of them is left.
+pub fn end_own(cache: &Cache) -> Result<()> {
+    for state in all(cache)?.into_iter().filter(State::is_own) {
+        state.end()?;
         state.clean()?;
     }
     Ok(())
