@@ -302,7 +302,7 @@ pub struct CniSpec {
         ),
     ])))]
     pub conf_name: String,
-    /// CNI version of the file: Auto, 0.3.0, 0.3.1, 0.4.0, 1.0.0 or 1.1.0. Auto takes the newest that the node's runtime is known to accept.
+    /// CNI version of the file: Auto, 0.3.0, 0.3.1, 0.4.0, 1.0.0 or 1.1.0. Auto takes the newest up to 1.0.0 that every plugin of the chain speaks.
     #[schemars(extend("enum" = ["Auto", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]))]
     pub cni_version: String,
     /// How pods are wired to the node. Transparent: routed, one veth pair a pod.

@@ -13,8 +13,7 @@ pub const IPAM: &str = "azure-vnet-ipam";
 pub const NETWORK: &str = "azure-vnet";
 /// Versions that a list may have, newest first.
 const VERSIONS: [&str; 5] = ["1.1.0", "1.0.0", "0.4.0", "0.3.1", "0.3.0"];
-/// The newest that `Auto` takes: the agent cannot see the runtime's version, and every runtime in use accepts this one. The controller can, and
-/// puts a newer one into the effective values where the runtime is known to accept it.
+/// The newest that `Auto` takes: the agent cannot see the runtime's version, and every runtime in use accepts this one.
 const AUTO: &str = "1.0.0";
 
 /// A configuration list and what it needs.
