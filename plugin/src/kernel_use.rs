@@ -16,7 +16,7 @@ pub fn observe(host: &mut Netlink, address: Ipv4Addr) -> KernelUse {
     match found(host, address) {
         Ok(Found::Nothing | Found::Stale(_)) => KernelUse::Free,
         Ok(Found::Used(what)) => KernelUse::Used(what),
-        Err(error) => KernelUse::Used(azure_vnet_plugin_core::error::chain(&error)),
+        Err(error) => KernelUse::Unknown(azure_vnet_plugin_core::error::chain(&error)),
     }
 }
 

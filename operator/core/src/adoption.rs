@@ -178,6 +178,8 @@ fn next(sighting: Sighting, now: Duration, source: Source, shown: bool) -> Sight
         (Sighting::Known, true) => Sighting::Shown { since: Duration::ZERO, by_imds: imds },
         (Sighting::Shown { since, by_imds }, true) => Sighting::Shown { since, by_imds: by_imds || imds },
         (Sighting::Shown { by_imds: true, .. }, false) if imds => Sighting::Hidden,
+        // IMDS speaks and does not have it yet: the minute of safety rule RE6 is one of silence.
+        (Sighting::Listed { .. }, false) if imds => Sighting::Listed { since: now },
         (Sighting::Listed { .. } | Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden | Sighting::Unconfirmed, _) => sighting,
     }
 }

@@ -13,7 +13,7 @@ use azure_vnet_crds::config::Backend;
 use azure_vnet_operator_core::rules::{self, Chains, Evidence, Plan, Program, Table};
 
 /// Longest wait for another process that holds the lock of the legacy tables, in seconds.
-const LOCK_SECONDS: &str = "10";
+const LOCK_SECONDS: &str = "2";
 /// What the program exits with where there is no such chain.
 const NO_CHAIN: i32 = 1;
 /// Where the kernel lists the legacy tables that exist.

@@ -89,7 +89,7 @@ impl Kernel {
     }
 
     /// Whether anything in the kernel still uses an address: a pod's link, a route of its own, a neighbour entered for good (safety rule ST6).
-    /// What cannot be read counts as a use.
+    /// What cannot be read is unknown.
     pub fn in_use(&mut self, address: Ipv4Addr) -> KernelUse {
         let found = self.view().map_err(|error| chain(&error)).and_then(|view| match self.any_sign(&view, address) {
             LinkWitness::Present => Ok(true),
@@ -99,7 +99,7 @@ impl Kernel {
         match found {
             Ok(false) => KernelUse::Free,
             Ok(true) => KernelUse::Used("a link, a route or a neighbour of this host has it".into()),
-            Err(why) => KernelUse::Used(why),
+            Err(why) => KernelUse::Unknown(why),
         }
     }
 

@@ -86,6 +86,9 @@ impl Orphans {
     fn judge_one(&mut self, now: Duration, address: Ipv4Addr, entry: &Entry, trace: Trace) -> Option<Action> {
         let watch = self.0.entry(address).or_insert_with(|| Watch { entry: entry.clone(), since: now, answers: 0 });
         watch.answers += 1;
+        if is_rebuilt(entry) && trace.link != LinkWitness::Gone {
+            watch.since = now;
+        }
         let age = now.saturating_sub(watch.since);
         match entry {
             Entry::Leased(lease) => match witnesses(lease, watch.answers, age, trace).verdict() {
@@ -111,11 +114,18 @@ fn is_suspect(entry: &Entry, listed: &Listed) -> bool {
     }
 }
 
+/// Whether the entry is a lease that was made from a pod's link: it names neither pod nor namespace.
+fn is_rebuilt(entry: &Entry) -> bool {
+    matches!(entry, Entry::Leased(lease) if lease.pod.is_none() && lease.netns.is_none())
+}
+
 fn witnesses(lease: &Lease, answers: u32, age: Duration, trace: Trace) -> Witnesses {
     let claim = if answers >= 2 { Claim::ApiLackedItTwice { apart: age } } else { Claim::Unanswered };
     let Trace { netns, link } = trace;
-    // A container that is no pod is not in the API server's list while it lives: only the kernel can speak against it.
-    let unclaimed_for = if lease.pod.is_some() { age } else { Duration::ZERO };
+    // A container that is no pod is not in the API server's list while it lives: only the kernel can speak against it. A lease that was
+    // made from a link has nothing but that link to speak for it.
+    let rebuilt_and_gone = lease.pod.is_none() && lease.netns.is_none() && link == LinkWitness::Gone;
+    let unclaimed_for = if lease.pod.is_some() || rebuilt_and_gone { age } else { Duration::ZERO };
     Witnesses { claim, netns, link, unclaimed_for }
 }
 
@@ -189,6 +199,20 @@ mod tests {
         judge(&mut orphans, 0, &entry, &[], ALIVE);
         assert_eq!(judge(&mut orphans, 9999, &entry, &[], ALIVE), []);
         assert_eq!(judge(&mut orphans, 10_000, &entry, &[], GONE), [Action::Free(ADDRESS, entry.1.clone())]);
+    }
+
+    #[test]
+    fn cm4_a_lease_made_from_a_link_ends_ten_minutes_after_that_link() {
+        let (address, mut entry) = lease("c1", None);
+        if let Entry::Leased(lease) = &mut entry {
+            lease.netns = None;
+        }
+        let (mut orphans, entry) = (Orphans::default(), (address, entry));
+        let unknown = |link| Trace { netns: NetnsWitness::Unknown, link };
+        judge(&mut orphans, 0, &entry, &[], unknown(LinkWitness::Present));
+        assert_eq!(judge(&mut orphans, 900, &entry, &[], unknown(LinkWitness::Present)), []);
+        assert_eq!(judge(&mut orphans, 1400, &entry, &[], unknown(LinkWitness::Gone)), []);
+        assert_eq!(judge(&mut orphans, 1500, &entry, &[], unknown(LinkWitness::Gone)), [Action::Free(ADDRESS, entry.1.clone())]);
     }
 
     #[test]

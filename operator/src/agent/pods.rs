@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use azure_vnet_operator_core::demand::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Client,
     api::{ApiResource, ListParams, Object},
@@ -54,7 +55,7 @@ pub fn watch_config(node: &str) -> watcher::Config {
 pub async fn list(api: &Api<SlimPod>, node: &str) -> Result<Listed, kube::Error> {
     let pods = api.list(&ListParams::default().fields(&on_node(node))).await?;
     Ok(Listed {
-        uids: pods.items.iter().filter_map(|pod| pod.metadata.uid.clone()).collect(),
+        uids: pods.items.iter().filter_map(|pod| uid(&pod.metadata)).collect(),
         names: pods.items.iter().filter_map(|pod| Some((pod.metadata.namespace.clone()?, pod.metadata.name.clone()?))).collect(),
     })
 }
@@ -91,7 +92,7 @@ impl Pods {
             }
             watcher::Event::Delete(pod) => {
                 let shown = self.shown.get_or_insert_default();
-                return pod.metadata.uid.is_some_and(|uid| shown.remove(&uid).is_some());
+                return uid(&pod.metadata).is_some_and(|uid| shown.remove(&uid).is_some());
             }
         }
         false
@@ -114,8 +115,14 @@ impl Pods {
     }
 }
 
+/// The UID that the runtime knows a pod by. A static pod's is the hash of its file; the API server shows a mirror of it under another one.
+fn uid(metadata: &ObjectMeta) -> Option<String> {
+    let mirrored = metadata.annotations.as_ref().and_then(|annotations| annotations.get("kubernetes.io/config.mirror"));
+    mirrored.or(metadata.uid.as_ref()).cloned()
+}
+
 fn slim(pod: SlimPod) -> Option<(String, Named)> {
-    let uid = pod.metadata.uid?;
+    let uid = uid(&pod.metadata)?;
     let finished = pod.status.is_some_and(|status| matches!(status.phase.as_str(), "Succeeded" | "Failed"));
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let named = Named {
@@ -124,4 +131,17 @@ fn slim(pod: SlimPod) -> Option<(String, Named)> {
         pod: Pod { uid: uid.clone(), host_network: pod.spec.host_network, finished, terminating },
     };
     Some((uid, named))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cm4_a_static_pod_is_known_by_the_uid_that_its_lease_names() {
+        let mut metadata = ObjectMeta { uid: Some("mirror".into()), ..ObjectMeta::default() };
+        assert_eq!(uid(&metadata).as_deref(), Some("mirror"));
+        metadata.annotations = Some(BTreeMap::from([("kubernetes.io/config.mirror".to_owned(), "hash-of-the-file".to_owned())]));
+        assert_eq!(uid(&metadata).as_deref(), Some("hash-of-the-file"));
+    }
 }

@@ -147,6 +147,14 @@ pub enum KeeperError {
         /// What is wrong with it.
         source: RecordError,
     },
+    /// The kernel did not say whether it uses an address: both records stay as they are.
+    #[error("the kernel does not say whether {address} is in use: {why}")]
+    Kernel {
+        /// The address.
+        address: Ipv4Addr,
+        /// What it answered.
+        why: String,
+    },
     /// A seal needs a pool of this boot.
     #[error("the node store has no pool of this boot to seal")]
     NoPool,

@@ -22,6 +22,8 @@ pub enum KernelUse {
     Free,
     /// Someone uses it: what, in words for the log.
     Used(String),
+    /// The kernel did not answer: nothing is given, and nothing given up, on that.
+    Unknown(String),
 }
 
 /// What ADD asks for.
@@ -76,7 +78,7 @@ impl Store {
                 return Ok(granted);
             }
             let (address, seen, pool) = self.choose(request, &skip, in_kernel)?;
-            if let KernelUse::Used(by) = kernel(address) {
+            if let KernelUse::Used(by) | KernelUse::Unknown(by) = kernel(address) {
                 if request.requested.is_some() {
                     return Err(LeaseError::RequestedTaken { address, by });
                 }

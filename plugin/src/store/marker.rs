@@ -127,7 +127,8 @@ impl Keeper {
             return Ok(Some(entry.to_string()));
         }
         let is_placed = match there {
-            Some(Entry::Quarantined(there)) if there == *marker => true,
+            // A removal that outlives its release says nothing new about who asked.
+            Some(Entry::Quarantined(there)) if there == *marker || (marker.release.id == 0 && there.slot == marker.slot) => true,
             Some(_) => files::replace(&self.store.folder, &path, &marker.print()).map(|()| true)?,
             None => files::link_new(&self.store.folder, &path, &marker.print())?,
         };
@@ -188,6 +189,7 @@ impl Keeper {
             None => match kernel(address) {
                 KernelUse::Free => None,
                 KernelUse::Used(by) => Some(by),
+                KernelUse::Unknown(why) => return Err(KeeperError::Kernel { address, why }),
             },
         };
         if let Some(why) = refusal {
