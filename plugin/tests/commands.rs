@@ -288,7 +288,7 @@ fn st4_a_dead_links_route_gives_way() {
         let address = node.add(&stale).address();
         // The lease is lost, and the pod's end is down.
         let seen = node.store().read(address).unwrap().unwrap();
-        assert_eq!(node.store().free_if(address, &seen).unwrap(), Freed::Cooling);
+        assert_eq!(node.store().free_if(address, &seen, &mut || true).unwrap(), Freed::Cooling);
         fs::remove_file(Path::new(RUN).join("lease").join(address.to_string())).unwrap();
         let pod = node.sandbox("c2", "web-1");
         assert_eq!(node.add(&pod).code(), 11, "a living link keeps its address");
@@ -353,7 +353,7 @@ fn cm3_a_link_of_anyone_else_is_not_taken() {
         let (lost, newer) = (node.sandbox("lost", "web-0"), node.sandbox("newer", "web-0"));
         let address = node.add(&lost).address();
         let seen = node.store().read(address).unwrap().unwrap();
-        node.store().free_if(address, &seen).unwrap();
+        node.store().free_if(address, &seen, &mut || true).unwrap();
         assert!(!node.add(&newer).ok);
         assert_eq!(lost.links().len(), 1);
     });

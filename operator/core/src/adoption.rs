@@ -275,21 +275,31 @@ impl<Read: Copy + Eq> Probation<Read> {
     }
 }
 
+/// What the node has set aside.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// With both records: what may be acknowledged.
+    pub quarantined: &'a BTreeSet<SlotAddress>,
+    /// With either record: what pods do not get.
+    pub set_aside: &'a BTreeSet<SlotAddress>,
+}
+
 /// Decides what becomes of addresses that are, or are asked to be, set aside; those that left the list are forgotten by adopting it. `refused` are those that a pod held when they were asked for:
 /// the answer to a release does not change afterwards.
 #[must_use]
 pub fn releases<Read: Copy + Eq>(
     spec: &AzureVnetNodeSpec,
     removing: &[SlotAddress],
-    quarantined: &BTreeSet<SlotAddress>,
+    held: Held<'_>,
     refused: &BTreeSet<(u64, SlotAddress)>,
     probation: (&mut Probation<Read>, Pass<Read>),
 ) -> ReleasePlan {
+    let Held { quarantined, set_aside } = held;
     let asked: Vec<(u64, SlotAddress)> =
         spec.release.iter().flat_map(|release| release.addresses.iter().map(|at| (release.id, *at))).collect();
     let leaving: BTreeSet<SlotAddress> = asked.iter().map(|(_, at)| *at).chain(removing.iter().copied()).collect();
     let listed: BTreeSet<SlotAddress> = spec.addresses.iter().copied().collect();
-    let ordinary = quarantined.iter().filter(|at| !leaving.contains(at) && listed.contains(at)).copied().collect();
+    let ordinary = set_aside.iter().filter(|at| !leaving.contains(at) && listed.contains(at)).copied().collect();
     let (probation, pass) = probation;
     ReleasePlan {
         quarantine: asked
@@ -442,7 +452,16 @@ mod tests {
         let spec = spec(2, &["1/10.0.0.1"]);
         let held = all(&["1/10.0.0.1"]).into_iter().collect();
         let mut probation = Probation::default();
-        let mut withdrawn = |now, read| releases(&spec, &[], &held, &BTreeSet::new(), (&mut probation, pass(now, read))).withdraw;
+        let mut withdrawn = |now, read| {
+            releases(
+                &spec,
+                &[],
+                Held { quarantined: &BTreeSet::new(), set_aside: &held },
+                &BTreeSet::new(),
+                (&mut probation, pass(now, read)),
+            )
+            .withdraw
+        };
         assert_eq!(withdrawn(0, 1), []);
         assert_eq!(withdrawn(599, 2), []);
         assert_eq!(withdrawn(600, 3), [], "that read may be older than the end of the probation");
@@ -456,7 +475,13 @@ mod tests {
         spec.release = vec![release(5, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3"])];
         let quarantined = all(&["1/10.0.0.1", "9/10.0.0.9", "8/10.0.0.8"]).into_iter().collect();
         let refused = BTreeSet::from([(5, at("2/10.0.0.2"))]);
-        let plan = releases(&spec, &all(&["8/10.0.0.8"]), &quarantined, &refused, (&mut Probation::default(), pass(0, 0)));
+        let plan = releases(
+            &spec,
+            &all(&["8/10.0.0.8"]),
+            Held { quarantined: &quarantined, set_aside: &quarantined },
+            &refused,
+            (&mut Probation::default(), pass(0, 0)),
+        );
         let expected = ReleasePlan { quarantine: vec![(5, at("3/10.0.0.3"))], withdraw: vec![] };
         assert_eq!(plan, expected);
     }

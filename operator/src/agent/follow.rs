@@ -16,6 +16,7 @@ use azure_vnet_operator_core::{
 };
 use azure_vnet_plugin::store::{Adoption, Freed, KeeperError, Quarantining};
 use azure_vnet_plugin_core::{
+    gc::LinkWitness,
     lease::{Entry, Quarantine, ReleaseId},
     pool::{self, ContentHash, PoolFacts, SealOwner},
 };
@@ -26,13 +27,16 @@ use tracing::{info, warn};
 
 use super::{
     host::Host,
-    keep::{Node, Outcome, Seen},
-    kernel::View,
+    keep::{Node, Outcome, Seen, Want},
+    kernel::{Kernel, View},
     memory::Memory,
     object::Object,
     orphans::{Action, Orphans, Trace},
     problems::{Problems, Report, Topic, chain},
 };
+
+/// How long one look may spend on leases of pods that are gone.
+const ORPHANS_AT_MOST: Duration = Duration::from_secs(15);
 
 /// What the object, or what was kept of it, says.
 #[derive(Debug)]
@@ -101,7 +105,7 @@ impl Node {
 
     pub(super) fn follow(&mut self, seen: &Seen, view: &View, basis: Basis, problems: &mut Problems, outcome: &mut Outcome) {
         let now = now();
-        let basis = &self.trusted(basis, now);
+        let basis = &self.trusted(seen, basis, now);
         self.take_sightings(seen, basis, now);
         let taken = self.take_over(basis, view, now);
         let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);
@@ -134,17 +138,25 @@ impl Node {
         outcome.ready = self.keeper.is_sealed() && self.host.placed();
         outcome.waits_for_metadata = self.sightings.waiting(now);
         outcome.due = self.sightings.next_due(now).map(|due| due.saturating_sub(now));
-        outcome.wants_list = seen.watched.as_ref().is_some_and(|watched| Orphans::wants_list(&entries, watched));
+        if self.clocks.distrusted {
+            outcome.wants.insert(Want::Object);
+        }
+        if seen.watched.as_ref().is_some_and(|watched| Orphans::wants_list(&entries, watched)) {
+            outcome.wants.insert(Want::Pods);
+        }
         let report = self.report(seen, basis, &entries, outcome.ready);
         if let Some(agent) = problems.check(Topic::StoreHealthy, "StoreUnreadable", report).flatten() {
             outcome.report = Some(Report { agent, problems: problems.clone() });
         }
     }
 
-    /// After a jump of the clocks what was known counts for nothing before IMDS speaks again (safety rule ST13).
-    fn trusted(&mut self, basis: Basis, now: Duration) -> Basis {
+    /// After a jump of the clocks what was known counts for nothing before IMDS or the API server speaks again (safety rule ST13).
+    fn trusted(&mut self, seen: &Seen, basis: Basis, now: Duration) -> Basis {
         if self.clocks.look(now, SystemTime::now()) {
             self.sightings = Sightings::default();
+        } else if seen.reread {
+            // The API server's own answer of this moment is a witness too (safety rule RE5).
+            self.clocks.distrusted = false;
         }
         if self.clocks.distrusted { Basis { listed: Listed::OnDiskOnly, ..basis } } else { basis }
     }
@@ -189,7 +201,8 @@ impl Node {
     fn take_over(&mut self, basis: &Basis, view: &View, now: Duration) -> Result<Taken, KeeperError> {
         let quarantined = self.quarantined()?;
         let pass = Pass { now, period: Duration::from_secs(basis.spec.effective.probation_seconds), last_read: basis.last_read };
-        let plan = adoption::releases(&basis.spec, &basis.removing, &quarantined, &self.refused, (&mut self.probation, pass));
+        let held = adoption::Held { quarantined: &quarantined, set_aside: &self.all_set_aside()? };
+        let plan = adoption::releases(&basis.spec, &basis.removing, held, &self.refused, (&mut self.probation, pass));
         if basis.listed == Listed::ByObject {
             for slot in &plan.withdraw {
                 self.keeper.withdraw(to_store(*slot))?;
@@ -238,6 +251,11 @@ impl Node {
         Ok(())
     }
 
+    /// With either record: what a withdrawal has to take back.
+    fn all_set_aside(&self) -> Result<BTreeSet<SlotAddress>, KeeperError> {
+        Ok(self.keeper.set_aside()?.into_iter().map(|slot| SlotAddress { slot: slot.slot, address: slot.address }).collect())
+    }
+
     fn quarantined(&self) -> Result<BTreeSet<SlotAddress>, KeeperError> {
         let slot = |marker: Quarantine| SlotAddress { slot: marker.slot.slot, address: marker.slot.address };
         Ok(self.keeper.quarantined()?.into_iter().map(slot).collect())
@@ -259,6 +277,7 @@ impl Node {
     }
 
     fn judge_orphans(&mut self, seen: &Seen, view: &View, entries: &[(Ipv4Addr, Entry)], now: Duration) {
+        let begun = self::now();
         let Some(listed) = &seen.listed else { return };
         let kernel = &mut self.kernel;
         let mut trace = |address: Ipv4Addr, entry: &Entry| {
@@ -266,12 +285,19 @@ impl Node {
             Trace { netns, link }
         };
         for action in self.orphans.judge(now, entries, listed, &mut trace) {
+            // Each may wait for a command that holds its lease; what is left is judged again by the next list.
+            if self::now() > begun + ORPHANS_AT_MOST {
+                break;
+            }
+            let kernel = &mut self.kernel;
             match action {
-                Action::Free(address, entry) => match self.keeper.store().free_if(address, &entry) {
-                    Ok(Freed::Cooling) => info!(%address, "freed the lease of a pod that is gone"),
-                    Ok(Freed::Changed) => {}
-                    Err(error) => warn!(%address, error = %chain(&error), "cannot free the lease of a pod that is gone"),
-                },
+                Action::Free(address, entry) => {
+                    match self.keeper.store().free_if(address, &entry, &mut || is_gone(kernel, address, &entry)) {
+                        Ok(Freed::Cooling) => info!(%address, "freed the lease of a pod that is gone"),
+                        Ok(Freed::Changed) => {}
+                        Err(error) => warn!(%address, error = %chain(&error), "cannot free the lease of a pod that is gone"),
+                    }
+                }
                 Action::RemoveLink(address, lease) => match self.kernel.delete_link(view, &lease) {
                     Ok(()) => info!(%address, link = %lease.host_link, "removed the link of a pod that is gone"),
                     Err(error) => warn!(%address, error = %chain(&error), "cannot remove the link of a pod that is gone"),
@@ -327,6 +353,11 @@ impl Node {
             Host::tidy(&self.options);
         }
     }
+}
+
+/// Whether the kernel shows no link of an entry at this moment; what it does not answer is no.
+fn is_gone(kernel: &mut Kernel, address: Ipv4Addr, entry: &Entry) -> bool {
+    kernel.view().is_ok_and(|view| kernel.trace(&view, address, entry).1 == LinkWitness::Gone)
 }
 
 fn by_object(object: &Object) -> Basis {

@@ -51,8 +51,19 @@ pub struct Seen {
     pub listed: Option<orphans::Listed>,
     /// The metadata's answers since the last time.
     pub answers: Vec<Answer>,
+    /// Whether the object was just asked for anew, past the watch.
+    pub reread: bool,
     /// How closely to look.
     pub look: Look,
+}
+
+/// What the API server itself is to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// The node's pods: a lease has none that the watch shows.
+    Pods,
+    /// The node's object: the watch's copy is not to be relied on.
+    Object,
 }
 
 /// What came of it.
@@ -66,8 +77,8 @@ pub struct Outcome {
     pub waits_for_metadata: bool,
     /// In how long something becomes due by time alone.
     pub due: Option<Duration>,
-    /// Whether a list of the API server's pods is needed to judge a lease.
-    pub wants_list: bool,
+    /// What the API server itself is to be asked for, past the watches.
+    pub wants: BTreeSet<Want>,
     /// Addresses whose host route was removed since the NIC lost them (safety rule RE7).
     pub cut_off: Vec<Ipv4Addr>,
 }

@@ -25,7 +25,7 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use anyhow::Context as _;
 use azure_vnet_crds::AzureVnetNode;
@@ -39,7 +39,7 @@ use tracing::{info, warn};
 
 use crate::World;
 use host::Look;
-use keep::{Node, Outcome, Seen};
+use keep::{Node, Outcome, Seen, Want};
 use metadata::Metadata;
 use object::Object;
 use pods::Pods;
@@ -69,12 +69,12 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
     let mut object_events = pin!(watcher(objects.clone(), watched).default_backoff());
     let mut pod_events = pin!(watcher(pod_api.clone(), pods::watch_config(&name)).default_backoff());
     let mut metadata = Metadata::start(&world.endpoints)?;
-    let mut reporter = Reporter::new(world.kube.clone(), objects, &name);
+    let mut reporter = Reporter::new(world.kube.clone(), objects.clone(), &name);
     let beat = world.telemetry.beat("agent", Duration::from_mins(2));
     let (mut object, mut pods) = (None, Pods::default());
     let mut arriving = None;
     let (mut next_drift, mut next_list, mut next_pass) = (Instant::now(), Instant::now(), Instant::now());
-    let mut wants_list = false;
+    let mut wants = BTreeSet::new();
     info!(node = name, "keeps this node");
     loop {
         tokio::select! {
@@ -102,20 +102,27 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
             continue;
         }
         let look = if Instant::now() >= next_drift { Look::ForDrift } else { Look::ForChanges };
-        let listed = if wants_list && Instant::now() >= next_list {
+        let listed = if wants.contains(&Want::Pods) && Instant::now() >= next_list {
             next_list = Instant::now() + LIST;
             list(&pod_api, &name).await
         } else {
             None
         };
-        let seen = Seen { object: object.clone(), pods: pods.all(), watched: pods.listed(), listed, answers: metadata.take(), look };
+        let mut reread = false;
+        if wants.contains(&Want::Object)
+            && let Ok(Ok(shown)) = tokio::time::timeout(ANSWER, objects.get(&name)).await
+        {
+            (object, reread) = (Object::read(shown), true);
+        }
+        let seen =
+            Seen { object: object.clone(), pods: pods.all(), watched: pods.listed(), listed, answers: metadata.take(), reread, look };
         let outcome;
         (node, outcome) = pass(node, seen).await?;
         beat.ok();
         if look == Look::ForDrift {
             next_drift = Instant::now() + DRIFT;
         }
-        wants_list = outcome.wants_list;
+        wants = outcome.wants;
         metadata.pace(outcome.waits_for_metadata);
         world.telemetry.set_ready(outcome.ready);
         reporter.report(outcome.report.as_ref(), object.as_ref()).await;

@@ -18,7 +18,7 @@ use nix::{
 use super::{
     Options,
     host::Look,
-    keep::{Answer, Node, NodeError, Outcome, Seen},
+    keep::{Answer, Node, NodeError, Outcome, Seen, Want},
     object::Object,
 };
 
@@ -130,7 +130,7 @@ fn object(revision: u64, texts: &[&str]) -> Object {
 
 fn seen(object: Option<&Object>, answers: Vec<Answer>) -> Seen {
     let listed = super::orphans::Listed::default();
-    Seen { object: object.cloned(), pods: Some(vec![]), watched: Some(listed), listed: None, answers, look: Look::ForDrift }
+    Seen { object: object.cloned(), pods: Some(vec![]), watched: Some(listed), listed: None, answers, reread: false, look: Look::ForDrift }
 }
 
 fn imds(machine: &str, addresses: &[&str]) -> Answer {
@@ -438,6 +438,20 @@ fn st13_after_a_jump_of_the_clocks_the_pool_is_withheld_until_imds_confirms_it()
 }
 
 #[test]
+fn st13_after_a_jump_of_the_clocks_the_object_read_again_is_a_witness_too() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5"]);
+        let mut node = filled(&machine, &object);
+        node.clocks.look(std::time::Duration::from_secs(1), std::time::SystemTime::UNIX_EPOCH);
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert!(node.reconcile(&seen(Some(&object), vec![])).unwrap().wants.contains(&Want::Object), "the watch's copy proves nothing");
+        let reread = Seen { reread: true, ..seen(Some(&object), vec![]) };
+        assert!(!node.reconcile(&reread).unwrap().wants.contains(&Want::Object));
+    });
+}
+
+#[test]
 fn cm4_a_lease_whose_pod_the_watch_lacks_asks_for_lists_and_stays_meanwhile() {
     apart(|| {
         let machine = Machine::new();
@@ -448,7 +462,7 @@ fn cm4_a_lease_whose_pod_the_watch_lacks_asks_for_lists_and_stays_meanwhile() {
         run("ip", &["link", "set", "azv00000000001", "alias", &format!("azure-vnet:c1/eth0 {address}")]);
         let listed = || Seen { listed: Some(super::orphans::Listed::default()), ..seen(Some(&object), vec![]) };
         for _ in 0..3 {
-            assert!(node.reconcile(&listed()).unwrap().wants_list);
+            assert!(node.reconcile(&listed()).unwrap().wants.contains(&Want::Pods));
         }
         assert_eq!(node.reconcile(&listed()).unwrap().report.unwrap().agent.counts.assigned, 1);
     });

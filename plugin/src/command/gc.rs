@@ -33,7 +33,7 @@ impl Run<'_> {
         let (mut freed, mut kept, mut failed) = (0_usize, 0_usize, Vec::new());
         for (address, lease, entry) in &unlisted {
             match links.witnesses(lease).verdict() {
-                Verdict::Free => match self.store.free_if(*address, entry) {
+                Verdict::Free => match self.store.free_if(*address, entry, &mut || still_free(lease)) {
                     Ok(Freed::Cooling) => freed += 1,
                     Ok(Freed::Changed) => kept += 1,
                     Err(error) => failed.push(format!("{address}: {}", errors::hold(&error).msg)),
@@ -49,6 +49,11 @@ impl Run<'_> {
         }
         Err(CniError::new(Code::TryAgain, format!("cannot free all that is unused: {}", failed.join("; "))))
     }
+}
+
+/// The verdict by what the kernel shows at this moment; without its answer nothing is free.
+fn still_free(lease: &Lease) -> bool {
+    Links::observe().is_ok_and(|links| links.witnesses(lease).verdict() == Verdict::Free)
 }
 
 /// Whose links of ours there are.

@@ -53,10 +53,11 @@ impl Store {
     }
 
     /// Sends a lease or an unreadable record to cooling if, under the locks, it is still the `seen` one (GC, agent; safety rules ST1 and CM4).
+    /// `still_gone` is asked once the record's own lock is held: what the kernel showed before may have been a command that held it.
     ///
     /// # Errors
     /// See [`HoldError`].
-    pub fn free_if(&self, address: Ipv4Addr, seen: &Entry) -> Result<Freed, HoldError> {
+    pub fn free_if(&self, address: Ipv4Addr, seen: &Entry, still_gone: &mut dyn FnMut() -> bool) -> Result<Freed, HoldError> {
         let previous = match seen {
             Entry::Leased(lease) => Some(lease.attachment.hash()),
             Entry::Unreadable(_) => None,
@@ -66,6 +67,9 @@ impl Store {
         let Some(file) = files::open(&path)? else { return Ok(Freed::Changed) };
         if !files::wait_for(&file, &path, self.patience)? {
             return Err(HoldError::Busy { path });
+        }
+        if !still_gone() {
+            return Ok(Freed::Changed);
         }
         let Some(lock) = self.lock_if_there()? else { return Ok(Freed::Changed) };
         if !self.is_at(&file, &path)? || self.read(address)?.as_ref() != Some(seen) {

@@ -116,6 +116,19 @@ impl Keeper {
         Ok(both)
     }
 
+    /// Every slot with either record: what pods do not get until it is withdrawn (safety rule RE8).
+    ///
+    /// # Errors
+    /// See [`KeeperError`].
+    pub fn set_aside(&self) -> Result<BTreeSet<SlotAddress>, KeeperError> {
+        let mut slots: BTreeSet<SlotAddress> = self.run_markers()?.into_iter().map(|marker| marker.slot).collect();
+        slots.extend(self.durable_markers()?.into_iter().filter_map(|(_, marker)| match marker {
+            DurableMarker::Whole(marker) => Some(marker.slot),
+            DurableMarker::Unreadable => None,
+        }));
+        Ok(slots)
+    }
+
     /// Links the run marker, unless someone has the address. Answers the reason where someone has.
     pub(super) fn place_marker(&self, marker: &Quarantine, replacing: Replacing) -> Result<Option<String>, KeeperError> {
         let address = marker.slot.address;
