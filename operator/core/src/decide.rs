@@ -128,6 +128,8 @@ pub struct Memory {
     pub missing: BTreeMap<SlotAddress, Timestamp>,
     /// Releases of this process that still count, with the agent's store id when they were made (safety rule ST9).
     pub releases: BTreeMap<u64, String>,
+    /// The intent that was opened last.
+    pub opened: u64,
     /// An intent of which a request may still land.
     pub unknown: Option<u64>,
     /// The highest id seen: ids never return, not even with a restored API server (safety rule RE1).

@@ -107,6 +107,9 @@ pub enum Refusal {
     /// Azure allows no more.
     #[error("the NIC would have more than {LIMIT} IP configurations")]
     Limit,
+    /// Without it a request that is late could undo what came after it (I12).
+    #[error("Azure gave no etag to make the write conditional on")]
+    NoEtag,
     /// The body differs from what was read in more than our own IP configurations: a defect.
     #[error("the guard refuses the body: {0}")]
     Guard(&'static str),
@@ -194,6 +197,10 @@ impl Nic {
     /// When nothing is left to do, when the NIC no longer shows what the change was decided on, or when the guard objects.
     pub fn write(&self, change: &Change) -> Result<Write, Refusal> {
         let change = self.remaining(change)?;
+        let (Source::Whole { etag, .. } | Source::Instance { etag, .. }) = &self.source;
+        if etag.is_none() {
+            return Err(Refusal::NoEtag);
+        }
         match &self.source {
             Source::Whole { tree, etag } => {
                 let body = whole_body(tree, &change).ok_or(Refusal::Guard("no ipConfigurations"))?;

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use azure_vnet_crds::{
-    AzureVnetNode,
-    node::{IntentOp, Machine},
-};
+use azure_vnet_crds::{AzureVnetNode, node::Machine};
 use azure_vnet_operator_core::{
     arm::{Class, Error, Trace, Urgency},
     decide::{Attempt, Decision, Leader, Memory, NicRead, NodeFacts, Observed, Ready, Send, Stored, decide},
@@ -89,7 +86,7 @@ impl<A: Arm> Work<'_, A> {
                 return Err(Broken::Deposed);
             }
             let decision = decide(&self.observe(), Some(self.policy), Timestamp::now());
-            if opens_removal(&decision) && !self.confirmed {
+            if self.rests_on_the_store(&decision) && !self.confirmed {
                 self.reread().await?;
                 continue;
             }
@@ -99,6 +96,13 @@ impl<A: Arm> Work<'_, A> {
             }
         }
         Err(Broken::Endless)
+    }
+
+    /// Whether a decision must not rest on a cache: it sends an intent again, which may have been closed since, or opens a removal (safety rule RE1).
+    fn rests_on_the_store(&self, decision: &Decision) -> bool {
+        let Some(send) = &decision.send else { return false };
+        let stored = self.known.object.as_ref().and_then(|object| object.status.as_ref()?.cloud.as_ref()?.intent.as_ref());
+        !send.change.remove.is_empty() || stored.is_some_and(|intent| intent.id == send.intent)
     }
 
     fn observe(&self) -> Observed {
@@ -261,12 +265,6 @@ impl<A: Arm> Work<'_, A> {
     }
 }
 
-/// Whether a decision records a removal and would send it: what it rests on must be read from the API server's store itself first.
-fn opens_removal(decision: &Decision) -> bool {
-    let intent = decision.cloud.as_ref().and_then(|cloud| cloud.intent.as_ref());
-    decision.send.is_some() && intent.is_some_and(|intent| intent.op == IntentOp::Remove)
-}
-
 fn stored(object: &AzureVnetNode) -> Stored {
     Stored {
         uid: object.uid().unwrap_or_default(),
@@ -296,7 +294,7 @@ fn facts(node: &Node) -> NodeFacts {
 fn refused(refusal: &Refusal) -> Error {
     let class = match refusal {
         Refusal::AddressChanged(_) => Class::Stale,
-        Refusal::Done | Refusal::Limit | Refusal::Guard(_) => Class::Rejected,
+        Refusal::Done | Refusal::Limit | Refusal::NoEtag | Refusal::Guard(_) => Class::Rejected,
     };
     Error { class, trace: Trace::None, status: None, code: "NotWritten".into(), message: refusal.to_string(), request_id: None }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use azure_vnet_crds::node::{Release, ReleaseAck, SlotAddress};
+use azure_vnet_crds::node::{Intent, Release, ReleaseAck, SlotAddress};
 
 use super::{Memory, Observed};
 use crate::nic::View;
@@ -38,6 +38,14 @@ pub fn acknowledged(observed: &Observed, releases: &[Release], view: &View) -> O
         asked.is_subset(&done) && asked.iter().all(|at| view.address(at.slot) == Some(at.address))
     };
     releases.iter().find(whole).map(|release| (release.id, release.addresses.clone()))
+}
+
+/// Whether the agent's word of this moment still allows the removal that another term recorded.
+pub fn still_acknowledged(observed: &Observed, releases: &[Release], intent: &Intent) -> bool {
+    let Some(agent) = observed.agent() else { return false };
+    let Some(release) = releases.iter().find(|release| Some(release.id) == intent.release_id) else { return false };
+    let same = |ack: &&ReleaseAck| ack.id == release.id && ack.nonce == release.nonce;
+    agent.release_acks.iter().find(same).is_some_and(|ack| intent.remove.iter().all(|at| ack.quarantined.contains(at)))
 }
 
 /// The agent's answer to a release: of this object, boot and term.

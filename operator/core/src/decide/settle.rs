@@ -27,6 +27,17 @@ pub enum Settled {
     },
 }
 
+/// Who opened an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This controller, in this term.
+    This,
+    /// Another term: a request of which nothing is known may still land.
+    Earlier,
+    /// Somebody; it was closed since, and came back with an older state of the API server. It never acts again (safety rule RE1).
+    Closed,
+}
+
 /// What the verdict on an intent rests on.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
@@ -36,10 +47,12 @@ pub struct Case<'a> {
     pub view: &'a View,
     /// When it was read.
     pub read_at: Timestamp,
-    /// Whether this process wrote the intent and has not closed it.
-    pub mine: bool,
-    /// Whether a request of this process for it may still land.
+    /// Who opened it.
+    pub origin: Origin,
+    /// Whether a request of this term for it may still land.
     pub unknown: bool,
+    /// Until when an earlier term's intent may be sent again; none if not at all.
+    pub resend_until: Option<Timestamp>,
     /// The last request for it, if it was this process's.
     pub last: Option<&'a Attempt>,
     /// How long a late write may land after its end.
@@ -56,29 +69,51 @@ const INVISIBLE: Duration = Duration::from_mins(1);
 impl Case<'_> {
     /// Judges.
     pub fn settle(&self) -> Settled {
-        let Self { intent, view, read_at, now, .. } = *self;
-        let begun = intent.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
-        let quiet_since = self.last.map_or(begun, |last| last.at.max(begun));
-        if read_at <= quiet_since {
+        let Self { intent, view, now, .. } = *self;
+        if !self.is_read_since() {
             return Settled::Read;
         }
+        let (begun, quiet_since) = (self.begun(), self.quiet_since());
         let complete = complete(intent, view);
         match view.state {
             State::Settled if complete => Settled::Close { complete: true },
             State::Moving => self.watch(quiet_since),
             State::Settled | State::Lagging if now >= ends(intent, begun) => self.expired(ends(intent, begun), complete),
             State::Lagging if since(quiet_since, now) < INVISIBLE => self.watch(quiet_since),
-            State::Settled | State::Lagging if self.mine => self.retry(quiet_since),
-            State::Settled | State::Lagging => self.watch_until(quiet_since, ends(intent, begun)),
+            State::Settled | State::Lagging => match (self.origin, self.resend_until) {
+                (Origin::This, _) => self.retry(quiet_since),
+                (Origin::Earlier, Some(until)) if now < until => self.retry(quiet_since),
+                (Origin::Earlier | Origin::Closed, _) => self.watch_until(quiet_since, ends(intent, begun)),
+            },
         }
     }
 
-    /// The NIC does not show it, its time is not over and it is this process's.
+    fn begun(&self) -> Timestamp {
+        self.intent.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0)
+    }
+
+    /// Since when nothing was sent for it, as far as this controller knows.
+    fn quiet_since(&self) -> Timestamp {
+        self.last.map_or(self.begun(), |last| last.at.max(self.begun()))
+    }
+
+    /// Whether the NIC was read after all that is known to have been sent for it.
+    pub fn is_read_since(&self) -> bool {
+        self.read_at > self.quiet_since()
+    }
+
+    /// Whether a request may still land of which nobody will tell this controller.
+    fn may_land(&self) -> bool {
+        self.unknown || self.origin != Origin::This
+    }
+
+    /// The NIC does not show it, and it may be sent: the same slots, on the condition that nobody wrote since the read (I11, I12). A request of an
+    /// earlier term rests on the same condition: whichever comes first makes the other fail.
     fn retry(&self, quiet_since: Timestamp) -> Settled {
         match self.last.map(|last| (last, &last.result)) {
             Some((_, Ok(()))) if since(quiet_since, self.now) < INVISIBLE => self.watch(quiet_since),
             None | Some((_, Ok(()))) => Settled::Send,
-            Some((_, Err(error))) if is_final(error) && !self.unknown => Settled::Close { complete: false },
+            Some((_, Err(error))) if is_final(error) && !self.may_land() => Settled::Close { complete: false },
             Some((last, Err(error))) => match back_off(error, last.failures).checked_sub(since(last.at, self.now)) {
                 Some(rest) if !rest.is_zero() => Settled::Wait(rest),
                 Some(_) | None => Settled::Send,
@@ -88,7 +123,7 @@ impl Case<'_> {
 
     /// Its time is over: whoever may still have a request under way gets the grace (I6).
     fn expired(&self, ended: Timestamp, complete: bool) -> Settled {
-        if self.mine && !self.unknown {
+        if !self.may_land() {
             return Settled::Close { complete };
         }
         let safe = later(ended, self.grace);

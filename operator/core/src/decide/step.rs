@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{
     Attempt, Decision, Event, Memory, NicRead, Observed, READ_EVERY, Send, Stored, later, release, report,
-    settle::{self, Case, Settled},
+    settle::{self, Case, Origin, Settled},
     since,
     sizing::{self, Sizes},
     stamp,
@@ -28,6 +28,8 @@ const MISSING: Duration = Duration::from_mins(1);
 const TRIES: u32 = 3;
 /// How long a NIC is left alone after that.
 const IGNORED: Duration = Duration::from_mins(10);
+/// How far the clocks of two controllers may differ.
+const SKEW: Duration = Duration::from_mins(1);
 /// How old a read may be that a removal is decided on.
 const FRESH: Duration = Duration::from_mins(1);
 
@@ -131,12 +133,12 @@ impl<'a> Step<'a> {
     }
 
     fn settle(&mut self, intent: &Intent, nic: &NicRead) {
-        let mine = intent.leader == self.observed.me.identity && intent.id > self.memory.closed;
         let case = Case {
             intent,
             view: &nic.view,
             read_at: nic.at,
-            mine,
+            origin: self.origin(intent),
+            resend_until: self.resend_until(intent),
             unknown: self.memory.unknown == Some(intent.id),
             last: self.observed.last.as_ref().filter(|last| last.intent == Some(intent.id)),
             grace: self.policy.grace,
@@ -155,6 +157,27 @@ impl<'a> Step<'a> {
         }
     }
 
+    fn origin(&self, intent: &Intent) -> Origin {
+        match self.memory.opened {
+            _ if intent.id <= self.memory.closed => Origin::Closed,
+            opened if opened == intent.id => Origin::This,
+            _ => Origin::Earlier,
+        }
+    }
+
+    /// Until when an earlier term's intent may be sent again as it is. An addition, for all its time. A removal, only while no pod can have got what
+    /// it names, even if it was given up since and an older state of the API server came back: that takes at least the probation (safety rule RE8).
+    fn resend_until(&self, intent: &Intent) -> Option<Timestamp> {
+        match intent.op {
+            IntentOp::Add => Some(Timestamp::MAX),
+            IntentOp::Remove => {
+                let set_aside = release::still_acknowledged(self.observed, &self.spec.release, intent);
+                let probation = Duration::from_secs(self.policy.effective.probation_seconds).saturating_sub(SKEW);
+                intent.created_at.as_ref().filter(|_| set_aside).map(|begun| later(begun.0, probation))
+            }
+        }
+    }
+
     pub fn may_write(&self) -> bool {
         self.policy.mode == Mode::Enforce
     }
@@ -162,7 +185,8 @@ impl<'a> Step<'a> {
     /// Whether Azure took this very write several times, and the NIC shows nothing of it.
     fn is_ignored(&self, intent: &Intent) -> bool {
         let succeeded = self.observed.last.as_ref().is_some_and(|last| last.intent == Some(intent.id) && last.result.is_ok());
-        succeeded && self.memory.sends >= TRIES && self.memory.unknown != Some(intent.id)
+        let known = self.origin(intent) == Origin::This && self.memory.unknown != Some(intent.id);
+        succeeded && self.memory.sends >= TRIES && known
     }
 
     fn send(&mut self, intent: &Intent, view: &View) -> Send {
@@ -179,6 +203,7 @@ impl<'a> Step<'a> {
 
     /// Publishes what the NIC shows and closes the intent, in one decision: `spec` is written first, so a crash between repeats it.
     fn close(&mut self, intent: &Intent, complete: bool, nic: &NicRead) {
+        let ignored = !complete && self.is_ignored(intent);
         match intent.op {
             IntentOp::Add => self.cloud.calm_since = Some(stamp(self.now)),
             IntentOp::Remove => {
@@ -214,7 +239,7 @@ impl<'a> Step<'a> {
         };
         let error = self.observed.last.as_ref().and_then(|last| last.result.as_ref().err()).filter(|_| !complete);
         let message = error.map_or_else(|| verb.clone(), |error| format!("{verb}: {error}. {}", error.remedy()));
-        if self.is_ignored(intent) && !complete {
+        if ignored {
             let message = format!(
                 "{message}: Azure took the write {TRIES} times without effect. Find who else writes to this NIC or scale set instance."
             );
@@ -374,8 +399,9 @@ impl<'a> Step<'a> {
 
     fn open(&mut self, intent: Intent, view: &View) {
         self.memory.sends = 0;
+        self.memory.opened = self.next_id();
         let intent = Intent {
-            id: self.next_id(),
+            id: self.memory.opened,
             leader: self.observed.me.identity.clone(),
             created_at: Some(stamp(self.now)),
             not_after: Some(stamp(later(self.now, self.policy.intent_ttl))),

@@ -18,6 +18,8 @@ pub struct World {
     pub now: Timestamp,
     /// What Azure has; `observed.nic` is what was read of it.
     pub azure: View,
+    /// Its etag.
+    pub version: u64,
     pub events: Vec<&'static str>,
 }
 
@@ -67,7 +69,14 @@ impl World {
             exhausted: false,
             memory: Memory::default(),
         };
-        Self { observed, policy: Policy::of(&config).unwrap(), now: Timestamp::from_second(1_000_000).unwrap(), azure, events: vec![] }
+        Self {
+            observed,
+            policy: Policy::of(&config).unwrap(),
+            now: Timestamp::from_second(1_000_000).unwrap(),
+            azure,
+            version: 0,
+            events: vec![],
+        }
     }
 
     /// A node whose pool is filled and whose agent reports that many in use.
@@ -170,6 +179,7 @@ impl World {
 
     /// Azure does what it was sent.
     pub fn apply(&mut self, change: &Change) {
+        self.version += 1;
         for at in &change.remove {
             assert_eq!(self.azure.address(at.slot), Some(at.address), "re2: only what was set aside goes");
             self.azure.slots.remove(&at.slot);

@@ -138,6 +138,45 @@ fn i2_a_removal_that_ends_without_effect_leaves_its_addresses_listed_and_its_rel
     assert!(world.events.contains(&"ReleaseFailed"));
 }
 
+/// The leader that recorded a removal died; what its agent says still holds.
+fn bereft() -> World {
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    world.observed.me = Leader { identity: "other".into(), nonce: "other".into() };
+    world.observed.memory = Memory::default();
+    world
+}
+
+#[test]
+fn i11_a_successor_repeats_a_removal_while_its_addresses_are_surely_set_aside() {
+    let mut world = bereft();
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.cloud().intent, world.spec().addresses.len()), (8, None, 8));
+
+    let spoils: [fn(&mut World); 4] = [
+        |world| world.agent().release_acks.clear(),
+        |world| world.agent().boot_id = "another".into(),
+        |world| world.stored().spec.release.clear(),
+        // Given up and offered again in between, if an older state of the API server came back.
+        |world| world.policy.effective.probation_seconds = 60,
+    ];
+    for (n, spoil) in spoils.iter().enumerate() {
+        let mut world = bereft();
+        spoil(&mut world);
+        for _ in 0..15 {
+            world.pass(60);
+            world.read();
+            assert_eq!(world.decide().send, None, "spoil {n}");
+        }
+        world.pass(60);
+        world.settle();
+        assert_eq!((world.azure.slots.len(), world.cloud().intent), (12, None), "spoil {n}");
+    }
+}
+
 #[test]
 fn i9_nothing_goes_within_the_calm_after_a_shortage_a_cordon_or_the_first_fill() {
     let mut world = World::filled(12, 0);
@@ -217,8 +256,8 @@ impl Dice {
 struct Toy {
     held: BTreeSet<SlotAddress>,
     aside: BTreeSet<SlotAddress>,
-    /// A request whose answer was cut off, until when it may land, and the NIC that it was built from.
-    late: Option<(Timestamp, Change, View)>,
+    /// A request whose answer was cut off, until when it may land, and the version that it is conditional on.
+    late: Option<(Timestamp, Change, u64)>,
     landed: u32,
     terms: u32,
 }
@@ -282,7 +321,7 @@ impl World {
 
 #[test]
 fn i2_no_interleaving_takes_an_address_from_a_pod_and_all_come_to_rest() {
-    let landed: u32 = (0..300).map(interleave).sum();
+    let landed: u32 = (0..500).map(interleave).sum();
     assert!(landed > 20, "late writes are part of it: {landed}");
 }
 
@@ -323,7 +362,7 @@ fn interleave(seed: u64) -> u32 {
 fn late(toy: &mut Toy, world: &mut World) {
     if let Some((until, change, built_from)) = toy.late.take()
         && world.now < until
-        && world.azure == built_from
+        && world.version == built_from
     {
         assert!(world.cloud().intent.is_some(), "nothing else is begun while a write may land");
         toy.landed += 1;
@@ -348,12 +387,12 @@ fn go(world: &mut World, toy: &mut Toy, mut fate: Fate) {
                     if lands {
                         toy.azure(world, &send.change);
                     } else {
-                        toy.late = Some((later(send.not_after, world.policy.grace), send.change.clone(), world.azure.clone()));
+                        toy.late = Some((later(send.not_after, world.policy.grace), send.change.clone(), world.version));
                     }
                 }
                 Fate::IsRefused => world.ended(send.intent, failure(Class::Rejected, Trace::None)),
                 Fate::DiesWithItsLeader => {
-                    toy.late = Some((later(send.not_after, world.policy.grace), send.change.clone(), world.azure.clone()));
+                    toy.late = Some((later(send.not_after, world.policy.grace), send.change.clone(), world.version));
                     return toy.succeed(world);
                 }
             }

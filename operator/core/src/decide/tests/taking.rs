@@ -120,37 +120,79 @@ fn i6_nothing_is_sent_after_the_end_and_an_unknown_outcome_gets_its_grace() {
     assert_eq!(world.decide().cloud.unwrap().intent, None);
 }
 
-#[test]
-fn i6_another_leaders_intent_is_left_alone_until_it_shows_or_its_grace_is_over() {
+/// The leader that recorded an addition died, and nothing is known of its request.
+fn inherited() -> World {
     let (mut world, _) = intended();
     world.observed.me = Leader { identity: "other".into(), nonce: "other".into() };
     world.observed.memory = Memory::default();
-    let mut shown = world.clone();
-    for _ in 0..15 {
+    world.observed.nic = None;
+    world
+}
+
+#[test]
+fn i11_a_successor_reads_and_sends_an_open_addition_again_at_once() {
+    let mut world = inherited();
+    let open = world.cloud().intent.unwrap();
+    assert!(world.decide().read, "nothing is decided on another's read");
+    world.read();
+    let decision = world.decide();
+    let send = decision.send.clone().unwrap();
+    assert_eq!((send.intent, send.change, send.not_after), (open.id, settle::change(&open), open.not_after.unwrap().0));
+    assert!(decision.cloud.is_none_or(|cloud| cloud.intent.is_some_and(|intent| intent.id == open.id)), "the record stays as it is");
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.spec().addresses.len(), world.cloud().intent), (16, 16, None));
+}
+
+#[test]
+fn i6_an_earlier_leaders_intent_is_not_given_up_before_its_grace_is_over() {
+    let mut world = inherited();
+    let open = world.cloud().intent.unwrap();
+    let end = later(open.not_after.clone().unwrap().0, world.policy.grace);
+    while world.now < end.checked_sub(seconds(70)).unwrap() {
         world.pass(60);
         world.read();
         let decision = world.decide();
-        assert_eq!((decision.send, decision.spec), (None, None));
-        assert!(decision.cloud.is_none_or(|cloud| cloud.intent.is_some()));
+        assert_eq!(decision.spec, None);
+        assert!(decision.cloud.as_ref().is_none_or(|cloud| cloud.intent.as_ref().is_some_and(|intent| intent.id == open.id)));
+        world.store(&decision);
+        if let Some(send) = decision.send {
+            assert_eq!((send.intent, world.now < send.not_after), (open.id, true));
+            // What becomes of this request says nothing about the other one.
+            world.ended(send.intent, failure(Class::SubnetFull, Trace::Ended));
+        }
     }
-    world.pass(61);
-    world.read();
-    let decision = world.decide();
-    assert_eq!(decision.cloud.clone().unwrap().intent, None);
-    world.store(&decision);
+    world.now = end;
     world.settle();
-    assert_eq!(world.azure.slots.len(), 16);
+    assert_ne!(world.cloud().intent, Some(open));
+}
 
+#[test]
+fn i6_what_an_earlier_leader_did_is_published_once_azure_is_done() {
+    let mut shown = inherited();
     let change = settle::change(&shown.cloud().intent.unwrap());
     shown.apply(&change);
-    shown.pass(1);
     shown.azure.state = State::Moving;
     shown.read();
-    assert_eq!(shown.decide().spec, None, "Azure is not done");
+    let decision = shown.decide();
+    assert_eq!((decision.spec, decision.send), (None, None), "Azure is not done");
     shown.azure.state = State::Settled;
     shown.pass(30);
     shown.settle();
     assert_eq!((shown.spec().addresses.len(), shown.cloud().intent), (16, None));
+}
+
+#[test]
+fn re1_an_intent_that_was_closed_never_acts_again() {
+    let (mut world, intent) = intended();
+    let before = world.observed.object.clone();
+    world.ended(intent, failure(Class::Rejected, Trace::None));
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    assert_eq!(world.cloud().intent, None);
+    world.observed.object = before;
+    world.read();
+    assert_eq!(world.decide().send, None);
 }
 
 #[test]
