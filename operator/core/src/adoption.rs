@@ -108,6 +108,15 @@ enum Sighting {
     Unconfirmed,
 }
 
+/// What was known of addresses before they were first looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Offered: they need not be shown before they are offered again.
+    pub offered: BTreeSet<Ipv4Addr>,
+    /// Hidden by IMDS: only IMDS brings them back, whatever was restarted meanwhile (safety rule RE5).
+    pub hidden: BTreeSet<Ipv4Addr>,
+}
+
 /// How far the list of addresses is to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
@@ -118,12 +127,13 @@ pub enum Listed {
 }
 
 impl Sightings {
-    /// Takes note of what is listed. `known` need not be shown before they are offered.
-    pub fn list(&mut self, now: Duration, by: Listed, listed: &BTreeSet<Ipv4Addr>, known: &BTreeSet<Ipv4Addr>) {
+    /// Takes note of what is listed.
+    pub fn list(&mut self, now: Duration, by: Listed, listed: &BTreeSet<Ipv4Addr>, before: &Before) {
         self.0.retain(|address, _| listed.contains(address));
         for address in listed {
             let first = match by {
-                _ if known.contains(address) => Sighting::Known,
+                _ if before.hidden.contains(address) => Sighting::Hidden,
+                _ if before.offered.contains(address) => Sighting::Known,
                 Listed::ByObject => Sighting::Listed { since: now },
                 Listed::OnDiskOnly => Sighting::Unconfirmed,
             };
@@ -348,6 +358,10 @@ mod tests {
         Release { id, nonce: format!("n{id}"), addresses: all(texts) }
     }
 
+    fn offered(addresses: &BTreeSet<Ipv4Addr>) -> Before {
+        Before { offered: addresses.clone(), hidden: BTreeSet::new() }
+    }
+
     const fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -376,7 +390,7 @@ mod tests {
     fn re6_a_new_address_waits_to_be_shown_and_then_two_seconds() {
         let mut sightings = Sightings::default();
         let address = "10.0.0.1".parse().unwrap();
-        sightings.list(secs(100), Listed::ByObject, &addresses(&["10.0.0.1"]), &BTreeSet::new());
+        sightings.list(secs(100), Listed::ByObject, &addresses(&["10.0.0.1"]), &Before::default());
         sightings.witness(secs(101), Source::Imds, &BTreeSet::new());
         assert!(!sightings.offerable(secs(102), address) && sightings.waiting(secs(102)));
         sightings.witness(secs(103), Source::Wireserver, &addresses(&["10.0.0.1"]));
@@ -389,7 +403,7 @@ mod tests {
     fn re6_silent_metadata_delays_a_minute() {
         let mut sightings = Sightings::default();
         let address = "10.0.0.1".parse().unwrap();
-        sightings.list(secs(100), Listed::ByObject, &addresses(&["10.0.0.1"]), &BTreeSet::new());
+        sightings.list(secs(100), Listed::ByObject, &addresses(&["10.0.0.1"]), &Before::default());
         assert!(!sightings.offerable(secs(161), address));
         assert!(sightings.offerable(secs(162), address));
     }
@@ -399,7 +413,7 @@ mod tests {
         let mut sightings = Sightings::default();
         let address = "10.0.0.1".parse().unwrap();
         let listed = addresses(&["10.0.0.1"]);
-        sightings.list(secs(0), Listed::ByObject, &listed, &listed);
+        sightings.list(secs(0), Listed::ByObject, &listed, &offered(&listed));
         assert!(sightings.offerable(secs(0), address), "it was offered before");
         sightings.witness(secs(1), Source::Imds, &BTreeSet::new());
         assert!(sightings.offerable(secs(1), address), "never shown proves nothing");
@@ -416,16 +430,31 @@ mod tests {
     }
 
     #[test]
+    fn re5_what_was_hidden_before_a_restart_stays_so_until_imds_shows_it() {
+        let (address, listed) = ("10.0.0.1".parse().unwrap(), addresses(&["10.0.0.1"]));
+        for by in [Listed::ByObject, Listed::OnDiskOnly] {
+            let mut sightings = Sightings::default();
+            sightings.list(secs(0), by, &listed, &Before { offered: listed.clone(), hidden: listed.clone() });
+            sightings.witness(secs(1), Source::Wireserver, &listed);
+            sightings.witness(secs(2), Source::Imds, &BTreeSet::new());
+            sightings.list(secs(3), Listed::ByObject, &listed, &offered(&listed));
+            assert!(!sightings.offerable(secs(4000), address), "{by:?}");
+            sightings.witness(secs(4000), Source::Imds, &listed);
+            assert!(sightings.offerable(secs(4002), address), "{by:?}");
+        }
+    }
+
+    #[test]
     fn re5_after_a_boot_what_lies_on_disk_waits_for_imds_or_for_the_object() {
-        let (listed, none) = (addresses(&["10.0.0.1", "10.0.0.2"]), BTreeSet::new());
+        let listed = addresses(&["10.0.0.1", "10.0.0.2"]);
         let (one, two) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         let mut sightings = Sightings::default();
-        sightings.list(secs(0), Listed::OnDiskOnly, &listed, &none);
+        sightings.list(secs(0), Listed::OnDiskOnly, &listed, &Before::default());
         sightings.witness(secs(1), Source::Wireserver, &listed);
         assert!(!sightings.offerable(secs(1000), one) && sightings.waiting(secs(1000)));
         sightings.witness(secs(1000), Source::Imds, &addresses(&["10.0.0.1"]));
         assert!(sightings.offerable(secs(1002), one) && !sightings.offerable(secs(1002), two));
-        sightings.list(secs(1003), Listed::ByObject, &listed, &listed);
+        sightings.list(secs(1003), Listed::ByObject, &listed, &offered(&listed));
         assert!(sightings.offerable(secs(1003), two), "the object was read again");
     }
 
@@ -437,7 +466,7 @@ mod tests {
         spec.effective.reserved = vec!["10.0.0.6/32".into()];
         let known: BTreeSet<_> = spec.addresses.iter().map(|at| at.address).collect();
         let mut sightings = Sightings::default();
-        sightings.list(secs(0), Listed::ByObject, &known, &known);
+        sightings.list(secs(0), Listed::ByObject, &known, &offered(&known));
         let offer = offer(&spec, &all(&["9/10.0.0.4"]), &sightings, secs(0));
         assert_eq!(offer.offered, all(&["1/10.0.0.1"]).into_iter().collect());
         assert_eq!(offer.set_aside, all(&["2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4"]).into_iter().collect());
@@ -505,7 +534,7 @@ mod tests {
             let listed = addresses(&["10.0.0.1"]);
             let address = "10.0.0.1".parse().unwrap();
             let mut sightings = Sightings::default();
-            sightings.list(secs(0), Listed::ByObject, &listed, &BTreeSet::new());
+            sightings.list(secs(0), Listed::ByObject, &listed, &Before::default());
             let (mut now, mut imds, mut first_shown) = (0, None, None);
             for (step, is_imds, shown) in events {
                 now += step;

@@ -2,15 +2,25 @@
 
 use std::time::{Duration, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
 /// How far the clocks may part between two looks: more means that the machine was restored from a snapshot (safety rule ST13).
 const JUMP: Duration = Duration::from_mins(1);
 
+/// Time since boot, which no change of the wall clock touches.
+#[must_use]
+pub fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec).unwrap_or_default(), u32::try_from(now.tv_nsec).unwrap_or_default());
+    Duration::new(seconds, nanos)
+}
+
 /// Time since boot and time of day, as they were at the last look.
 #[derive(Debug, Default)]
 pub struct Clocks {
     last: Option<(Duration, SystemTime)>,
+    parted: Option<Duration>,
     /// The clocks parted, and no witness has spoken since.
     pub distrusted: bool,
 }
@@ -27,8 +37,15 @@ impl Clocks {
         if parted {
             warn!(?passed, "the clocks parted: the pool is withheld until this node's IMDS confirms it");
             self.distrusted = true;
+            self.parted = Some(boot);
         }
         parted
+    }
+
+    /// Whether what was asked for then may have been answered before the clocks parted: it witnesses nothing.
+    #[must_use]
+    pub fn parted_after(&self, asked: Duration) -> bool {
+        self.parted.is_some_and(|parted| asked < parted)
     }
 }
 
@@ -48,7 +65,8 @@ mod tests {
             let mut clocks = Clocks::default();
             assert!(!clocks.look(secs(1000), real));
             assert_eq!(clocks.look(secs(1010), after), parted, "{after:?}");
-            assert_eq!(clocks.distrusted, parted);
+            assert_eq!((clocks.distrusted, clocks.parted_after(secs(1009))), (parted, parted));
+            assert!(!clocks.parted_after(secs(1010)));
         }
     }
 }

@@ -1,17 +1,13 @@
 //! The steps that follow once it is known what the node's object asks for: set aside, adopt, seal, keep the host, give pods' leases back.
 
-use std::{
-    collections::BTreeSet,
-    net::Ipv4Addr,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetNodeSpec,
     node::{Agent, SlotAddress, StoreCounts},
 };
 use azure_vnet_operator_core::{
-    adoption::{self, Adopted, Judgement, Listed, Pass, Sightings, Source},
+    adoption::{self, Adopted, Judgement, Listed, Pass},
     demand::{self, Held},
 };
 use azure_vnet_plugin::store::{Adoption, Freed, KeeperError, Quarantining};
@@ -22,10 +18,10 @@ use azure_vnet_plugin_core::{
 };
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
 use tracing::{info, warn};
 
 use super::{
+    clocks::since_boot,
     host::Host,
     keep::{Node, Outcome, Seen, Want},
     kernel::{Kernel, View},
@@ -41,15 +37,15 @@ const ORPHANS_AT_MOST: Duration = Duration::from_secs(15);
 /// What the object, or what was kept of it, says.
 #[derive(Debug)]
 pub(super) struct Basis {
-    uid: String,
-    spec: AzureVnetNodeSpec,
-    removing: Vec<SlotAddress>,
-    last_read: Option<Timestamp>,
-    listed: Listed,
+    pub(super) uid: String,
+    pub(super) spec: AzureVnetNodeSpec,
+    pub(super) removing: Vec<SlotAddress>,
+    pub(super) last_read: Option<Timestamp>,
+    pub(super) listed: Listed,
     /// Whether the spec also has what rules and CNI configuration are made of.
-    whole: bool,
+    pub(super) whole: bool,
     /// Of the revision, as it was when it was adopted.
-    content: ContentHash,
+    pub(super) content: ContentHash,
 }
 
 /// How taking over ended.
@@ -59,13 +55,6 @@ enum Taken {
     Over,
     /// Nothing confirms the basis yet.
     Waits,
-}
-
-/// Time since boot, which no change of the wall clock touches.
-fn now() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (u64::try_from(now.tv_sec).unwrap_or_default(), u32::try_from(now.tv_nsec).unwrap_or_default());
-    Duration::new(seconds, nanos)
 }
 
 impl Node {
@@ -104,9 +93,10 @@ impl Node {
     }
 
     pub(super) fn follow(&mut self, seen: &Seen, view: &View, basis: Basis, problems: &mut Problems, outcome: &mut Outcome) {
-        let now = now();
+        let now = since_boot();
         let basis = &self.trusted(seen, basis, now);
         self.take_sightings(seen, basis, now);
+        self.remember_hidden(problems);
         let taken = self.take_over(basis, view, now);
         let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);
         if taken == Some(Taken::Waits) {
@@ -119,7 +109,7 @@ impl Node {
         let taken = taken == Some(Taken::Over);
         let Some(entries) = problems.check(Topic::StoreHealthy, "StoreUnreadable", self.keeper.store().list()) else { return };
         if taken {
-            self.keep_in_mind(basis);
+            self.keep_in_mind(basis, problems);
         }
         let spec = &basis.spec;
         let addresses: BTreeSet<Ipv4Addr> = adoption::listed(spec).iter().map(|slot| slot.address).collect();
@@ -148,53 +138,6 @@ impl Node {
         if let Some(agent) = problems.check(Topic::StoreHealthy, "StoreUnreadable", report).flatten() {
             outcome.report = Some(Report { agent, problems: problems.clone() });
         }
-    }
-
-    /// After a jump of the clocks what was known counts for nothing before IMDS or the API server speaks again (safety rule ST13).
-    fn trusted(&mut self, seen: &Seen, basis: Basis, now: Duration) -> Basis {
-        if self.clocks.look(now, SystemTime::now()) {
-            self.sightings = Sightings::default();
-        } else if seen.reread {
-            // The API server's own answer of this moment is a witness too (safety rule RE5).
-            self.clocks.distrusted = false;
-        }
-        if self.clocks.distrusted { Basis { listed: Listed::OnDiskOnly, ..basis } } else { basis }
-    }
-
-    /// What the node's metadata shows of the listed addresses (safety rules RE5, RE6).
-    fn take_sightings(&mut self, seen: &Seen, basis: &Basis, now: Duration) {
-        let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
-        self.sightings.list(now, basis.listed, &listed, &self.known(basis));
-        for answer in &seen.answers {
-            let machine = answer.vm_id.clone().unwrap_or_default();
-            let same = machine.is_empty() || self.vm_id.is_empty() || machine == self.vm_id;
-            if basis.listed == Listed::OnDiskOnly && !same {
-                warn!(remembered = self.vm_id, found = machine, "the disk is another machine's: its pool is not offered");
-                continue;
-            }
-            if !machine.is_empty() {
-                self.vm_id = machine;
-            }
-            let ours = answer.shown.iter().filter(|(mac, _)| mac == "*" || mac.eq_ignore_ascii_case(&basis.spec.node.mac));
-            let shown: BTreeSet<Ipv4Addr> = ours.flat_map(|(_, addresses)| addresses.iter().copied()).collect();
-            self.sightings.witness(now, answer.source, &shown);
-            if answer.source == Source::Imds {
-                self.clocks.distrusted = false;
-            }
-        }
-    }
-
-    /// Addresses that were offered before: in this boot, or in the former one, where the object was read again.
-    fn known(&self, basis: &Basis) -> BTreeSet<Ipv4Addr> {
-        if self.clocks.distrusted {
-            return BTreeSet::new();
-        }
-        let pool = match (self.keeper.store().pool(), basis.listed) {
-            (Ok(pool), _) => Some(pool),
-            (Err(_), Listed::ByObject) => self.keeper.adopted().ok().flatten().filter(|pool| pool.boot != self.boot),
-            (Err(_), Listed::OnDiskOnly) => None,
-        };
-        pool.map(|pool| pool.addresses().iter().map(|slot| slot.address).collect()).unwrap_or_default()
     }
 
     /// Withdraws, adopts, seals, sets aside: in the order of safety rules ST6 to ST8.
@@ -261,23 +204,8 @@ impl Node {
         Ok(self.keeper.quarantined()?.into_iter().map(slot).collect())
     }
 
-    /// Keeps what a reboot without an API server needs.
-    fn keep_in_mind(&mut self, basis: &Basis) {
-        if basis.listed == Listed::OnDiskOnly {
-            return;
-        }
-        let memory = Memory::of(basis.uid.clone(), self.vm_id.clone(), basis.spec.clone());
-        if self.memory.as_ref() == Some(&memory) {
-            return;
-        }
-        match memory.save(&self.options.state_dir) {
-            Ok(()) => self.memory = Some(memory),
-            Err(error) => warn!(error = %chain(&error), "a reboot while the API server is away will find an older pool"),
-        }
-    }
-
     fn judge_orphans(&mut self, seen: &Seen, view: &View, entries: &[(Ipv4Addr, Entry)], now: Duration) {
-        let begun = self::now();
+        let begun = since_boot();
         let Some(listed) = &seen.listed else { return };
         let kernel = &mut self.kernel;
         let mut trace = |address: Ipv4Addr, entry: &Entry| {
@@ -286,7 +214,7 @@ impl Node {
         };
         for action in self.orphans.judge(now, entries, listed, &mut trace) {
             // Each may wait for a command that holds its lease; what is left is judged again by the next list.
-            if self::now() > begun + ORPHANS_AT_MOST {
+            if since_boot() > begun + ORPHANS_AT_MOST {
                 break;
             }
             let kernel = &mut self.kernel;
@@ -316,6 +244,7 @@ impl Node {
         let want = store.wants()?.iter().map(ToString::to_string).collect();
         let held = Held { leases: leases.map(|lease| lease.pod.as_ref().and_then(uid)).collect(), cooling: counts.cooling, want };
         let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        let adopted = self.keeper.adopted()?;
         let acks = match basis.listed {
             Listed::ByObject => adoption::acks(&basis.spec, &self.quarantined()?, &self.refused),
             Listed::OnDiskOnly => vec![],
@@ -325,12 +254,12 @@ impl Node {
             boot_id: self.boot.to_string(),
             store_id: self.keeper.id().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            revision_adopted: self.keeper.adopted()?.map_or(0, |pool| pool.revision),
+            revision_adopted: adopted.as_ref().map_or(0, |pool| pool.revision),
             demand: demand::demand(pods, &held),
             counts: StoreCounts {
                 assigned: count(counts.leased),
                 cooling: count(counts.cooling),
-                quarantined: count(counts.quarantined),
+                quarantined: count(set_aside(entries, adopted.as_ref())),
                 free: count(counts.free),
             },
             release_acks: acks,
@@ -358,6 +287,12 @@ impl Node {
 /// Whether the kernel shows no link of an entry at this moment; what it does not answer is no.
 fn is_gone(kernel: &mut Kernel, address: Ipv4Addr, entry: &Entry) -> bool {
     kernel.view().is_ok_and(|view| kernel.trace(&view, address, entry).1 == LinkWitness::Gone)
+}
+
+/// How many addresses of the adopted revision are set aside: revision and number belong together, and a marker may outlive its address for a moment.
+fn set_aside(entries: &[(Ipv4Addr, Entry)], adopted: Option<&pool::Pool>) -> usize {
+    let lists = |marker: &Quarantine| adopted.is_some_and(|pool| pool.find(marker.slot.address) == Some(marker.slot));
+    entries.iter().filter(|(_, entry)| matches!(entry, Entry::Quarantined(marker) if lists(marker))).count()
 }
 
 fn by_object(object: &Object) -> Basis {
@@ -400,5 +335,31 @@ fn facts(basis: &Basis, view: &View) -> PoolFacts {
         cool_down: Duration::from_secs(spec.effective.cool_down_seconds),
         // The uplink's saves every ADD the question.
         mtu: if spec.effective.cni.mtu > 0 { Some(spec.effective.cni.mtu) } else { view.mtu(&spec.node.mac) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_that_outlives_its_address_does_not_count_as_set_aside() {
+        let facts = PoolFacts {
+            object_uid: "u".into(),
+            revision: 2,
+            content: ContentHash(1),
+            prefix: Ipv4Net::default(),
+            gateway: Ipv4Addr::UNSPECIFIED,
+            cool_down: Duration::ZERO,
+            mtu: None,
+        };
+        let slot = |text: &str| text.parse::<pool::SlotAddress>().unwrap();
+        let adopted = pool::Pool::new("b".parse().unwrap(), "s".parse().unwrap(), facts, [slot("1/10.0.0.5"), slot("2/10.0.0.6")]);
+        let marker = |text| {
+            let release = ReleaseId { id: 1, nonce: "n".into() };
+            (slot(text).address, Entry::Quarantined(Quarantine { slot: slot(text), object_uid: "u".into(), release }))
+        };
+        let entries = [marker("1/10.0.0.5"), marker("9/10.0.0.6"), marker("3/10.0.0.7")];
+        assert_eq!(set_aside(&entries, Some(&adopted)), 1);
     }
 }

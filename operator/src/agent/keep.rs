@@ -32,6 +32,8 @@ use super::{
 pub struct Answer {
     /// Who answered.
     pub source: Source,
+    /// When it was asked, since boot.
+    pub asked: Duration,
     /// The machine, where it was told.
     pub vm_id: Option<String>,
     /// Addresses by the NIC's MAC, in lower case with colons; `*` where it was not told.

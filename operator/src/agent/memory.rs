@@ -1,8 +1,10 @@
 //! What the agent remembers over a reboot beside the pool: the last spec that it adopted, and on which machine. With it a node whose API server
-//! is away keeps its rules and its CNI configuration.
+//! is away keeps its rules and its CNI configuration. And which addresses the node's metadata had taken back.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -12,11 +14,18 @@ use serde::{Deserialize, Serialize};
 const FORMAT: u32 = 1;
 const FILE: &str = "agent.json";
 
+/// The record as it lies on disk.
+#[derive(Deserialize, Serialize)]
+struct Record<T> {
+    format: u32,
+    #[serde(flatten)]
+    memory: T,
+}
+
 /// The record.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Memory {
-    format: u32,
     /// UID of the object that the spec comes from.
     #[serde(rename = "objectUID")]
     pub object_uid: String,
@@ -25,6 +34,8 @@ pub struct Memory {
     pub vm_id: String,
     /// The spec.
     pub spec: AzureVnetNodeSpec,
+    /// Addresses that IMDS showed and shows no more (safety rule RE5).
+    pub hidden: BTreeSet<Ipv4Addr>,
 }
 
 /// Why the record could not be written.
@@ -36,17 +47,11 @@ pub struct MemoryError {
 }
 
 impl Memory {
-    /// What is to be remembered.
-    #[must_use]
-    pub fn of(object_uid: String, vm_id: String, spec: AzureVnetNodeSpec) -> Self {
-        Self { format: FORMAT, object_uid, vm_id, spec }
-    }
-
     /// Reads the record. One that cannot be read is none: the object, once read, replaces it, and until then nothing is built on it.
     #[must_use]
     pub fn load(folder: &Path) -> Option<Self> {
-        let memory: Self = serde_json::from_slice(&fs::read(folder.join(FILE)).ok()?).ok()?;
-        (memory.format == FORMAT).then_some(memory)
+        let Record { format, memory } = serde_json::from_slice(&fs::read(folder.join(FILE)).ok()?).ok()?;
+        (format == FORMAT).then_some(memory)
     }
 
     /// Replaces the record.
@@ -56,7 +61,7 @@ impl Memory {
     pub fn save(&self, folder: &Path) -> Result<(), MemoryError> {
         let path = folder.join(FILE);
         let temporary = folder.join(format!("{FILE}.new"));
-        let record = Self { format: FORMAT, ..self.clone() };
+        let record = Record { format: FORMAT, memory: self };
         let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|text| {
             let mut file = fs::File::create(&temporary)?;
             io::Write::write_all(&mut file, &text)?;
@@ -77,7 +82,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Memory::load(folder.path()), None);
         let spec = AzureVnetNodeSpec { revision: 7, addresses: vec!["3/10.1.4.7".parse().unwrap()], ..AzureVnetNodeSpec::default() };
-        let memory = Memory { format: FORMAT, object_uid: "u".into(), vm_id: "v".into(), spec };
+        let memory = Memory { object_uid: "u".into(), vm_id: "v".into(), spec, hidden: BTreeSet::from([[10, 1, 4, 7].into()]) };
         memory.save(folder.path()).unwrap();
         assert_eq!(Memory::load(folder.path()), Some(memory));
         fs::write(folder.path().join(FILE), "{\"format\": 9").unwrap();

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::keep::Answer;
+use super::{clocks::since_boot, keep::Answer};
 use crate::azure::{Endpoints, imds::Imds, wireserver::Wireserver};
 
 /// Between two questions while nothing is waited for.
@@ -63,13 +63,15 @@ impl Metadata {
 
 async fn ask(imds: Imds, wireserver: Wireserver, answers: mpsc::Sender<Answer>, mut closely: watch::Receiver<bool>, news: Arc<Notify>) {
     loop {
+        let asked = since_boot();
         match imds.instance().await {
             Ok(instance) => {
                 let shown = instance.network.interfaces.iter().map(|nic| (nic.mac.clone(), nic.addresses.clone())).collect();
-                let _full = answers.try_send(Answer { source: Source::Imds, vm_id: Some(instance.compute.vm_id), shown });
+                let _full = answers.try_send(Answer { source: Source::Imds, asked, vm_id: Some(instance.compute.vm_id), shown });
             }
             Err(error) => debug!(%error, "no answer of the instance metadata service"),
         }
+        let asked = since_boot();
         match wireserver.interfaces().await {
             Ok(interfaces) => {
                 let mut shown: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
@@ -78,7 +80,7 @@ async fn ask(imds: Imds, wireserver: Wireserver, answers: mpsc::Sender<Answer>, 
                     let addresses = interface.subnets.into_iter().flat_map(|subnet| subnet.addresses).map(|address| address.address);
                     shown.entry(mac).or_default().extend(addresses);
                 }
-                let _full = answers.try_send(Answer { source: Source::Wireserver, vm_id: None, shown: shown.into_iter().collect() });
+                let _full = answers.try_send(Answer { source: Source::Wireserver, asked, vm_id: None, shown: shown.into_iter().collect() });
             }
             Err(error) => debug!(%error, "no answer of the wireserver"),
         }

@@ -24,6 +24,7 @@ mod reporter;
 mod sysctl;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::{collections::BTreeSet, pin::pin, time::Duration};
 

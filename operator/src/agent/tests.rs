@@ -17,6 +17,7 @@ use nix::{
 
 use super::{
     Options,
+    clocks::since_boot,
     host::Look,
     keep::{Answer, Node, NodeError, Outcome, Seen, Want},
     object::Object,
@@ -135,7 +136,7 @@ fn seen(object: Option<&Object>, answers: Vec<Answer>) -> Seen {
 
 fn imds(machine: &str, addresses: &[&str]) -> Answer {
     let shown = addresses.iter().map(|text| address(text)).collect();
-    Answer { source: Source::Imds, vm_id: Some(machine.into()), shown: vec![(MAC.into(), shown)] }
+    Answer { source: Source::Imds, asked: since_boot(), vm_id: Some(machine.into()), shown: vec![(MAC.into(), shown)] }
 }
 
 /// Looks again until the condition holds: settling takes two seconds of the boot's own clock.
@@ -236,6 +237,29 @@ fn re5_an_address_that_imds_shows_no_more_is_withheld_at_once() {
         let mut node = filled(&machine, &object);
         node.reconcile(&seen(Some(&object), vec![imds("vm-1", &["10.0.0.6"])])).unwrap();
         assert_eq!(offered(&node), Some(vec![address("10.0.0.6")]));
+    });
+}
+
+#[test]
+fn re5_what_imds_took_back_stays_withheld_over_a_restart_and_re6_over_a_reboot() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        node.reconcile(&seen(Some(&object), vec![imds("vm-1", &["10.0.0.6"])])).unwrap();
+        for boot in ["first", "second"] {
+            drop(node);
+            if boot == "second" {
+                machine.boot(boot);
+            }
+            node = machine.start();
+            let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            assert_eq!(offered(&node), Some(vec![address("10.0.0.6")]), "after the {boot} boot's start");
+            assert!(!outcome.waits_for_metadata && outcome.due.is_none(), "no time brings it back");
+        }
+        until(&mut node, &seen(Some(&object), vec![imds("vm-1", &["10.0.0.5", "10.0.0.6"])]), |node, _| {
+            offered(node).is_some_and(|pool| pool.len() == 2)
+        });
     });
 }
 
@@ -430,8 +454,11 @@ fn st13_after_a_jump_of_the_clocks_the_pool_is_withheld_until_imds_confirms_it()
         let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
         let mut node = filled(&machine, &object);
         node.clocks.look(std::time::Duration::from_secs(1), std::time::SystemTime::UNIX_EPOCH);
-        node.reconcile(&seen(Some(&object), vec![])).unwrap();
-        assert_eq!(offered(&node), Some(vec![]));
+        let asked_before = seen(Some(&object), vec![imds("vm-1", &["10.0.0.5", "10.0.0.6"])]);
+        for _ in 0..2 {
+            assert!(node.reconcile(&asked_before).unwrap().wants.contains(&Want::Object), "an answer from before the jump proves nothing");
+            assert_eq!(offered(&node), Some(vec![]));
+        }
         let confirmed = seen(Some(&object), vec![imds("vm-1", &["10.0.0.5", "10.0.0.6"])]);
         until(&mut node, &confirmed, |node, _| offered(node).is_some_and(|pool| pool.len() == 2));
     });

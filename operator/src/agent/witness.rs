@@ -1,0 +1,97 @@
+//! What is to be believed: who has spoken for which address in this boot, and what of it a restart has to find again.
+
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    time::{Duration, SystemTime},
+};
+
+use azure_vnet_operator_core::adoption::{self, Before, Listed, Sightings, Source};
+use tracing::warn;
+
+use super::{
+    follow::Basis,
+    keep::{Node, Seen},
+    memory::Memory,
+    problems::{Problems, Topic},
+};
+
+impl Node {
+    /// After a jump of the clocks what was known counts for nothing before IMDS or the API server speaks again (safety rule ST13).
+    pub(super) fn trusted(&mut self, seen: &Seen, basis: Basis, now: Duration) -> Basis {
+        if self.clocks.look(now, SystemTime::now()) {
+            self.sightings = Sightings::default();
+        } else if seen.reread {
+            // The API server's own answer of this moment is a witness too (safety rule RE5).
+            self.clocks.distrusted = false;
+        }
+        if self.clocks.distrusted { Basis { listed: Listed::OnDiskOnly, ..basis } } else { basis }
+    }
+
+    /// What the node's metadata shows of the listed addresses (safety rules RE5, RE6).
+    pub(super) fn take_sightings(&mut self, seen: &Seen, basis: &Basis, now: Duration) {
+        let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
+        self.sightings.list(now, basis.listed, &listed, &self.before(basis));
+        for answer in &seen.answers {
+            if self.clocks.parted_after(answer.asked) {
+                continue;
+            }
+            let machine = answer.vm_id.clone().unwrap_or_default();
+            let same = machine.is_empty() || self.vm_id.is_empty() || machine == self.vm_id;
+            if basis.listed == Listed::OnDiskOnly && !same {
+                warn!(remembered = self.vm_id, found = machine, "the disk is another machine's: its pool is not offered");
+                continue;
+            }
+            if !machine.is_empty() {
+                self.vm_id = machine;
+            }
+            let ours = answer.shown.iter().filter(|(mac, _)| mac == "*" || mac.eq_ignore_ascii_case(&basis.spec.node.mac));
+            let shown: BTreeSet<Ipv4Addr> = ours.flat_map(|(_, addresses)| addresses.iter().copied()).collect();
+            self.sightings.witness(now, answer.source, &shown);
+            if answer.source == Source::Imds {
+                self.clocks.distrusted = false;
+            }
+        }
+    }
+
+    /// What was known before this look: offered in this boot, or in the former one where the object was read again; hidden at any time.
+    fn before(&self, basis: &Basis) -> Before {
+        let hidden = self.memory.as_ref().map(|memory| memory.hidden.clone()).unwrap_or_default();
+        if self.clocks.distrusted {
+            return Before { offered: BTreeSet::new(), hidden };
+        }
+        let pool = match (self.keeper.store().pool(), basis.listed) {
+            (Ok(pool), _) => Some(pool),
+            (Err(_), Listed::ByObject) => self.keeper.adopted().ok().flatten().filter(|pool| pool.boot != self.boot),
+            (Err(_), Listed::OnDiskOnly) => None,
+        };
+        let offered = pool.map(|pool| pool.addresses().iter().map(|slot| slot.address).collect()).unwrap_or_default();
+        Before { offered, hidden }
+    }
+
+    /// Writes down what IMDS shows no more, before the pool without it is in place: neither a restart nor a reboot may offer it again.
+    pub(super) fn remember_hidden(&mut self, problems: &mut Problems) {
+        let Some(memory) = &self.memory else { return };
+        let hidden = self.sightings.hidden().collect();
+        self.remember(Memory { hidden, ..memory.clone() }, problems);
+    }
+
+    /// Keeps what a reboot without an API server needs.
+    pub(super) fn keep_in_mind(&mut self, basis: &Basis, problems: &mut Problems) {
+        if basis.listed == Listed::OnDiskOnly {
+            return;
+        }
+        let hidden = self.sightings.hidden().collect();
+        let memory = Memory { object_uid: basis.uid.clone(), vm_id: self.vm_id.clone(), spec: basis.spec.clone(), hidden };
+        self.remember(memory, problems);
+    }
+
+    fn remember(&mut self, memory: Memory, problems: &mut Problems) {
+        if self.memory.as_ref() == Some(&memory) {
+            return;
+        }
+        if problems.check(Topic::StoreHealthy, "MemoryFailed", memory.save(&self.options.state_dir)).is_some() {
+            self.memory = Some(memory);
+        }
+    }
+}
