@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod azure;
+mod child;
 pub mod cli;
 pub mod controller;
 pub mod install;

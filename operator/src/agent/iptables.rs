@@ -4,16 +4,20 @@
 //! would cost more than all else that the agent does.
 
 use std::{
-    fs, io,
-    io::Write as _,
-    process::{Command, Output, Stdio},
+    fs,
+    process::{Command, Output},
+    time::Duration,
 };
 
 use azure_vnet_crds::config::Backend;
 use azure_vnet_operator_core::rules::{self, Chains, Evidence, Plan, Program, Table};
 
+use crate::child::{self, ChildError};
+
 /// Longest wait for another process that holds the lock of the legacy tables, in seconds.
 const LOCK_SECONDS: &str = "2";
+/// How long one of the programs may take: the node is looked after by one thread, which a program that hangs would hold for ever.
+const LIMIT: Duration = Duration::from_secs(10);
 /// What the program exits with where there is no such chain.
 const NO_CHAIN: i32 = 1;
 /// Where the kernel lists the legacy tables that exist.
@@ -22,13 +26,13 @@ const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 /// Why the rules could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
-    /// The program cannot be started.
+    /// The program cannot be started, or does not end.
     #[error("cannot run {program}")]
     Run {
         /// Its name.
         program: String,
         /// Why.
-        source: io::Error,
+        source: ChildError,
     },
     /// The program failed.
     #[error("{program} failed: {message}")]
@@ -121,20 +125,9 @@ impl Iptables {
     }
 
     fn run(&self, suffix: &str, arguments: &[&str], input: &str) -> Result<Output, IptablesError> {
-        let name = self.name(suffix);
-        let error = |source| IptablesError::Run { program: name.clone(), source };
-        let mut child = Command::new(&name)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(error)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that refuses early closes its input; what it says then is the error worth telling.
-            let _broken_pipe = stdin.write_all(input.as_bytes());
-        }
-        child.wait_with_output().map_err(error)
+        let program = self.name(suffix);
+        let mut command = Command::new(&program);
+        child::run(command.args(arguments), input.as_bytes(), LIMIT).map_err(|source| IptablesError::Run { program, source })
     }
 
     fn failed(&self, suffix: &str, output: &Output) -> IptablesError {

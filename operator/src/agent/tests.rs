@@ -431,6 +431,28 @@ fn rules_are_mended_when_flushed_and_foreign_ones_stay_in_either_back_end() {
     }
 }
 
+/// In this thread's mounts, a script stands for the program behind both of a back end's names.
+fn stand_in(program: &str, script: &str) {
+    let (real, fake) = (fs::canonicalize(format!("/usr/sbin/{program}")).unwrap(), Path::new("/run").join(program));
+    fs::write(&fake, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    mount(Some(&fake), &real, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+}
+
+#[test]
+fn an_iptables_that_hangs_is_ended_and_named() {
+    apart(|| {
+        let machine = Machine::new();
+        stand_in("iptables-nft", "exec sleep 1000");
+        let mut node = machine.start();
+        let outcome = node.reconcile(&seen(Some(&object(1, &["1/10.0.0.5"])), vec![])).unwrap();
+        let report = outcome.report.unwrap();
+        let (_, problem) = report.problems.iter().find(|(topic, _)| *topic == super::problems::Topic::RulesInSync).unwrap();
+        assert_eq!(problem.message, "cannot run iptables-nft: it did not end within 10 s and was killed");
+        assert_eq!(offered(&node).map(|pool| pool.len()), Some(0), "the pool was taken over all the same");
+    });
+}
+
 #[test]
 fn the_back_end_is_the_one_that_others_use() {
     apart(|| {

@@ -2,19 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read as _, Write as _},
+    io,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
+    process::Command,
     time::Duration,
 };
 
 use azure_vnet_operator_core::conflist;
 
+use crate::child::{self, ChildError};
+
 /// How long a plugin may take to answer: a node under pressure is slow, a plugin that hangs is broken.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// More than any answer.
-const MOST_BYTES: u64 = 64 * 1024;
 
 /// Why a plugin did not tell its versions.
 #[derive(Debug, thiserror::Error)]
@@ -62,53 +61,21 @@ fn hint(error: &io::Error) -> &'static str {
 /// # Errors
 /// When it does not exist, does not run, or does not answer as the specification says.
 pub fn ask(path: &Path) -> Result<BTreeSet<String>, VersionError> {
-    let mut child = start(path)?;
-    let answer = answer(&mut child, path);
-    // A plugin that has answered ends by itself; one that has not is ended here.
-    let _already_ended = child.kill();
-    let _status = child.wait();
-    let answer = answer?;
+    let mut command = Command::new(path);
+    command.env_clear().env("CNI_COMMAND", "VERSION");
+    let answer = child::run(&mut command, br#"{"cniVersion":"1.0.0"}"#, DEADLINE).map_err(|error| broken(path, error))?.stdout;
     conflist::known_versions(&answer)
         .filter(|versions| !versions.is_empty())
         .ok_or_else(|| VersionError::Answer { path: path.to_owned(), answer: String::from_utf8_lossy(&answer).chars().take(200).collect() })
 }
 
-fn start(path: &Path) -> Result<Child, VersionError> {
-    let spawned = Command::new(path)
-        .env_clear()
-        .env("CNI_COMMAND", "VERSION")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    spawned.map_err(|source| {
+fn broken(path: &Path, error: ChildError) -> VersionError {
+    let path = path.to_owned();
+    match error {
         // A missing loader or interpreter answers the same: the file itself tells them apart.
-        if source.kind() == io::ErrorKind::NotFound && !path.exists() {
-            VersionError::Missing { path: path.to_owned() }
-        } else {
-            VersionError::Run { path: path.to_owned(), source }
-        }
-    })
-}
-
-fn answer(child: &mut Child, path: &Path) -> Result<Vec<u8>, VersionError> {
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read its input may still answer.
-        let _broken_pipe = stdin.write_all(br#"{"cniVersion":"1.0.0"}"#);
-    }
-    let (sender, receiver) = mpsc::channel();
-    if let Some(stdout) = child.stdout.take() {
-        std::thread::spawn(move || {
-            let mut answer = vec![];
-            let read = stdout.take(MOST_BYTES).read_to_end(&mut answer);
-            // The receiver is gone once the deadline has passed.
-            let _gone = sender.send(read.map(|_| answer));
-        });
-    }
-    match receiver.recv_timeout(DEADLINE) {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(VersionError::Run { path: path.to_owned(), source }),
-        Err(_) => Err(VersionError::Deadline { path: path.to_owned() }),
+        ChildError::Run(source) if source.kind() == io::ErrorKind::NotFound && !path.exists() => VersionError::Missing { path },
+        ChildError::Run(source) => VersionError::Run { path, source },
+        ChildError::Deadline(_) => VersionError::Deadline { path },
     }
 }
 
