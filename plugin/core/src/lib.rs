@@ -9,6 +9,7 @@ pub mod gc;
 mod json;
 pub mod lease;
 pub mod pool;
+pub mod queue;
 mod record;
 pub mod request;
 pub mod version;

@@ -6,15 +6,13 @@ use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef},
     lease::{Entry, Lease},
     pool::Pool,
+    queue::{self, FreeQueue},
 };
 
 use super::{FileError, Held, LeaseError, Lock, Origin, Raw, Store, files};
 
 /// Addresses that others took between choosing and linking, before ADD gives up: far more than there are addresses.
 const MOST_LOSSES: usize = 1024;
-/// The cursor's fixed place at the start of the lock file.
-const CURSOR_LENGTH: usize = 16;
-
 /// What the kernel says of a candidate (safety rule ST4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelUse {
@@ -56,6 +54,13 @@ pub struct Granted<'a> {
     pub held: Held<'a>,
     /// Prefix, gateway, MTU.
     pub pool: Pool,
+}
+
+/// How far a search of the queue goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    UntilOneRests,
+    All,
 }
 
 /// What became of a candidate under the lock.
@@ -102,7 +107,7 @@ impl Store {
         }
     }
 
-    /// Picks the next address that is free by the store, and moves the cursor on, so that the next caller looks at another.
+    /// Picks the address longest free by the store, and takes it out of the queue, so that the next caller looks at another.
     fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>, in_kernel: usize) -> Result<(Ipv4Addr, Raw, Pool), LeaseError> {
         let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
         let raw = self.raw()?;
@@ -111,24 +116,54 @@ impl Store {
             if pool.find(address).is_none() {
                 return Err(LeaseError::RequestedForeign { address });
             }
-            return match self.read(address)?.filter(|entry| !entry.is_free(&self.boot, self.now(), pool.cool_down)) {
-                Some(entry) => Err(LeaseError::RequestedTaken { address, by: entry.to_string() }),
-                None => Ok((address, raw, pool)),
-            };
-        }
-        let mut found = None;
-        for address in pool.after(lock.cursor()).filter(|address| !skip.contains(address)) {
-            if self.is_free(address, &pool)? {
-                found = Some(address);
-                break;
+            if let Some(entry) = self.read(address)?.filter(|entry| !entry.is_free(&self.boot, self.now(), pool.cool_down)) {
+                return Err(LeaseError::RequestedTaken { address, by: entry.to_string() });
             }
+            lock.requeue(|queue| queue.remove(address));
+            return Ok((address, raw, pool));
         }
-        let Some(address) = found else {
+        let Some(address) = self.longest_free(&lock, &pool, skip)? else {
             drop(lock);
             return Err(LeaseError::Exhausted { counts: self.counts()?, in_kernel });
         };
-        lock.set_cursor(address);
         Ok((address, raw, pool))
+    }
+
+    /// Takes the address longest free out of the queue. Only a queue of another pool, or one that has none, costs a look at all leases.
+    fn longest_free(&self, lock: &Lock, pool: &Pool, skip: &BTreeSet<Ipv4Addr>) -> Result<Option<Ipv4Addr>, FileError> {
+        let mut queue = lock.queue();
+        let mut first = None;
+        if queue.is_of(queue::stamp(pool.addresses().iter().map(|slot| slot.address))) {
+            first = self.first_free(&queue, pool, skip, Patience::UntilOneRests)?;
+        }
+        if first.is_none() {
+            queue = queue.renewed(&pool.addresses().iter().map(|slot| slot.address).collect(), &self.list()?);
+            first = self.first_free(&queue, pool, skip, Patience::All)?;
+        }
+        if let Some(address) = first {
+            queue.remove(address);
+            lock.set_queue(&queue);
+        }
+        Ok(first)
+    }
+
+    fn first_free(
+        &self,
+        queue: &FreeQueue,
+        pool: &Pool,
+        skip: &BTreeSet<Ipv4Addr>,
+        patience: Patience,
+    ) -> Result<Option<Ipv4Addr>, FileError> {
+        for address in queue.addresses().iter().copied().filter(|address| !skip.contains(address) && pool.find(*address).is_some()) {
+            match self.read(address)? {
+                None => return Ok(Some(address)),
+                Some(entry) if entry.is_free(&self.boot, self.now(), pool.cool_down) => return Ok(Some(address)),
+                // The queue is in the order of rests: who comes later rests longer.
+                Some(Entry::Cooling(_)) if patience == Patience::UntilOneRests => return Ok(None),
+                Some(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Makes the lease if, under the lock, the pool still has the address and nobody else has it (safety rules ST1 and ST2).
@@ -194,15 +229,21 @@ impl Store {
 }
 
 impl Lock {
-    /// The address that was chosen last (safety rule ST14). A hint: what cannot be read is none.
-    fn cursor(&self) -> Option<Ipv4Addr> {
-        let mut bytes = [0; CURSOR_LENGTH];
-        self.0.read_exact_at(&mut bytes, 0).ok()?;
-        std::str::from_utf8(&bytes).ok()?.trim_end().parse().ok()
+    /// The free addresses in their order (safety rule ST14). A hint: what cannot be read is empty.
+    fn queue(&self) -> FreeQueue {
+        let mut bytes = [0; FreeQueue::LONGEST];
+        let length = self.0.read_at(&mut bytes, 0).unwrap_or_default();
+        FreeQueue::parse(bytes.get(..length).unwrap_or_default())
     }
 
-    fn set_cursor(&self, address: Ipv4Addr) {
-        let text = format!("{address:<width$}\n", address = address.to_string(), width = CURSOR_LENGTH - 1);
-        let _ = self.0.write_all_at(text.as_bytes(), 0);
+    fn set_queue(&self, queue: &FreeQueue) {
+        let _ = self.0.write_all_at(&queue.print(), 0);
+    }
+
+    /// Puts an address at its place in the order.
+    pub(super) fn requeue(&self, put: impl FnOnce(&mut FreeQueue)) {
+        let mut queue = self.queue();
+        put(&mut queue);
+        self.set_queue(&queue);
     }
 }

@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// Replaces the record in `file` by a rest, in one step. On a full file system the rest is written over it.
-    fn cool_down(&self, _: &Lock, address: Ipv4Addr, previous: Option<AttachmentHash>, file: &File) -> Result<(), FileError> {
+    fn cool_down(&self, lock: &Lock, address: Ipv4Addr, previous: Option<AttachmentHash>, file: &File) -> Result<(), FileError> {
         let path = self.lease_path(address);
         let rest = Cooling { address, previous, boot: self.boot.clone(), since: self.now() }.print();
         match files::replace(&self.folder, &path, &rest) {
@@ -119,6 +119,7 @@ impl Store {
             Err(error) if error.is_full() => files::overwrite(file, &path, &rest)?,
             Err(error) => return Err(error),
         }
+        lock.requeue(|queue| queue.push_last(address));
         match previous {
             Some(hash) => self.remove_index(hash, file),
             None => Ok(()),
@@ -189,9 +190,10 @@ impl<'a> Held<'a> {
     }
 
     fn remove(self) -> Result<(), HoldError> {
-        let Some(_lock) = self.store.lock_if_there()? else { return Ok(()) };
+        let Some(lock) = self.store.lock_if_there()? else { return Ok(()) };
         if self.is_mine()? {
             files::remove(&self.store.lease_path(self.lease.address))?;
+            lock.requeue(|queue| queue.push_first(self.lease.address));
         }
         Ok(self.store.remove_index(self.lease.attachment.hash(), &self.file)?)
     }

@@ -244,7 +244,7 @@ fn st13_a_rest_is_not_shortened_when_addresses_are_short() {
 }
 
 #[test]
-fn st14_the_next_address_is_the_one_after_the_last_given() {
+fn st14_the_next_address_is_one_that_nobody_had() {
     let node = Node::with_pool(&[4, 5, 6]);
     let store = node.store();
     let given: Vec<_> = (0..4)
@@ -258,7 +258,28 @@ fn st14_the_next_address_is_the_one_after_the_last_given() {
 }
 
 #[test]
-fn st14_a_damaged_cursor_or_index_is_only_a_hint_lost() {
+fn st14_the_address_longest_free_is_given_whoever_rested_in_between() {
+    let node = Node::with_pool(&(1..=20).collect::<Vec<_>>());
+    let store = node.store();
+    assert_eq!(add_all(&store).len(), 20);
+    let mut released = Vec::new();
+    for last in [7, 3, 15, 1, 9] {
+        let Some(Entry::Leased(lease)) = store.read(address(last)).unwrap() else { panic!("not leased") };
+        store.find(&lease.attachment).unwrap().unwrap().cool().unwrap();
+        released.push(address(last));
+    }
+    // One that another process lost half-way comes first again; one that is asked for by name leaves the order.
+    let half = store.lease(&request("half"), &mut free).unwrap().held;
+    assert_eq!(half.lease().address, released[0]);
+    half.rollback().unwrap();
+    let named = LeaseRequest { requested: Some(address(15)), ..request("named") };
+    assert_eq!(store.lease(&named, &mut free).unwrap().held.lease().address, address(15));
+    let again: Vec<_> = (0..4).map(|n| add(&store, &format!("again-{n}")).unwrap()).collect();
+    assert_eq!(again, [7, 3, 1, 9].map(address));
+}
+
+#[test]
+fn st14_a_damaged_queue_or_index_is_only_a_hint_lost() {
     let node = Node::with_pool(&[4, 5]);
     let store = node.store();
     fs::write(node.path("run/lock"), "rubbish that is no address").unwrap();
