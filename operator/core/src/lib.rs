@@ -5,6 +5,7 @@ pub mod conflist;
 pub mod decide;
 pub mod demand;
 pub mod nic;
+pub mod pass;
 pub mod policy;
 pub mod provider;
 pub mod rules;

@@ -10,6 +10,7 @@ use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
 use azure_vnet_operator_core::{
     arm::Error,
     decide::may_vanish,
+    pass::{Pass, newer},
     policy::{Policy, choose},
     provider::{ProviderId, Unmanaged},
 };
@@ -24,10 +25,10 @@ use super::{
     leader::Leadership,
     machine::Machines,
     metrics::Metrics,
-    pools::{Pools, is_conflict, newer},
+    pools::{Pools, is_conflict},
     taints,
     watch::Caches,
-    work::{Known, Work},
+    work::{Known, Work, subject},
 };
 use crate::azure::Arm;
 
@@ -100,17 +101,13 @@ impl<A: Arm> Shell<A> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name).unwrap_or_default();
         let node = self.caches.node(name);
         let cached = self.caches.pool(name).map(|pool| (*pool).clone());
-        let (Some(node), object) = (node, newer(cached, known.object.take())) else {
+        let (Some(node), object) = (node, newer(cached, known.of_pass.object.take())) else {
             self.note(name, None);
             return self.farewell(self.caches.pool(name).as_deref()).await;
         };
         if let Some(object) = object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_some()) {
             return self.farewell(Some(object)).await;
         }
-        if known.uid != node.uid() || known.nonce != nonce || known.provider_id != node.spec.provider_id {
-            known = Known::new(nonce, &node);
-        }
-        known.object = object;
         let Some((config, provider)) = self.managed(&node).await else { return Ok(None) };
         let policy = match Policy::of(&config) {
             Ok(policy) => policy,
@@ -119,9 +116,14 @@ impl<A: Arm> Shell<A> {
                 return Ok(None);
             }
         };
-        self.repair(&node, known.object.as_ref(), &policy).await;
-        let mut work = Work { shell: self, node: &node, policy: &policy, provider: &provider, known: &mut known, confirmed: false };
-        let result = work.run().await;
+        self.repair(&node, object.as_ref(), &policy).await;
+        let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
+        let mut work =
+            Work { shell: self, node: &node, provider: &provider, target: known.target.take().filter(|_| known.of_pass.is_of(&subject)) };
+        let known = known.of_pass.renewed(&subject, object);
+        let mut pass = Pass::new(subject, known);
+        let result = work.run(&mut pass).await;
+        let known = Known { of_pass: pass.into_known(), target: work.target };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
         result
     }

@@ -102,13 +102,3 @@ fn envelope(name: &str, stored: Option<&AzureVnetNode>) -> Value {
 pub fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if [404, 409].contains(&status.code))
 }
-
-/// The newer of two readings of one object. The API server's versions are ordered numbers; where they are not, the cache is taken.
-#[must_use]
-pub fn newer(cached: Option<AzureVnetNode>, written: Option<AzureVnetNode>) -> Option<AzureVnetNode> {
-    let version = |object: &AzureVnetNode| object.resource_version().and_then(|version| version.parse::<u64>().ok());
-    match (cached, written) {
-        (Some(cached), Some(written)) if cached.uid() == written.uid() && version(&written) > version(&cached) => Some(written),
-        (cached, _) => cached,
-    }
-}

@@ -1,0 +1,335 @@
+//! One pass over one node, as a machine without hands: it says what to do next, is told how that went, and decides anew until nothing is left.
+//! The controller and the simulator carry out the same steps.
+
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow::{self, Break, Continue},
+    time::Duration,
+};
+
+use azure_vnet_crds::{
+    AzureVnetNode, AzureVnetNodeSpec,
+    node::{Cloud, Machine},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::{
+    arm::{Class, Error, Trace, Urgency, Write},
+    decide::{Attempt, Decision, Event, Leader, Memory, NicRead, NodeFacts, Observed, Send, Stored, decide},
+    nic::{Nic, Refusal},
+    policy::Policy,
+};
+
+/// More decisions than any pass needs; one that never ends must not spin.
+const STEPS: u32 = 60;
+
+/// What is remembered of a node from pass to pass. To lose it is safe.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The object as last read or written.
+    pub object: Option<AzureVnetNode>,
+    /// The NIC as last read.
+    pub nic: Option<Nic>,
+    /// Time at which that read began.
+    read_at: Timestamp,
+    /// The machine, as described with it.
+    machine: Option<Machine>,
+    nonce: String,
+    uid: String,
+    provider_id: String,
+    last: Option<Attempt>,
+    read_failure: Option<Attempt>,
+    memory: Memory,
+}
+
+/// Whom a pass is about, and who makes it.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// The Node.
+    pub node: NodeFacts,
+    /// Its provider id.
+    pub provider_id: &'a str,
+    /// What its config asks for.
+    pub policy: &'a Policy,
+    /// The controller, in the term that the pass began in.
+    pub me: Leader,
+}
+
+/// What else a decision rests on, at this moment.
+#[derive(Clone, Copy)]
+pub struct Present<'a> {
+    /// Now.
+    pub now: Timestamp,
+    /// The nonce of the term, if this controller leads.
+    pub nonce: Option<&'a str>,
+    /// Whether Azure lately had no address left in this subnet.
+    pub exhausted: &'a dyn Fn(&str) -> bool,
+}
+
+/// One thing to do. All but `Delete` and `Tell` are answered by a method of [`Pass`] before the next is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Read the object from the API server's store itself (safety rule RE1): [`Pass::object_read`].
+    ReadObject,
+    /// Delete this very object, which belongs to another node of the name.
+    Delete,
+    /// Apply the whole spec; creates the object where there is none: [`Pass::written`].
+    WriteSpec(Box<AzureVnetNodeSpec>),
+    /// Apply all of the status that is the controller's: [`Pass::written`].
+    WriteStatus(Box<Cloud>, Vec<Condition>),
+    /// Tell the user.
+    Tell(Vec<Event>),
+    /// Send the write of a stored intent and follow it to its end: [`Pass::prepare`], [`Pass::attempted`].
+    Send(Send),
+    /// Read the NIC: [`Pass::nic_read`].
+    ReadNic(Urgency),
+}
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing is left to do; come again after this though nothing happens.
+    Rest(Option<Duration>),
+    /// Another leads now.
+    Deposed,
+    /// A defect.
+    Endless,
+}
+
+/// A pass in the making.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    subject: Subject<'a>,
+    known: Known,
+    /// Whether the object was read from the API server's store itself, and not written since.
+    confirmed: bool,
+    steps: u32,
+    todo: VecDeque<Step>,
+    /// Whether the last decision led to anything.
+    acted: bool,
+    wake: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Do(Effect),
+    Remember(Memory),
+}
+
+impl Known {
+    /// Whether it speaks of this node, in this place and term. If not, nothing of it counts any more.
+    #[must_use]
+    pub fn is_of(&self, subject: &Subject<'_>) -> bool {
+        self.uid == subject.node.uid && self.nonce == subject.me.nonce && self.provider_id == subject.provider_id
+    }
+
+    /// What counts when a pass begins, with the object as it is to be taken: the [`newer`] of two readings.
+    #[must_use]
+    pub fn renewed(self, subject: &Subject<'_>, object: Option<AzureVnetNode>) -> Self {
+        let known = if self.is_of(subject) { self } else { Self::default() };
+        let (nonce, uid) = (subject.me.nonce.clone(), subject.node.uid.clone());
+        Self { object, nonce, uid, provider_id: subject.provider_id.to_owned(), ..known }
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// Begins. `known` is [`Known::renewed`].
+    #[must_use]
+    pub fn new(subject: Subject<'a>, known: Known) -> Self {
+        let mut todo = VecDeque::new();
+        if known.object.is_none() {
+            // The cache may lag: an object that exists is never to be made anew.
+            todo.push_back(Step::Do(Effect::ReadObject));
+        }
+        Self { subject, known, confirmed: false, steps: 0, todo, acted: true, wake: None }
+    }
+
+    /// What to do next, or how the pass ended.
+    pub fn next(&mut self, present: &Present<'_>) -> ControlFlow<End, Effect> {
+        loop {
+            match self.todo.pop_front() {
+                Some(Step::Do(effect)) => return Continue(effect),
+                Some(Step::Remember(memory)) => self.known.memory = memory,
+                None if self.steps == 0 && self.known.object.is_none() => {
+                    self.steps = 1;
+                    return Continue(Effect::ReadNic(Urgency::Fill));
+                }
+                None if !self.acted => return Break(End::Rest(self.wake)),
+                None if present.nonce != Some(self.subject.me.nonce.as_str()) => return Break(End::Deposed),
+                None if self.steps >= STEPS => return Break(End::Endless),
+                None => {
+                    self.steps += 1;
+                    self.plan(present);
+                }
+            }
+        }
+    }
+
+    /// The answer to [`Effect::ReadObject`].
+    pub fn object_read(&mut self, object: Option<AzureVnetNode>) {
+        self.known.object = object;
+        self.confirmed = true;
+    }
+
+    /// The answer to a write of the object. `None`: somebody else was quicker; what was left to do is dropped.
+    pub fn written(&mut self, object: Option<AzureVnetNode>) {
+        self.confirmed = false;
+        self.acted |= object.as_ref().is_none_or(|object| {
+            self.known.object.as_ref().is_none_or(|before| before.metadata.resource_version != object.metadata.resource_version)
+        });
+        match object {
+            Some(object) => self.known.object = Some(object),
+            None => self.todo = [Step::Do(Effect::ReadObject)].into(),
+        }
+    }
+
+    /// The answer to [`Effect::ReadNic`], which began at a time.
+    pub fn nic_read(&mut self, began: Timestamp, result: Result<(Nic, Machine), Error>, now: Timestamp) {
+        match result {
+            Ok((nic, machine)) => {
+                self.known.nic = Some(nic);
+                self.known.read_at = began;
+                self.known.machine = Some(machine);
+                self.known.read_failure = None;
+            }
+            Err(error) => {
+                let failures = self.known.read_failure.as_ref().map_or(0, |last| last.failures).saturating_add(1);
+                self.known.read_failure = Some(Attempt { intent: None, at: now, result: Err(error), failures });
+            }
+        }
+    }
+
+    /// The request that [`Effect::Send`] stands for, built from the NIC as last read.
+    ///
+    /// # Errors
+    /// With how it ended, where there is nothing to send.
+    pub fn prepare(&self, send: &Send) -> Result<Write, Result<(), Error>> {
+        let Some(nic) = &self.known.nic else { return Err(Err(Error::not_sent("the NIC was not read"))) };
+        nic.write(&send.change).map_err(|refusal| match refusal {
+            Refusal::Done => Ok(()),
+            refusal @ (Refusal::AddressChanged(_) | Refusal::Limit | Refusal::NoEtag | Refusal::Guard(_)) => Err(refused(&refusal)),
+        })
+    }
+
+    /// The answer to [`Effect::Send`].
+    pub fn attempted(&mut self, intent: u64, result: Result<(), Error>, now: Timestamp) {
+        let before = self.known.last.as_ref().filter(|last| last.result.is_err()).map_or(0, |last| last.failures);
+        let failures = if result.is_ok() { 0 } else { before.saturating_add(1) };
+        self.known.last = Some(Attempt { intent: Some(intent), at: now, result, failures });
+    }
+
+    /// What is known so far.
+    #[must_use]
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// What is known when it ends, however it does.
+    #[must_use]
+    pub fn into_known(self) -> Known {
+        self.known
+    }
+
+    /// The term that the pass began in.
+    #[must_use]
+    pub fn nonce(&self) -> &str {
+        &self.subject.me.nonce
+    }
+
+    /// Whether the last request that was sent succeeded, or none was.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.known.last.as_ref().is_none_or(|last| last.result.is_ok())
+    }
+
+    fn plan(&mut self, present: &Present<'_>) {
+        let decision = decide(&self.observe(present), Some(self.subject.policy), present.now);
+        if !self.confirmed && self.rests_on_the_store(&decision) {
+            self.todo.push_back(Step::Do(Effect::ReadObject));
+            return;
+        }
+        let Decision { delete, spec, cloud, conditions, send, read, wake, events, memory } = decision;
+        self.acted = false;
+        self.wake = wake;
+        if delete && self.known.object.is_some() {
+            // Its end makes the node due again.
+            return self.todo.push_back(Step::Do(Effect::Delete));
+        }
+        let there = self.known.object.is_some() || spec.is_some();
+        let writes = spec.map(|spec| Effect::WriteSpec(Box::new(spec))).into_iter();
+        let writes = writes.chain(cloud.filter(|_| there).map(|cloud| Effect::WriteStatus(Box::new(cloud), conditions)));
+        self.todo.extend(writes.map(Step::Do));
+        self.todo.push_back(Step::Remember(memory));
+        if !events.is_empty() {
+            self.todo.push_back(Step::Do(Effect::Tell(events)));
+        }
+        self.acted |= send.is_some() || read;
+        let urgency = if send.is_some() { Urgency::ReadBack } else { Urgency::Fill };
+        self.todo.extend(send.map(|send| Step::Do(Effect::Send(send))));
+        self.todo.extend(read.then_some(Step::Do(Effect::ReadNic(urgency))));
+    }
+
+    /// Whether a decision must not rest on a cache: it sends an intent again, which may have been closed since, or opens a removal (safety rule RE1).
+    fn rests_on_the_store(&self, decision: &Decision) -> bool {
+        let Some(send) = &decision.send else { return false };
+        let stored = self.known.object.as_ref().and_then(|object| object.status.as_ref()?.cloud.as_ref()?.intent.as_ref());
+        !send.change.remove.is_empty() || stored.is_some_and(|intent| intent.id == send.intent)
+    }
+
+    fn observe(&self, present: &Present<'_>) -> Observed {
+        let Subject { node, provider_id, policy: _, me } = &self.subject;
+        let known = &self.known;
+        let object = known.object.as_ref().map(stored);
+        let seen = known.machine.as_ref().or(object.as_ref().map(|stored| &stored.spec.node).filter(|machine| machine.uid == node.uid));
+        let machine = Machine {
+            uid: node.uid.clone(),
+            boot_id: node.boot_id.clone(),
+            provider_id: (*provider_id).to_owned(),
+            ..seen.cloned().unwrap_or_default()
+        };
+        Observed {
+            node: node.clone(),
+            exhausted: (present.exhausted)(&machine.subnet_id),
+            machine,
+            object,
+            nic: known.nic.as_ref().map(|nic| NicRead { view: nic.view().clone(), at: known.read_at }),
+            me: me.clone(),
+            last: known.last.clone(),
+            read_failure: known.read_failure.clone(),
+            memory: known.memory.clone(),
+        }
+    }
+}
+
+fn stored(object: &AzureVnetNode) -> Stored {
+    let metadata = &object.metadata;
+    Stored {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        created: metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0),
+        deleting: metadata.deletion_timestamp.is_some(),
+        spec: object.spec.clone(),
+        status: object.status.clone().unwrap_or_default(),
+    }
+}
+
+/// The newer of two readings of one object. The API server's versions are ordered numbers; where they are not, the cache is taken.
+#[must_use]
+pub fn newer(cached: Option<AzureVnetNode>, written: Option<AzureVnetNode>) -> Option<AzureVnetNode> {
+    let version = |object: &AzureVnetNode| object.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
+    match (cached, written) {
+        (Some(cached), Some(written)) if cached.metadata.uid == written.metadata.uid && version(&written) > version(&cached) => {
+            Some(written)
+        }
+        (cached, _) => cached,
+    }
+}
+
+/// A write that was not even sent.
+fn refused(refusal: &Refusal) -> Error {
+    let class = match refusal {
+        Refusal::AddressChanged(_) => Class::Stale,
+        Refusal::Done | Refusal::Limit | Refusal::NoEtag | Refusal::Guard(_) => Class::Rejected,
+    };
+    Error { class, trace: Trace::None, status: None, code: "NotWritten".into(), message: refusal.to_string(), request_id: None }
+}
