@@ -43,3 +43,15 @@ fn a_missing_repository_and_an_unknown_value_are_clear_errors() {
         assert!(!output.status.success() && said.contains(words), "expected {words:?} in: {said}");
     }
 }
+
+#[test]
+fn sc2_the_agent_has_no_cpu_limit() {
+    let output =
+        run_helm(&["template", "azure-vnet", "charts/azure-vnet", "--set", "image.repository=x", "--show-only", "templates/agent.yaml"]);
+    let rendered = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && rendered.contains("requests:"), "{rendered}");
+    for limits in rendered.split("limits:").skip(1) {
+        let limits: String = limits.lines().take(2).collect();
+        assert!(!limits.contains("cpu"), "a throttled agent misses its deadlines: {limits}");
+    }
+}

@@ -181,6 +181,16 @@ impl Chains {
         self.0.insert((table, chain.to_owned()), rules);
     }
 
+    /// Records what `iptables-save` printed of a table, as far as it is ours or jumps to ours.
+    pub fn record_table(&mut self, table: Table, saved: &str) {
+        for chain in std::iter::once(&table.base()).chain(table.chains()) {
+            let declared = format!(":{chain} ");
+            if saved.lines().any(|line| line.starts_with(&declared)) {
+                self.record(table, chain, saved);
+            }
+        }
+    }
+
     /// The rules of a chain, `None` when there is no such chain.
     #[must_use]
     pub fn get(&self, table: Table, chain: &str) -> Option<&[String]> {
@@ -497,6 +507,17 @@ COMMIT
         let before = kernel(&["-j KUBE-FORWARD".into()]);
         let after = apply(&before, &plan(&before, &desired));
         assert_eq!(after.get(Table::Filter, "FORWARD").unwrap(), ["-j AZURE-VNET-GUARD", "-j KUBE-FORWARD", "-j AZURE-VNET-FORWARD"]);
+    }
+
+    #[test]
+    fn sc2_of_a_table_only_our_chains_and_those_that_jump_to_them_are_kept() {
+        let mut chains = Chains::default();
+        let saved = "*nat\n:POSTROUTING ACCEPT [9:7]\n:KUBE-SVC - [0:0]\n:AZURE-VNET-EGRESS - [0:0]\n-A POSTROUTING -j KUBE-POSTROUTING
+-A POSTROUTING -j AZURE-VNET-MASQ\n-A KUBE-SVC -j RETURN\nCOMMIT\n";
+        chains.record_table(Table::Nat, saved);
+        assert_eq!(chains.get(Table::Nat, "POSTROUTING").unwrap(), ["-j KUBE-POSTROUTING", "-j AZURE-VNET-MASQ"]);
+        assert_eq!((chains.get(Table::Nat, EGRESS), chains.get(Table::Nat, MASQ)), (Some(&[][..]), None));
+        assert_eq!(chains.0.len(), 2);
     }
 
     #[test]

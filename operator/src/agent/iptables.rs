@@ -1,7 +1,7 @@
 //! Runs the node's iptables: finds out which of the two it uses, reads our own chains, and carries out one restore transaction.
 //!
-//! Only chains that are ours, and the two chains of the kernel that jump to them, are read: a dump of kube-proxy's tables every few seconds
-//! would cost more than all else that the agent does.
+//! Only chains that are ours, and the two chains of the kernel that jump to them, are read where the kernel can be asked so: a dump of
+//! kube-proxy's tables every few seconds would cost more than all else that the agent does.
 
 use std::{
     fs,
@@ -66,23 +66,40 @@ impl Iptables {
         self.program
     }
 
-    /// Reads our chains and the jumps to them.
+    /// Reads our chains and the jumps to them (safety rule SC2): of `nf_tables` the kernel gives one chain, of the legacy tables only a whole one.
     ///
     /// # Errors
     /// When the program fails for another reason than a missing chain.
     pub fn observe(&self) -> Result<Chains, IptablesError> {
         let mut chains = Chains::default();
         for table in Table::ALL {
-            for chain in std::iter::once(&table.base()).chain(table.chains()) {
-                let output = self.run("", &["-w", LOCK_SECONDS, "-t", table.name(), "-S", chain], "")?;
-                match output.status.code() {
-                    Some(0) => chains.record(table, chain, &String::from_utf8_lossy(&output.stdout)),
-                    Some(NO_CHAIN) => {}
-                    _ => return Err(self.failed("", &output)),
-                }
+            match self.program {
+                Program::Nft => self.observe_chains(table, &mut chains)?,
+                Program::Legacy => self.observe_table(table, &mut chains)?,
             }
         }
         Ok(chains)
+    }
+
+    fn observe_chains(&self, table: Table, chains: &mut Chains) -> Result<(), IptablesError> {
+        for chain in std::iter::once(&table.base()).chain(table.chains()) {
+            let output = self.run("", &["-w", LOCK_SECONDS, "-t", table.name(), "-S", chain], "")?;
+            match output.status.code() {
+                Some(0) => chains.record(table, chain, &String::from_utf8_lossy(&output.stdout)),
+                Some(NO_CHAIN) => {}
+                _ => return Err(self.failed("", &output)),
+            }
+        }
+        Ok(())
+    }
+
+    fn observe_table(&self, table: Table, chains: &mut Chains) -> Result<(), IptablesError> {
+        let output = self.run("-save", &["-t", table.name()], "")?;
+        if !output.status.success() {
+            return Err(self.failed("-save", &output));
+        }
+        chains.record_table(table, &String::from_utf8_lossy(&output.stdout));
+        Ok(())
     }
 
     /// Carries out a plan: one commit a table, all of it or nothing of that table.

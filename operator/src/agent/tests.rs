@@ -454,6 +454,34 @@ fn an_iptables_that_hangs_is_ended_and_named() {
 }
 
 #[test]
+fn sc2_no_rule_is_read_while_none_changed_and_then_only_what_is_ours() {
+    for (backend, program, read) in [(Backend::Nft, "iptables-nft", "-S"), (Backend::Legacy, "iptables-legacy", "-t")] {
+        apart(move || {
+            let machine = Machine::new();
+            let mut object = object(1, &["1/10.0.0.5"]);
+            object.spec.effective.masquerade.backend = backend;
+            fs::copy(fs::canonicalize(format!("/usr/sbin/{program}")).unwrap(), "/run/real").unwrap();
+            stand_in(program, "echo \"${0##*/} $*\" >> /run/calls; exec /run/real \"${0##*/}\" \"$@\"");
+            let calls = || fs::read_to_string("/run/calls").unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
+            let mut node = machine.start();
+            for _ in 0..3 {
+                node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            }
+            let settled = calls().len();
+            node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            let again = calls().split_off(settled);
+            assert_eq!(again.len(), if backend == Backend::Nft { 0 } else { 2 }, "{again:?}");
+            run(program, &["-N", "FOREIGN"]);
+            let before = calls().len();
+            node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            let reads = calls().split_off(before);
+            assert!(!reads.is_empty() && reads.iter().all(|call| call.contains(read) && call.contains("-t ")), "{reads:?}");
+            assert_eq!(node.host.repairs, 0, "another's chain is no drift");
+        });
+    }
+}
+
+#[test]
 fn the_back_end_is_the_one_that_others_use() {
     apart(|| {
         let machine = Machine::new();
