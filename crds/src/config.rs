@@ -165,6 +165,9 @@ pub struct ReleaseSpec {
     /// Nothing goes back within this time of a shortage, of a cordon, or of the node's first fill (0s-24h).
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("0s", "24h")))]
     pub calm: String,
+    /// How long a node's agent may take to set idle addresses aside before the request is called off (10s-24h).
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("10s", "24h")))]
+    pub deadline: String,
     /// How long pods do not get an address whose giving back was withdrawn (1s-24h).
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("1s", "24h")))]
     pub probation: String,
@@ -172,7 +175,15 @@ pub struct ReleaseSpec {
 
 impl Default for ReleaseSpec {
     fn default() -> Self {
-        Self { enabled: true, after: "10m".into(), batch: 5, jitter_percent: 20, calm: "10m".into(), probation: "10m".into() }
+        Self {
+            enabled: true,
+            after: "10m".into(),
+            batch: 5,
+            jitter_percent: 20,
+            calm: "10m".into(),
+            deadline: "10m".into(),
+            probation: "10m".into(),
+        }
     }
 }
 

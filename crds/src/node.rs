@@ -231,7 +231,7 @@ pub struct AzureVnetNodeStatus {
     /// Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
-    /// Of the controller: Ready, `InDeficit`, `AtCapacity`, `NicWritable`. Of the agent: `PoolAdopted`, `StoreHealthy`, `RulesInSync`.
+    /// Of the controller: Ready, `InDeficit`, `AtCapacity`, `NicWritable`, `AgentAlive`. Of the agent: `PoolAdopted`, `StoreHealthy`, `RulesInSync`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -253,6 +253,9 @@ pub struct Cloud {
     /// The one write in flight; written before it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intent: Option<Intent>,
+    /// Before this, nothing was to be published: of a NIC that had our names when this object was made (safety rule RE4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_from: Option<Time>,
     /// The highest intent or release id ever used on this object.
     pub last_id: u64,
     /// Since when a surplus of at least one batch has lasted.
@@ -358,6 +361,10 @@ pub struct Agent {
     pub demand: u16,
     /// The node's addresses by state.
     pub counts: StoreCounts,
+    /// Lost addresses that pods still hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
+    pub lost_in_use: Vec<SlotAddress>,
     /// Releases that are durably set aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]

@@ -1,5 +1,6 @@
 //! What the controller does next for one node: a value, from what was observed.
 
+mod agree;
 mod release;
 mod report;
 mod settle;
@@ -104,7 +105,7 @@ pub struct NicRead {
 pub struct Leader {
     /// Unique to this process.
     pub identity: String,
-    /// Drawn at random in this term (safety rule RE1).
+    /// Drawn at random: of a pass for the term, of a decision for it alone: a release that it makes carries it (safety rule RE1).
     pub nonce: String,
 }
 
@@ -126,8 +127,12 @@ pub struct Attempt {
 pub struct Memory {
     /// Since which read addresses that pods may use are missing on the NIC.
     pub missing: BTreeMap<SlotAddress, Timestamp>,
-    /// Releases of this process that still count, with the agent's store id when they were made (safety rule ST9).
-    pub releases: BTreeMap<u64, String>,
+    /// Releases of this term that still count.
+    pub releases: BTreeMap<u64, Asked>,
+    /// Whether the agent left the last release unanswered.
+    pub unanswered: bool,
+    /// Since when the agent is known to have set addresses aside that nobody asks for any more (safety rule RE8).
+    pub aside_since: Option<Timestamp>,
     /// The intent that was opened last.
     pub opened: u64,
     /// An intent of which a request may still land.
@@ -144,6 +149,17 @@ pub struct Memory {
     pub sends: u32,
     /// When Azure was last found to take writes without effect.
     pub ignored: Option<Timestamp>,
+}
+
+/// A release as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Drawn for it alone (safety rule RE1).
+    pub nonce: String,
+    /// The agent's store at that time (safety rule ST9).
+    pub store: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What to do, in this order: keep `memory`, `delete`, write `spec`, write `cloud`, `send`, `read`, wait `wake`. After any write, send or read: decide

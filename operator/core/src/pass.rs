@@ -63,6 +63,8 @@ pub struct Present<'a> {
     pub now: Timestamp,
     /// The nonce of the term, if this controller leads.
     pub nonce: Option<&'a str>,
+    /// Drawn at random for this moment: a release that is decided on carries it (safety rule RE1).
+    pub draw: &'a str,
     /// Whether Azure lately had no address left in this subnet.
     pub exhausted: &'a dyn Fn(&str) -> bool,
 }
@@ -294,7 +296,7 @@ impl<'a> Pass<'a> {
             machine,
             object,
             nic: known.nic.as_ref().map(|nic| NicRead { view: nic.view().clone(), at: known.read_at }),
-            me: me.clone(),
+            me: Leader { identity: me.identity.clone(), nonce: present.draw.to_owned() },
             last: known.last.clone(),
             read_failure: known.read_failure.clone(),
             memory: known.memory.clone(),

@@ -63,6 +63,8 @@ pub struct ReleasePolicy {
     pub jitter_percent: u8,
     /// Rest after a shortage.
     pub calm: Duration,
+    /// How long the agent may take to answer.
+    pub deadline: Duration,
 }
 
 /// A config that the API server should have refused.
@@ -150,6 +152,7 @@ impl Policy {
                 batch: release.batch.clamp(1, 64),
                 jitter_percent: release.jitter_percent.min(100),
                 calm: read("pool.release.calm", &release.calm)?,
+                deadline: read("pool.release.deadline", &release.deadline)?,
             },
             intent_ttl: read("arm.intentTTL", &spec.arm.intent_ttl)?,
             grace: read("arm.grace", &spec.arm.grace)?,

@@ -245,6 +245,8 @@ impl Node {
         let held = Held { leases: leases.map(|lease| lease.pod.as_ref().and_then(uid)).collect(), cooling: counts.cooling, want };
         let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         let adopted = self.keeper.adopted()?;
+        let held_by_pod =
+            |at: &SlotAddress| entries.iter().any(|(address, entry)| *address == at.address && matches!(entry, Entry::Leased(_)));
         let acks = match basis.listed {
             Listed::ByObject => adoption::acks(&basis.spec, &self.quarantined()?, &self.refused),
             Listed::OnDiskOnly => vec![],
@@ -262,6 +264,7 @@ impl Node {
                 quarantined: count(set_aside(entries, adopted.as_ref())),
                 free: count(counts.free),
             },
+            lost_in_use: basis.spec.lost.iter().filter(|at| held_by_pod(at)).copied().collect(),
             release_acks: acks,
             ready,
         }))

@@ -104,6 +104,7 @@ impl Reporter {
     fn is_urgent(&self, (agent, conditions): &(Agent, Vec<Condition>)) -> bool {
         let Some((told, told_conditions)) = &self.told else { return true };
         let same = told.release_acks == agent.release_acks
+            && told.lost_in_use == agent.lost_in_use
             && told.ready == agent.ready
             && told.revision_adopted == agent.revision_adopted
             && told.object_uid == agent.object_uid

@@ -57,7 +57,12 @@ impl<A: Arm> Work<'_, A> {
         loop {
             let nonce = self.shell.leadership.nonce();
             let exhausted = |subnet: &str| self.shell.is_exhausted(subnet);
-            let next = pass.next(&Present { now: Timestamp::now(), nonce: nonce.as_deref(), exhausted: &exhausted });
+            let next = pass.next(&Present {
+                now: Timestamp::now(),
+                nonce: nonce.as_deref(),
+                draw: &super::random::token(),
+                exhausted: &exhausted,
+            });
             match next {
                 Continue(effect) => self.carry_out(effect, pass).await?,
                 Break(End::Rest(wake)) => return Ok(wake),

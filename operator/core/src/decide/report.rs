@@ -11,7 +11,7 @@ use crate::arm::{Class, Error};
 /// How often a read that changed nothing is written down.
 const NOTE_READS: Duration = Duration::from_mins(5);
 /// Conditions that the controller owns.
-const OURS: [&str; 4] = ["Ready", "InDeficit", "AtCapacity", "NicWritable"];
+const OURS: [&str; 5] = ["Ready", "InDeficit", "AtCapacity", "NicWritable", "AgentAlive"];
 
 /// Completes `cloud` and the conditions, and asks to write them if they differ from what is stored.
 pub fn write(step: &mut Step<'_>) {
@@ -38,7 +38,8 @@ pub fn write(step: &mut Step<'_>) {
     let noted = stored.last_read_at.as_ref().map(|at| at.0);
     let read = step.observed.nic.as_ref().map(|nic| nic.at);
     let stale = read.is_some_and(|read| noted.is_none_or(|noted| since(noted, read) >= NOTE_READS));
-    if !same || stale {
+    let to_note = step.note_read && read.is_some_and(|read| noted.is_none_or(|noted| read > noted));
+    if !same || stale || to_note {
         step.cloud.last_read_at = read.map(stamp).or(stored.last_read_at);
         step.out.cloud = Some(step.cloud.clone());
     }
@@ -77,10 +78,11 @@ fn conditions(step: &Step<'_>, sizes: Option<&Sizes>, error: Option<&Error>) -> 
     };
     let mut found = vec![("Ready", ready(step, sizes, blocked))];
     if let Some(sizes) = sizes {
-        found.push(("InDeficit", deficit(sizes, error)));
+        found.push(("InDeficit", deficit(step, sizes, error)));
         found.push(("AtCapacity", capacity(sizes)));
     }
     found.push(("NicWritable", writable));
+    found.push(("AgentAlive", alive(step)));
     let stored = |kind: &str| step.stored.status.conditions.iter().find(|condition| condition.type_ == kind);
     let fresh = |kind: &str| found.iter().find(|(of, _)| *of == kind).map(|(_, said)| said);
     let keep = |kind: &&str| match (fresh(kind), stored(kind)) {
@@ -117,9 +119,24 @@ fn ready(step: &Step<'_>, sizes: Option<&Sizes>, blocked: Option<&Error>) -> (bo
     }
 }
 
-fn deficit(sizes: &Sizes, error: Option<&Error>) -> (bool, &'static str, String) {
+fn alive(step: &Step<'_>) -> (bool, &'static str, String) {
+    match step.observed.agent() {
+        None => (false, "NoReport", "The node's agent has not reported for this boot: see its pod on the node.".into()),
+        Some(_) if step.memory.unanswered => {
+            let remedy = "The agent did not answer when it was asked to set idle addresses aside: see its pod on the node.";
+            (false, "ReleaseUnanswered", remedy.into())
+        }
+        Some(_) => (true, "Reports", "The node's agent reports.".into()),
+    }
+}
+
+fn deficit(step: &Step<'_>, sizes: &Sizes, error: Option<&Error>) -> (bool, &'static str, String) {
     if sizes.holding >= sizes.target {
         return (false, "Filled", "The node holds what it should.".into());
+    }
+    if let Some(from) = step.cloud.publish_from.as_ref().filter(|from| step.stored.spec.revision == 0 && from.0 > step.now) {
+        let message = format!("An object before this one may have left a write under way: nothing is published before {}.", from.0);
+        return (true, "AwaitsEarlierWrites", message);
     }
     match error {
         Some(error) => (true, error.reason(), error.remedy()),

@@ -7,7 +7,7 @@ use azure_vnet_crds::{
     node::{Release, SlotAddress},
 };
 
-use super::{Event, Ready, releasing, since, stamp, step::Step};
+use super::{Asked, Event, Ready, releasing, since, stamp, step::Step};
 use crate::{
     arm::Class,
     nic::{Slot, View},
@@ -108,10 +108,11 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     candidates.sort();
     let store = agent.store_id.clone();
     let id = step.next_id();
-    step.memory.releases.insert(id, store);
+    let nonce = step.observed.me.nonce.clone();
+    step.memory.releases.insert(id, Asked { nonce: nonce.clone(), store, at: step.now });
     let message = format!("asking the agent to set {} idle addresses aside", candidates.len());
     step.out.events.push(Event { reason: "ReleaseRequested", message, warning: false });
-    step.spec.release.push(Release { id, nonce: step.observed.me.nonce.clone(), addresses: candidates });
+    step.spec.release.push(Release { id, nonce, addresses: candidates });
 }
 
 /// Slots for that many more addresses: those that Azure failed to provision, then the lowest that neither the NIC nor the object knows (I5).

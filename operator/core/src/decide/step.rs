@@ -18,12 +18,14 @@ use super::{
 };
 use crate::{
     arm::{Class, Trace, Urgency},
-    nic::{Slot, State, View},
+    nic::{State, View},
     policy::Policy,
 };
 
 /// How long a wanted address must be missing before it is lost.
-const MISSING: Duration = Duration::from_mins(1);
+pub const MISSING: Duration = Duration::from_mins(1);
+/// Between reads of a NIC that Azure works on.
+const MOVING: Duration = Duration::from_secs(5);
 /// How often a write is sent that Azure takes without effect.
 const TRIES: u32 = 3;
 /// How long a NIC is left alone after that.
@@ -43,8 +45,10 @@ pub struct Step<'a> {
     pub cloud: Cloud,
     pub memory: Memory,
     pub out: Decision,
+    /// Whether the time of the last read is to be written down though nothing else changed.
+    pub note_read: bool,
     /// Whether the list was compared with the NIC.
-    looked: bool,
+    pub looked: bool,
 }
 
 impl<'a> Step<'a> {
@@ -60,7 +64,7 @@ impl<'a> Step<'a> {
             effective: policy.effective.clone(),
             ..stored.spec.clone()
         };
-        Self { observed, stored, policy, now, spec, cloud, memory, out: Decision::default(), looked: false }
+        Self { observed, stored, policy, now, spec, cloud, memory, out: Decision::default(), note_read: false, looked: false }
     }
 
     pub fn decide(mut self) -> Decision {
@@ -86,18 +90,19 @@ impl<'a> Step<'a> {
         self.wake(READ_EVERY.saturating_sub(age));
         match nic.view.state {
             State::Settled => {}
-            State::Moving | State::Lagging => return self.read_at_pace(age),
+            State::Moving | State::Lagging => return self.read_at_pace(age, MOVING),
         }
-        if let Some(rest) = self.resting(&nic.view) {
-            // A write of an object of this name that is gone may still land (safety rule RE4).
-            return self.wake(rest);
+        let from = self.publish_from(&nic.view);
+        if self.now < from {
+            return self.wake(since(self.now, from));
         }
-        if !nic.view.slots.is_empty() && nic.at < self.may_publish_from() {
+        if nic.at < from {
             return self.read();
         }
         self.take_over(nic);
         self.judge_releases(&nic.view);
         self.size(nic);
+        self.end_probation(nic);
     }
 
     /// Reads the NIC, unless Azure asked for patience or the last read failed a moment ago.
@@ -110,8 +115,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn read_at_pace(&mut self, age: Duration) {
-        let pace = Duration::from_secs(5);
+    pub fn read_at_pace(&mut self, age: Duration, pace: Duration) {
         if age < pace { self.wake(pace.saturating_sub(age)) } else { self.read() }
     }
 
@@ -144,7 +148,12 @@ impl<'a> Step<'a> {
             grace: self.policy.grace,
             now: self.now,
         };
-        match case.settle() {
+        let arrived = intent.op == IntentOp::Add && nic.view.state == State::Settled && case.is_read_since();
+        let settled = case.settle();
+        if arrived && !matches!(settled, Settled::Close { .. }) {
+            self.publish_arrived(intent, &nic.view);
+        }
+        match settled {
             Settled::Read => self.read(),
             Settled::Wait(rest) => self.wake(rest),
             Settled::Send if self.is_ignored(intent) => {
@@ -249,87 +258,14 @@ impl<'a> Step<'a> {
         self.out.events.push(Event { reason, message, warning });
     }
 
-    /// Before this nothing is published of a NIC that an object before this one may have written.
-    fn may_publish_from(&self) -> Timestamp {
-        let fresh = self.stored.spec.revision == 0 && self.cloud.last_id == 0;
-        if fresh { later(self.stored.created, self.policy.grace) } else { Timestamp::MIN }
-    }
-
-    fn resting(&self, view: &View) -> Option<Duration> {
-        let from = self.may_publish_from();
-        (!view.slots.is_empty() && self.now < from).then(|| since(self.now, from))
-    }
-
-    /// Makes the list agree with the NIC: takes in what is attached, and gives up what is missing for long enough.
-    fn take_over(&mut self, nic: &NicRead) {
-        self.looked = true;
-        let attached: BTreeSet<SlotAddress> = nic.view.attached().collect();
-        let hidden = |at: &SlotAddress| matches!(nic.view.slots.get(&at.slot), Some(Slot::Provisioning | Slot::Failed));
-        let missing: BTreeSet<SlotAddress> =
-            self.spec.addresses.iter().copied().filter(|at| !attached.contains(at) && !hidden(at)).collect();
-        self.memory.missing.retain(|at, _| missing.contains(at));
-        let written = |last: &Attempt| last.intent.is_some() && last.result.is_ok() && nic.at > last.at && since(last.at, nic.at) < MISSING;
-        let sure = self.observed.last.as_ref().is_some_and(written) || self.regressed();
-        let mut lost = vec![];
-        for at in missing {
-            let first = *self.memory.missing.entry(at).or_insert(nic.at);
-            if sure || since(first, nic.at) >= MISSING {
-                lost.push(at);
-            } else if since(first, self.now) >= MISSING {
-                self.read();
-            } else {
-                self.wake(MISSING.saturating_sub(since(first, self.now)));
-            }
+    /// Before this nothing is published: where the NIC had our names when this object was made, an intent of an object before it may be open that
+    /// nobody remembers (safety rule RE4).
+    fn publish_from(&mut self, view: &View) -> Timestamp {
+        if self.stored.spec.revision > 0 {
+            return Timestamp::MIN;
         }
-        self.give_up(&lost);
-        let known = |list: &[SlotAddress], at: &SlotAddress| list.iter().any(|known| known.slot == at.slot || known.address == at.address);
-        // What was just removed comes back only if a later read shows it still: a single answer may be old.
-        self.memory.removed.retain(|_, at| since(*at, nic.at) < MISSING);
-        let removed = self.memory.removed.clone();
-        let new: Vec<SlotAddress> =
-            attached.into_iter().filter(|at| !known(&self.spec.addresses, at) && !removed.contains_key(at)).collect();
-        self.spec.lost.retain(|at| !new.contains(at));
-        self.spec.addresses.extend(new);
-        self.spec.addresses.sort();
-        self.forget_lost();
-    }
-
-    fn give_up(&mut self, lost: &[SlotAddress]) {
-        for at in lost {
-            self.memory.missing.remove(at);
-            let message = format!(
-                "slot {} with address {} vanished from the NIC; pods that hold it carry no traffic: delete them, and find who else writes to the NIC",
-                at.slot, at.address
-            );
-            self.out.events.push(Event { reason: "AddressLost", message, warning: true });
-        }
-        self.spec.addresses.retain(|at| !lost.contains(at));
-        self.spec.lost.extend(lost);
-        self.spec.lost.sort();
-        self.spec.lost.dedup();
-        for release in &mut self.spec.release {
-            release.addresses.retain(|at| !lost.contains(at));
-        }
-        self.spec.release.retain(|release| !release.addresses.is_empty());
-    }
-
-    /// A lost address is remembered while a pod of the node may hold it.
-    fn forget_lost(&mut self) {
-        let idle = |agent: &azure_vnet_crds::node::Agent| {
-            agent.revision_adopted >= self.stored.spec.revision && agent.counts.assigned == 0 && agent.counts.cooling == 0
-        };
-        if self.observed.agent().is_some_and(idle) {
-            let stored = &self.stored.spec.lost;
-            self.spec.lost.retain(|at| !stored.contains(at));
-        }
-    }
-
-    fn judge_releases(&mut self, view: &View) {
-        self.memory.refused.extend(release::refused(self.observed, &self.spec.release));
-        let judged = release::judge(self.observed, &self.spec.release, view, &self.memory);
-        self.spec.release = judged;
-        let live: BTreeSet<u64> = self.spec.release.iter().map(|release| release.id).collect();
-        self.memory.releases.retain(|id, _| live.contains(id));
+        let rest = if view.slots.is_empty() { Duration::ZERO } else { self.policy.intent_ttl + self.policy.grace };
+        self.cloud.publish_from.get_or_insert(stamp(later(self.stored.created, rest))).0
     }
 
     /// Whether the node adopted more than the object says (safety rule RE3): an older state of the API server came back.

@@ -124,6 +124,82 @@ fn re8_a_release_is_withdrawn_when_demand_returns_unless_its_removal_is_under_wa
 }
 
 #[test]
+fn re1_each_release_has_a_nonce_of_its_own() {
+    let mut world = asked();
+    let first = world.spec().release[0].nonce.clone();
+    world.observed.me.nonce = "drawn later".into();
+    world.report(1);
+    world.settle();
+    assert!(world.spec().release.is_empty());
+    world.report(0);
+    world.pass(7200);
+    world.settle();
+    world.pass(900);
+    world.settle();
+    let second = world.spec().release[0].clone();
+    assert_eq!((first.as_str(), second.nonce.as_str()), ("mine", "drawn later"));
+    world.acknowledge(&[]);
+    world.agent().release_acks[0].nonce = first;
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 12, "an answer with the nonce of an earlier release");
+    world.observed.me.nonce = "drawn last".into();
+    world.acknowledge(&[]);
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 8);
+}
+
+#[test]
+fn i10_a_release_that_is_not_answered_is_called_off_and_told() {
+    let mut world = asked();
+    world.policy.release.deadline = seconds(300);
+    world.pass(290);
+    let wake = world.decide().wake.unwrap();
+    assert!(wake <= seconds(11), "{wake:?}");
+    assert_eq!(world.spec().release.len(), 1);
+    world.pass(10);
+    world.settle();
+    assert_eq!((world.spec().release.len(), world.spec().addresses.len(), world.azure.slots.len()), (0, 12, 12));
+    assert!(world.events.contains(&"ReleaseUnanswered"));
+    let alive = |world: &World| {
+        let condition = world.observed.object.as_ref().unwrap().status.conditions.iter().find(|c| c.type_ == "AgentAlive").unwrap();
+        (condition.status.clone(), condition.reason.clone())
+    };
+    assert_eq!(alive(&world), ("False".into(), "ReleaseUnanswered".into()));
+    // An answer that comes too late acts no more.
+    world.acknowledge(&[]);
+    world.settle();
+    assert_eq!((world.azure.slots.len(), alive(&world).0.as_str()), (12, "True"));
+}
+
+#[test]
+fn re8_what_rests_with_the_agent_gets_its_read_when_the_probation_is_over() {
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.agent().demand = 4;
+    world.settle();
+    assert!(world.spec().release.is_empty() && world.azure.slots.len() == 12);
+    world.report(4);
+    world.settle();
+    let noted = |world: &World| world.cloud().last_read_at.unwrap().0;
+    let (begun, before) = (world.now, noted(&world));
+    world.pass(550);
+    world.settle();
+    let resting = noted(&world);
+    assert!(resting <= world.now && since(begun, world.now) < seconds(600));
+    let wake = world.decide().wake.unwrap();
+    assert!(wake <= seconds(80), "{wake:?}");
+    world.pass(70);
+    world.settle();
+    assert!(noted(&world) >= later(begun, seconds(600)), "{before} {}", noted(&world));
+    let told = noted(&world);
+    // It does not go on for ever: the agent has heard.
+    world.agent().counts.quarantined = 0;
+    world.pass(120);
+    world.settle();
+    assert_eq!(noted(&world), told);
+}
+
+#[test]
 fn i2_a_removal_that_ends_without_effect_leaves_its_addresses_listed_and_its_release_closed() {
     let mut world = asked();
     world.acknowledge(&[]);

@@ -50,7 +50,7 @@ fn i5_an_addition_takes_the_lowest_slots_that_nothing_knows() {
     let mut world = World::filled(8, 4);
     world.azure.slots.insert(10, Slot::Provisioning);
     world.stored().spec.lost = vec![at(9)];
-    world.agent().counts.assigned = 1;
+    world.agent().lost_in_use = vec![at(9)];
     world.read();
     let decision = world.decide();
     let intent = decision.cloud.unwrap().intent.unwrap();
@@ -222,14 +222,12 @@ fn a_vanished_address_is_lost_after_a_second_look_a_minute_later() {
     world.pass(600);
     world.settle();
     assert!(world.spec().addresses.contains(&at(3)) && world.spec().lost.is_empty());
-    world.agent().counts.assigned = 1;
     world.pass(61);
     world.settle();
     assert_eq!(world.spec().lost, [at(3)]);
     assert!(world.events.contains(&"AddressLost"));
     assert!(!world.spec().addresses.contains(&at(3)));
     world.report(0);
-    world.agent().counts.assigned = 0;
     world.settle();
     assert!(world.spec().lost.is_empty(), "no pod can hold it");
 }
@@ -246,13 +244,20 @@ fn a_vanished_address_is_lost_at_once_where_this_controller_wrote_to_the_nic_sin
 }
 
 #[test]
-fn re4_an_object_made_for_a_nic_with_our_names_publishes_nothing_before_the_grace() {
+fn re4_an_object_made_for_a_nic_with_our_names_publishes_nothing_before_any_intent_and_its_grace_are_over() {
     let mut world = World::new(&[1, 2, 3]);
+    // Of the object before this one, this controller knows that ids were used.
+    world.observed.memory.last_id = 7;
     world.settle();
-    world.pass(350);
-    world.settle();
-    assert_eq!((world.spec().addresses.len(), world.spec().revision, world.cloud().intent), (0, 0, None));
-    world.pass(20);
+    assert!(world.cloud().last_id >= 7);
+    for _ in 0..15 {
+        world.pass(60);
+        world.settle();
+        assert_eq!((world.spec().addresses.len(), world.spec().revision, world.cloud().intent), (0, 0, None));
+    }
+    let deficit = world.observed.object.as_ref().unwrap().status.conditions.iter().find(|c| c.type_ == "InDeficit").unwrap();
+    assert_eq!(deficit.reason, "AwaitsEarlierWrites");
+    world.pass(60);
     let decision = world.decide();
     assert!(decision.read && decision.spec.is_none(), "the read is from before");
     world.settle();
@@ -261,6 +266,48 @@ fn re4_an_object_made_for_a_nic_with_our_names_publishes_nothing_before_the_grac
     world.agent().demand = 0;
     world.settle();
     assert!(world.spec().release.is_empty());
+}
+
+#[test]
+fn re4_a_nic_without_our_names_is_filled_at_once_and_published() {
+    let mut world = World::new(&[]);
+    world.observed.memory.last_id = 7;
+    world.settle();
+    assert_eq!((world.spec().addresses.len(), world.spec().revision), (8, 1));
+}
+
+#[test]
+fn a10_what_arrived_is_published_while_the_rest_is_tried_again() {
+    let (mut world, intent) = intended();
+    for slot in 9..=11 {
+        world.azure.slots.insert(slot, Slot::Attached(address(slot)));
+    }
+    world.azure.slots.insert(12, Slot::Failed);
+    world.pass(1);
+    world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    assert_eq!((world.spec().addresses.len(), world.cloud().intent.map(|open| open.id)), (11, Some(intent)));
+    world.pass(30);
+    world.azure.state = State::Moving;
+    world.azure.slots.insert(13, Slot::Attached(address(13)));
+    world.read();
+    assert_eq!(world.decide().spec, None, "Azure is not done");
+}
+
+#[test]
+fn a_lost_address_is_forgotten_once_no_pod_holds_it_however_many_others_are_in_use() {
+    let mut world = World::filled(16, 5);
+    world.stored().spec.lost = vec![at(17), at(18)];
+    world.agent().counts.assigned = 5;
+    world.agent().lost_in_use = vec![at(18)];
+    world.agent().revision_adopted = 0;
+    world.settle();
+    assert_eq!(world.spec().lost, [at(17), at(18)], "the agent does not know yet that they are lost");
+    world.report(5);
+    world.settle();
+    assert_eq!(world.spec().lost, [at(18)]);
 }
 
 #[test]

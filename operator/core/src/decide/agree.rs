@@ -1,0 +1,86 @@
+//! Makes the list of addresses agree with what the NIC shows.
+
+use std::collections::BTreeSet;
+
+use azure_vnet_crds::node::{Intent, SlotAddress};
+
+use super::{
+    Attempt, Event, NicRead, since,
+    step::{MISSING, Step},
+};
+use crate::nic::{Slot, View};
+
+impl Step<'_> {
+    /// Publishes what of an addition is there, while the rest of it is not (A10).
+    pub fn publish_arrived(&mut self, intent: &Intent, view: &View) {
+        let there = intent.add.iter().filter_map(|&slot| Some(SlotAddress { slot, address: view.address(slot)? }));
+        let new: Vec<SlotAddress> =
+            there.filter(|at| !is_known(&self.spec.addresses, *at) && !self.memory.removed.contains_key(at)).collect();
+        self.spec.lost.retain(|at| !new.contains(at));
+        self.spec.addresses.extend(new);
+        self.spec.addresses.sort();
+    }
+
+    /// Makes the list agree with the NIC: takes in what is attached, and gives up what is missing for long enough.
+    pub fn take_over(&mut self, nic: &NicRead) {
+        self.looked = true;
+        let attached: BTreeSet<SlotAddress> = nic.view.attached().collect();
+        let hidden = |at: &SlotAddress| matches!(nic.view.slots.get(&at.slot), Some(Slot::Provisioning | Slot::Failed));
+        let missing: BTreeSet<SlotAddress> =
+            self.spec.addresses.iter().copied().filter(|at| !attached.contains(at) && !hidden(at)).collect();
+        self.memory.missing.retain(|at, _| missing.contains(at));
+        let written = |last: &Attempt| last.intent.is_some() && last.result.is_ok() && nic.at > last.at && since(last.at, nic.at) < MISSING;
+        let sure = self.observed.last.as_ref().is_some_and(written) || self.regressed();
+        let mut lost = vec![];
+        for at in missing {
+            let first = *self.memory.missing.entry(at).or_insert(nic.at);
+            if sure || since(first, nic.at) >= MISSING {
+                lost.push(at);
+            } else if since(first, self.now) >= MISSING {
+                self.read();
+            } else {
+                self.wake(MISSING.saturating_sub(since(first, self.now)));
+            }
+        }
+        self.give_up(&lost);
+        // What was just removed comes back only if a later read shows it still: a single answer may be old.
+        self.memory.removed.retain(|_, at| since(*at, nic.at) < MISSING);
+        let removed = self.memory.removed.clone();
+        let new: Vec<SlotAddress> =
+            attached.into_iter().filter(|at| !is_known(&self.spec.addresses, *at) && !removed.contains_key(at)).collect();
+        self.spec.lost.retain(|at| !new.contains(at));
+        self.spec.addresses.extend(new);
+        self.spec.addresses.sort();
+        self.forget_lost();
+    }
+
+    fn give_up(&mut self, lost: &[SlotAddress]) {
+        for at in lost {
+            self.memory.missing.remove(at);
+            let message = format!(
+                "slot {} with address {} vanished from the NIC; pods that hold it carry no traffic: delete them, and find who else writes to the NIC",
+                at.slot, at.address
+            );
+            self.out.events.push(Event { reason: "AddressLost", message, warning: true });
+        }
+        self.spec.addresses.retain(|at| !lost.contains(at));
+        self.spec.lost.extend(lost);
+        self.spec.lost.sort();
+        self.spec.lost.dedup();
+        for release in &mut self.spec.release {
+            release.addresses.retain(|at| !lost.contains(at));
+        }
+        self.spec.release.retain(|release| !release.addresses.is_empty());
+    }
+
+    /// A lost address is remembered until the agent, which knows that it is lost, says that no pod holds it.
+    fn forget_lost(&mut self) {
+        let Some(agent) = self.observed.agent().filter(|agent| agent.revision_adopted >= self.stored.spec.revision) else { return };
+        let stored = &self.stored.spec.lost;
+        self.spec.lost.retain(|at| !stored.contains(at) || agent.lost_in_use.contains(at));
+    }
+}
+
+fn is_known(list: &[SlotAddress], at: SlotAddress) -> bool {
+    list.iter().any(|known| known.slot == at.slot || known.address == at.address)
+}
