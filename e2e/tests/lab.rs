@@ -1,10 +1,14 @@
 //! The lab itself, on the reference plugins: what the product's own end-to-end tests stand on. Needs root.
 
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use azure_vnet_e2e::build::PROBE_IMAGE;
-use azure_vnet_e2e::lab::{Cni, Lab, LabOptions};
+use azure_vnet_e2e::lab::{Cni, Lab, LabOptions, labs_of, left_of};
 use azure_vnet_e2e::scenario::{Cluster, wait_for, wait_ready};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 #[test]
 fn three_nodes_run_pods_that_reach_each_other_and_survive_a_reboot() {
@@ -32,8 +36,48 @@ fn three_nodes_run_pods_that_reach_each_other_and_survive_a_reboot() {
     .unwrap();
     assert_ne!(before, boot("n2"), "a reboot is a boot of its own");
     let folder = lab.folder().to_path_buf();
+    assert!(!left_of(&folder).unwrap().is_empty(), "a lab that is up can be seen");
     lab.down().unwrap();
-    assert!(!folder.exists(), "nothing of the lab is left");
+    assert_eq!(left_of(&folder).unwrap(), Vec::<String>::new());
+}
+
+/// The earliest moment at which there is something to leave behind, and one at which all kinds of it are there.
+#[test]
+fn an_interrupted_driver_exits_130_and_leaves_nothing() {
+    for stage in ["pki", "nodes/n3/var"] {
+        let demo = xtask().arg("demo").stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn();
+        let mut driver = Driver(demo.unwrap());
+        let folder = await_lab(&mut driver.0, stage).unwrap();
+        kill_process_group(Pid::from_child(&driver.0), Signal::INT).unwrap();
+        let mut said = String::new();
+        std::io::Read::read_to_string(driver.0.stderr.as_mut().unwrap(), &mut said).unwrap();
+        let status = driver.0.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "at {stage}: {said}");
+        assert!(said.contains("interrupted; nothing of it is left") && !said.contains("error"), "at {stage}: {said}");
+        assert_eq!(left_of(&folder).unwrap(), Vec::<String>::new(), "at {stage}");
+    }
+}
+
+fn xtask() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_xtask"))
+}
+
+/// Ends with the test, whatever comes of it.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn await_lab(driver: &mut Child, stage: &str) -> anyhow::Result<PathBuf> {
+    wait_for(&format!("the driver's lab to have {stage}"), Duration::from_mins(10), || {
+        anyhow::ensure!(driver.try_wait()?.is_none(), "the driver has ended");
+        let found = labs_of(driver.id())?.into_iter().find(|folder| folder.join(stage).exists());
+        Ok(found.ok_or_else(|| "no such lab".into()))
+    })
 }
 
 fn daemon_set() -> String {

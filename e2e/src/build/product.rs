@@ -1,6 +1,7 @@
 //! The project's own executables and the images made of them.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -139,7 +140,7 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)], what: &str) -> Result
     for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| is_cargos_own(name)) {
         cargo.env_remove(name);
     }
-    let output = cargo.envs(environment.iter().copied()).output().context("cannot run cargo")?;
+    let output = cargo.envs(environment.iter().copied()).process_group(0).output().context("cannot run cargo")?;
     if !output.status.success() {
         bail!("cargo build {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     }

@@ -3,6 +3,7 @@
 //! Each module in `e2e/go` pins what it builds with go.mod and go.sum; they, main.go, the flags and Go's version are the key.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -132,7 +133,8 @@ impl Module {
     fn go_build(&self, source: &Path, flags: &str, output: &Path, package: &str) -> Result<()> {
         let mut go = Command::new("go");
         go.args(["build", "-trimpath", "-ldflags", flags, "-o"]).arg(output).arg(package);
-        let result = go.current_dir(source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local").output().context("cannot run go")?;
+        go.current_dir(source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local").process_group(0);
+        let result = go.output().context("cannot run go")?;
         if !result.status.success() {
             bail!("go build of {} failed in {}:\n{}", self.name, source.display(), String::from_utf8_lossy(&result.stderr));
         }

@@ -58,6 +58,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What a program that had labs becomes when it is interrupted.
+    #[command(hide = true)]
+    LabInterrupted,
     /// The lab's first process.
     #[command(hide = true)]
     LabInit(lab::InitArguments),
@@ -90,6 +93,7 @@ fn run(command: Command) -> Result<()> {
         Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
         Command::Sweep { all } => sweep::run(all),
         Command::Generate => generate::run(),
+        Command::LabInterrupted => crate::lab::interrupted(),
         Command::LabInit(arguments) => match lab::init(&arguments)? {},
         Command::LabNode(arguments) => match lab::node(&arguments)? {},
         Command::LabNodeInit(arguments) => match lab::node_init(&arguments)? {},

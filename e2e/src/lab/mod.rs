@@ -8,6 +8,7 @@ mod control;
 mod fabric;
 mod init;
 mod interrupt;
+mod leftovers;
 mod node;
 mod node_config;
 mod node_init;
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 pub use init::lab_init;
+pub use interrupt::interrupted;
+pub use leftovers::{labs_of, left_of};
 pub use node::Node;
 pub use node_init::node_init;
 pub use node_up::node_up;
@@ -58,12 +61,12 @@ impl Lab {
     /// If something cannot be built or started; nothing is left then.
     pub fn up(options: &LabOptions) -> Result<Self> {
         require_packages()?;
+        interrupt::take_labs_down_on_signals()?;
         let cache = Cache::open()?;
         let tools = Tools::ensure(&cache)?;
         let product = product(&cache)?;
         let images = [pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
         state::sweep(&cache)?;
-        interrupt::take_labs_down_on_signals(&cache)?;
         let state = State::create(&cache)?;
         gather(&cache, &state, &tools, &product, &images)?;
         let lab = Self { state, options: *options, machines: plan::machines(), children: Mutex::default(), is_down: false };
@@ -205,7 +208,7 @@ impl Lab {
             "--propagation",
             "private",
         ]);
-        command.arg(state::xtask()?).arg("lab-init").arg(self.state.folder());
+        command.arg(state::xtask()?).arg("lab-init").arg(self.state.folder()).process_group(0);
         self.adopt(run::start(&mut command, &self.state.path("log/init"))?);
         let outermost = self.last_child_pid()?;
         let deadline = Instant::now() + Duration::from_secs(10);

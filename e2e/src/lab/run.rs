@@ -1,5 +1,6 @@
 //! Running programs to their end, with errors that say what was run and what it said.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -13,12 +14,12 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
     finish(Command::new(program).args(arguments))
 }
 
-/// Runs a prepared command and returns what it printed.
+/// Runs a prepared command and returns what it printed. A terminal's Ctrl-C does not reach it: whoever started it decides what comes of it.
 ///
 /// # Errors
 /// If it cannot be started or fails; the error holds what it printed.
 pub fn finish(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
+    let output = command.stdin(Stdio::null()).process_group(0).output().with_context(|| format!("cannot run {command:?}"))?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("{command:?} failed ({}):\n{printed}{}", output.status, String::from_utf8_lossy(&output.stderr));

@@ -116,8 +116,10 @@ impl State {
         !self.is_alive() && self.maker().is_none_or(|(pid, start)| start_time(pid) != Some(start))
     }
 
-    fn is_own(&self) -> bool {
-        self.maker().is_some_and(|(pid, _)| pid == std::process::id())
+    /// Whether a process made this lab.
+    #[must_use]
+    pub fn is_made_by(&self, process: u32) -> bool {
+        self.maker().is_some_and(|(pid, _)| pid == process)
     }
 
     /// The process that made a lab is in its name: its number and when it started.
@@ -144,7 +146,7 @@ pub fn sweep(cache: &Cache) -> Result<()> {
 /// # Errors
 /// If something of them is left.
 pub fn end_own(cache: &Cache) -> Result<()> {
-    for state in all(cache)?.into_iter().filter(State::is_own) {
+    for state in all(cache)?.into_iter().filter(|state| state.is_made_by(std::process::id())) {
         state.end()?;
         state.clean()?;
     }
@@ -159,7 +161,11 @@ pub fn running(cache: &Cache) -> Result<Option<State>> {
     Ok(all(cache)?.into_iter().rfind(State::is_alive))
 }
 
-fn all(cache: &Cache) -> Result<Vec<State>> {
+/// Every lab whose folder is there, oldest first.
+///
+/// # Errors
+/// If the folder of labs cannot be read.
+pub fn all(cache: &Cache) -> Result<Vec<State>> {
     let folder = cache.labs();
     if !folder.exists() {
         return Ok(vec![]);
