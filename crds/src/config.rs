@@ -405,12 +405,25 @@ pub struct ReadinessSpec {
         ),
     ])))]
     pub startup_taint: String,
+    /// What marks a node that has no address left and can get none, at its capacity or in a full subnet, for 30 seconds: the taint
+    /// `azure-vnet.dev/no-addresses`, so that new pods go elsewhere, or conditions only.
+    pub exhaustion: Exhaustion,
 }
 
 impl Default for ReadinessSpec {
     fn default() -> Self {
-        Self { startup_taint: crate::STARTUP_TAINT.into() }
+        Self { startup_taint: crate::STARTUP_TAINT.into(), exhaustion: Exhaustion::Taint }
     }
+}
+
+/// What marks a node without addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Exhaustion {
+    /// `azure-vnet.dev/no-addresses:NoSchedule`, besides conditions.
+    #[default]
+    Taint,
+    /// Conditions of its `AzureVnetNode`.
+    ConditionOnly,
 }
 
 /// What the controller says of a config.
@@ -424,7 +437,7 @@ pub struct AzureVnetConfigStatus {
     pub nodes: NodeCounts,
     /// Addresses over all its nodes.
     pub addresses: AddressCounts,
-    /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, Throttled, `SubnetExhausted`.
+    /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, `PeeringsKnown`, Throttled, `SubnetExhausted`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

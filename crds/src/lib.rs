@@ -19,5 +19,7 @@ pub const CONTROLLER_MANAGER: &str = "azure-vnet-controller";
 pub const AGENT_MANAGER: &str = "azure-vnet-agent";
 /// Taint that keeps pods off a node until its agent is ready; the controller removes it.
 pub const STARTUP_TAINT: &str = "azure-vnet.dev/agent-not-ready";
+/// Taint that keeps pods off a node that has no address left and can get none; the controller sets and removes it.
+pub const EXHAUSTED_TAINT: &str = "azure-vnet.dev/no-addresses";
 /// Finalizer that keeps an `AzureVnetNode` while a write to its NIC may still land (safety rule RE4).
 pub const FINALIZER: &str = "azure-vnet.dev/nic";

@@ -72,6 +72,12 @@ fn sizing_has_no_schema_default_where_the_two_ways_exclude_each_other() {
 }
 
 #[test]
+fn sc1_a_nodes_addresses_are_one_atomic_list() {
+    let schemas: BTreeMap<_, _> = schemas().into_iter().collect();
+    assert_eq!(schemas["AzureVnetNode.spec.addresses"]["x-kubernetes-list-type"], json!("atomic"));
+}
+
+#[test]
 fn objects_that_machines_write_have_no_defaults_and_no_rule_of_users_fields() {
     for (path, schema) in schemas() {
         assert!(!path.starts_with("AzureVnetNode.") || !schema.contains_key("default"), "{path} has a default");

@@ -125,6 +125,8 @@ pub enum Read {
     InstanceNics(ResourceId),
     /// A virtual network.
     Network(ResourceId),
+    /// A subnet alone, for those who may not read its network.
+    Subnet(ResourceId),
     /// A virtual network's address usage by subnet; pages are joined into one `value`.
     Usages(ResourceId),
 }
@@ -134,7 +136,7 @@ impl Read {
     #[must_use]
     pub fn path(&self) -> String {
         match self {
-            Self::Nic(id) | Self::Network(id) => format!("{id}?api-version={NETWORK_API}"),
+            Self::Nic(id) | Self::Network(id) | Self::Subnet(id) => format!("{id}?api-version={NETWORK_API}"),
             Self::Machine(id) | Self::ScaleSet(id) | Self::Instance(id) => format!("{id}?api-version={COMPUTE_API}"),
             Self::InstanceNics(id) => format!("{id}/networkInterfaces?api-version={INSTANCE_NICS_API}"),
             Self::Usages(id) => format!("{id}/usages?api-version={NETWORK_API}"),
@@ -150,6 +152,7 @@ impl Read {
             | Self::Instance(id)
             | Self::InstanceNics(id)
             | Self::Network(id)
+            | Self::Subnet(id)
             | Self::Usages(id) => id,
         }
     }
@@ -157,7 +160,7 @@ impl Read {
     #[must_use]
     pub fn budget(&self) -> Budget {
         match self {
-            Self::Nic(_) | Self::InstanceNics(_) | Self::Network(_) | Self::Usages(_) => Budget::NetworkRead,
+            Self::Nic(_) | Self::InstanceNics(_) | Self::Network(_) | Self::Subnet(_) | Self::Usages(_) => Budget::NetworkRead,
             Self::Machine(_) | Self::ScaleSet(_) | Self::Instance(_) => Budget::ComputeRead,
         }
     }
@@ -171,6 +174,7 @@ impl Read {
             Self::Instance(_) => "get_instance",
             Self::InstanceNics(_) => "list_instance_nics",
             Self::Network(_) => "get_network",
+            Self::Subnet(_) => "get_subnet",
             Self::Usages(_) => "get_usages",
         }
     }

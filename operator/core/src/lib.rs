@@ -4,6 +4,7 @@ pub mod arm;
 pub mod conflist;
 pub mod decide;
 pub mod demand;
+pub mod exhaustion;
 pub mod nic;
 pub mod pass;
 pub mod policy;

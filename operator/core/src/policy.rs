@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetConfig,
-    config::{Mode, PoolSpec},
+    config::{Exhaustion, Mode, PoolSpec},
     node::{ConfigRef, Effective},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -28,6 +28,8 @@ pub struct Policy {
     pub grace: Duration,
     /// Key of the start-up taint.
     pub startup_taint: String,
+    /// How a node without addresses is marked.
+    pub exhaustion: Exhaustion,
     /// Share of Azure's limits that is left to others.
     pub reserve_percent: u8,
 }
@@ -157,6 +159,7 @@ impl Policy {
             intent_ttl: read("arm.intentTTL", &spec.arm.intent_ttl)?,
             grace: read("arm.grace", &spec.arm.grace)?,
             startup_taint: spec.readiness.startup_taint.clone(),
+            exhaustion: spec.readiness.exhaustion,
             reserve_percent: spec.arm.reserve_percent,
         })
     }

@@ -327,7 +327,9 @@ fn marker(basis: &Basis, slot: SlotAddress) -> Quarantine {
 
 fn facts(basis: &Basis, view: &View) -> PoolFacts {
     let spec = &basis.spec;
-    let prefix: Ipv4Net = spec.node.subnet_prefix.parse().unwrap_or_default();
+    // The controller leaves it out where it may not read the subnet.
+    let primary = spec.node.primary_address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let prefix: Ipv4Net = spec.node.subnet_prefix.parse().ok().or_else(|| view.prefix(&spec.node.mac, primary)).unwrap_or_default();
     PoolFacts {
         object_uid: basis.uid.clone(),
         revision: spec.revision,

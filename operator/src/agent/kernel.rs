@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use azure_vnet_plugin::{
-    netlink::{Change, Errno, Link, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
+    netlink::{Change, Errno, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
     store::{KernelLease, KernelUse},
 };
 use azure_vnet_plugin_core::{
@@ -52,10 +52,11 @@ struct Nic {
     mac: String,
     name: String,
     mtu: u32,
+    index: LinkIndex,
 }
 
 fn nic(link: &Link) -> Option<Nic> {
-    Some(Nic { mac: link.mac?.to_string(), name: link.name.clone(), mtu: link.mtu })
+    Some(Nic { mac: link.mac?.to_string(), name: link.name.clone(), mtu: link.mtu, index: link.index })
 }
 
 /// What the agent looks at, read at one time.
@@ -194,6 +195,17 @@ impl View {
     #[must_use]
     pub fn mtu(&self, mac: &str) -> Option<u32> {
         self.find(mac).map(|nic| nic.mtu)
+    }
+
+    /// The prefix on the node's NIC that an address lies in.
+    #[must_use]
+    pub fn prefix(&self, mac: &str, address: Ipv4Addr) -> Option<Ipv4Net> {
+        let link = self.find(mac)?.index;
+        let connected = |route: &&Route| {
+            let length = route.destination.prefix_len();
+            route.link == Some(link) && route.gateway.is_none() && (1..32).contains(&length) && route.destination.contains(&address)
+        };
+        self.routes.iter().find(connected).map(|route| route.destination)
     }
 
     fn find(&self, mac: &str) -> Option<&Nic> {

@@ -114,7 +114,9 @@ impl Arm for ArmClient {
         let url = self.inner.url(&read.path())?;
         match read {
             Read::InstanceNics(_) | Read::Usages(_) => self.inner.list(url, &call).await,
-            Read::Nic(_) | Read::Machine(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::Network(_) => self.inner.get(url, &call).await,
+            Read::Nic(_) | Read::Machine(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::Network(_) | Read::Subnet(_) => {
+                self.inner.get(url, &call).await
+            }
         }
     }
 
@@ -146,7 +148,7 @@ struct Call<'a> {
 fn charge_of_read(read: &Read, urgency: Urgency) -> Charge {
     let machine = match read {
         Read::Machine(id) | Read::Instance(id) => Some(Machine::Read(id.key())),
-        Read::Nic(_) | Read::ScaleSet(_) | Read::InstanceNics(_) | Read::Network(_) | Read::Usages(_) => None,
+        Read::Nic(_) | Read::ScaleSet(_) | Read::InstanceNics(_) | Read::Network(_) | Read::Subnet(_) | Read::Usages(_) => None,
     };
     Charge { classes: classes(read.budget()), machine, urgency }
 }

@@ -33,6 +33,8 @@ struct Tally {
     addresses: AddressCounts,
     missing: u32,
     troubles: Vec<Error>,
+    /// Why a network of its nodes cannot be read.
+    network: Option<Error>,
 }
 
 /// Reports for ever, while this process leads.
@@ -79,6 +81,7 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
         }
         if let Some(pool) = shell.caches.pool(node.name()) {
             tally.add(&pool);
+            tally.network = tally.network.take().or_else(|| shell.machines.refusal(&pool.spec.node.subnet_id));
         }
         tally.troubles.extend(shell.trouble(node.name()));
     }
@@ -127,13 +130,18 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
     let valid = Policy::of(config).err().map(|error| ("Invalid", error.to_string()));
     let credentials = trouble(&["CredentialsRefused"]);
     let permissions = trouble(&["PermissionMissing", "ResourceLocked"]);
+    let peerings = tally.network.as_ref().map(|error| {
+        let until = "Until then pods keep their own address towards their subnet and masquerade.nonMasqueradeCIDRs only.";
+        (error.reason(), format!("{} {until}", error.remedy()))
+    });
     let ready = valid.clone().or_else(|| credentials.clone()).or_else(|| permissions.clone());
-    // Healthy is True for the first four and False for the others.
+    // Healthy is True for the first five and False for the others.
     let found = [
         ("Ready", ready, true, "InForce"),
         ("ConfigValid", valid, true, "Valid"),
         ("CredentialsValid", credentials, true, "Accepted"),
         ("PermissionsOk", permissions, true, "Sufficient"),
+        ("PeeringsKnown", peerings, true, "Read"),
         ("Throttled", trouble(&["Throttled"]), false, "WithinBudget"),
         ("SubnetExhausted", trouble(&["SubnetExhausted"]), false, "AddressesLeft"),
     ];

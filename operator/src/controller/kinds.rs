@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_keeps_its_taints_whole_and_little_else() {
+    fn sc1_a_node_keeps_its_taints_whole_and_little_else() {
         let text = r#"{"metadata": {"name": "n", "uid": "u", "annotations": {"a": "b"}, "managedFields": []},
             "spec": {"providerID": "azure:///x", "taints": [{"key": "k", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}], "podCIDR": "x"},
             "status": {"conditions": [{"type": "Ready", "status": "Unknown"}, {"type": "DiskPressure", "status": "False"}],

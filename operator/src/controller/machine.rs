@@ -44,13 +44,16 @@ struct Network {
 /// Asks Azure about machines and remembers networks.
 pub struct Machines<A> {
     arm: Arc<A>,
+    /// By network; by subnet where the network may not be read.
     networks: Mutex<BTreeMap<String, (Instant, Arc<Network>)>>,
+    /// By network: when and why it could not be read.
+    refusals: Mutex<BTreeMap<String, (Instant, Error)>>,
 }
 
 impl<A: Arm> Machines<A> {
     /// One that knows nothing yet.
     pub fn new(arm: Arc<A>) -> Self {
-        Self { arm, networks: Mutex::default() }
+        Self { arm, networks: Mutex::default(), refusals: Mutex::default() }
     }
 
     /// Finds where a machine is written. It never changes during a machine's life.
@@ -86,14 +89,24 @@ impl<A: Arm> Machines<A> {
         read.map_err(|error| rejected(error.to_string()))
     }
 
-    /// All that the node's object says of its machine.
+    /// All that the node's object says of its machine. Where neither network nor subnet may be read, `known` spaces that hold the primary address have to
+    /// do, and the agent finds the prefix in its kernel.
     ///
     /// # Errors
     /// Azure's, or that of a network without the NIC's subnet.
-    pub async fn describe(&self, node: &Node, target: &Target, view: &View) -> Result<Machine, Error> {
+    pub async fn describe(&self, node: &Node, target: &Target, view: &View, known: &[String]) -> Result<Machine, Error> {
         let network = self.network(&view.subnet).await?;
-        let prefix =
-            network.prefix(&view.subnet, view.primary).ok_or_else(|| unusable(&view.subnet, "a prefix with the primary address"))?;
+        let (prefix, spaces) = match &network {
+            Some(network) => {
+                let prefix = network.prefix(&view.subnet, view.primary);
+                let prefix = prefix.ok_or_else(|| unusable(&view.subnet, "a prefix with the primary address"))?;
+                (prefix.to_string(), network.spaces.clone())
+            }
+            None => (
+                String::new(),
+                known.iter().filter_map(|text| text.parse().ok()).filter(|space: &Ipv4Net| space.contains(&view.primary)).collect(),
+            ),
+        };
         Ok(Machine {
             uid: node.uid().to_owned(),
             boot_id: node.status.node_info.boot_id.clone(),
@@ -105,32 +118,81 @@ impl<A: Arm> Machines<A> {
             nic_id: view.id.to_string(),
             mac: view.mac.clone(),
             subnet_id: view.subnet.to_string(),
-            subnet_prefix: prefix.to_string(),
+            subnet_prefix: prefix,
             primary_address: view.primary.to_string(),
-            vnet_cidrs: network.spaces.iter().map(ToString::to_string).collect(),
+            vnet_cidrs: spaces.iter().map(ToString::to_string).collect(),
         })
     }
 
-    /// The network of a subnet, at most five minutes old; older if Azure does not answer.
-    async fn network(&self, subnet: &ResourceId) -> Result<Arc<Network>, Error> {
+    /// Why the network of a subnet cannot be read, if it cannot.
+    pub fn refusal(&self, subnet: &str) -> Option<Error> {
+        let network = subnet.parse::<ResourceId>().ok()?.parent()?;
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&network.key()).map(|(_, error)| error.clone())
+    }
+
+    /// The network of a subnet, at most five minutes old; older if Azure does not answer. Where it may not be read, its subnet alone; where that may not be
+    /// read either, none: a new node must not wait for a right that only its masquerading needs.
+    async fn network(&self, subnet: &ResourceId) -> Result<Option<Arc<Network>>, Error> {
         let id = subnet.parent().ok_or_else(|| unusable(subnet, "a virtual network"))?;
-        let known = self.networks.lock().unwrap_or_else(PoisonError::into_inner).get(&id.key()).cloned();
-        if let Some((at, network)) = &known
-            && at.elapsed() < NETWORK_AGE
-        {
-            return Ok(Arc::clone(network));
+        let known = self.known(&id).or_else(|| self.known(subnet));
+        let refused_at = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&id.key()).map(|(at, _)| *at);
+        let asked = known.as_ref().map(|(at, _)| *at).max(refused_at);
+        if asked.is_some_and(|at| at.elapsed() < NETWORK_AGE) {
+            return Ok(known.map(|(_, network)| network));
         }
-        let asked = Instant::now();
-        let network = match (self.arm.read(&Read::Network(id.clone()), Urgency::Fill).await, known) {
-            (Ok(document), _) => Arc::new(Network::parse(&document.body).ok_or_else(|| unusable(&id, "an address space"))?),
-            (Err(error), Some((_, network))) => {
-                tracing::warn!(network = %id, "using what was last read of the network: {error}");
-                network
+        match self.arm.read(&Read::Network(id.clone()), Urgency::Fill).await {
+            Ok(document) => {
+                self.refusals.lock().unwrap_or_else(PoisonError::into_inner).remove(&id.key());
+                let network = Network::parse(&document.body).ok_or_else(|| unusable(&id, "an address space"))?;
+                Ok(Some(self.keep(&id, network)))
             }
-            (Err(error), None) => return Err(error),
-        };
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner).insert(id.key(), (asked, Arc::clone(&network)));
-        Ok(network)
+            Err(error) => {
+                tracing::warn!(network = %id, "cannot read the network: {error}. {}", error.remedy());
+                let refused = is_refusal(&error);
+                if refused {
+                    self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(id.key(), (Instant::now(), error.clone()));
+                }
+                match known {
+                    Some((_, network)) => Ok(Some(network)),
+                    None if refused => self.subnet(subnet).await,
+                    None => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn subnet(&self, id: &ResourceId) -> Result<Option<Arc<Network>>, Error> {
+        match self.arm.read(&Read::Subnet(id.clone()), Urgency::Fill).await {
+            Ok(document) => Ok(Some(self.keep(id, Network::of_subnet(id, &document.body)))),
+            Err(error) if is_refusal(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn known(&self, id: &ResourceId) -> Option<(Instant, Arc<Network>)> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner).get(&id.key()).cloned()
+    }
+
+    fn keep(&self, id: &ResourceId, network: Network) -> Arc<Network> {
+        let network = Arc::new(network);
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner).insert(id.key(), (Instant::now(), Arc::clone(&network)));
+        network
+    }
+}
+
+/// Whether asking again soon is of no use.
+fn is_refusal(error: &Error) -> bool {
+    match &error.class {
+        Class::Forbidden { .. } | Class::Locked | Class::Gone | Class::Rejected => true,
+        Class::Throttled { .. }
+        | Class::Busy { .. }
+        | Class::Stale
+        | Class::Superseded
+        | Class::Unauthenticated
+        | Class::SubnetFull
+        | Class::Unavailable
+        | Class::Failed
+        | Class::NotSent => false,
     }
 }
 
@@ -148,13 +210,15 @@ impl Network {
         }
         spaces.sort_unstable();
         spaces.dedup();
-        let subnets = list(body, "/properties/subnets").filter_map(|subnet| {
-            let id = subnet.get("id")?.as_str()?.parse().ok()?;
-            let one = subnet.pointer("/properties/addressPrefix").and_then(Value::as_str).and_then(|text| text.parse().ok());
-            let many = subnet.pointer("/properties/addressPrefixes").map(prefixes).unwrap_or_default();
-            Some((id, one.into_iter().chain(many).collect()))
-        });
+        let subnets =
+            list(body, "/properties/subnets").filter_map(|subnet| Some((subnet.get("id")?.as_str()?.parse().ok()?, prefixes_of(subnet))));
         Some(Self { subnets: subnets.collect(), spaces })
+    }
+
+    /// All that a subnet alone tells of its network: its own prefixes.
+    fn of_subnet(id: &ResourceId, body: &Value) -> Self {
+        let spaces = prefixes_of(body);
+        Self { subnets: vec![(id.clone(), spaces.clone())], spaces }
     }
 
     fn prefix(&self, subnet: &ResourceId, primary: Ipv4Addr) -> Option<Ipv4Net> {
@@ -165,6 +229,12 @@ impl Network {
 
 fn list<'a>(body: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     body.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A subnet's prefixes: one or several, in either field.
+fn prefixes_of(subnet: &Value) -> Vec<Ipv4Net> {
+    let one = subnet.pointer("/properties/addressPrefix").and_then(Value::as_str).and_then(|text| text.parse().ok());
+    one.into_iter().chain(subnet.pointer("/properties/addressPrefixes").map(prefixes).unwrap_or_default()).collect()
 }
 
 /// IPv4 prefixes; those of IPv6 are passed over.
@@ -269,14 +339,39 @@ mod tests {
         let machines = machines(&[(NETWORK, network())]);
         let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
         let node = Node::default();
-        let machine = machines.describe(&node, &target, &view()).await.unwrap();
+        let machine = machines.describe(&node, &target, &view(), &[]).await.unwrap();
         assert_eq!(machine.vnet_cidrs, ["10.50.0.0/16", "10.51.0.0/16", "10.240.0.0/16"]);
         assert_eq!((machine.subnet_prefix.as_str(), machine.kind), ("10.240.0.0/17", MachineKind::Vm));
-        machines.describe(&node, &target, &view()).await.unwrap();
+        machines.describe(&node, &target, &view(), &[]).await.unwrap();
         assert_eq!(machines.arm.reads.lock().unwrap().len(), 1);
         machines.arm.documents.lock().unwrap().clear();
         tokio::time::advance(NETWORK_AGE).await;
-        assert_eq!(machines.describe(&node, &target, &view()).await.unwrap(), machine, "refused meanwhile: what was known stays");
+        assert_eq!(machines.describe(&node, &target, &view(), &[]).await.unwrap(), machine, "refused meanwhile: what was known stays");
         assert_eq!(machines.arm.reads.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_that_may_not_be_read_holds_no_node_back() {
+        let subnet = format!("{NETWORK}/subnets/nodes");
+        let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
+        let known = ["10.240.0.0/14".to_owned(), "10.99.0.0/16".to_owned()];
+        let node = Node::default();
+        let one = machines(&[(&subnet, json!({"properties": {"addressPrefix": "10.240.0.0/20"}}))]);
+        let machine = one.describe(&node, &target, &view(), &known).await.unwrap();
+        assert_eq!(
+            (machine.subnet_prefix.as_str(), machine.vnet_cidrs.as_slice()),
+            ("10.240.0.0/20", ["10.240.0.0/20".to_owned()].as_slice())
+        );
+        assert!(matches!(one.refusal(&subnet).unwrap().class, Class::Forbidden { .. }));
+        one.describe(&node, &target, &view(), &known).await.unwrap();
+        assert_eq!(*one.arm.reads.lock().unwrap(), ["get_network", "get_subnet"], "not asked again at once");
+        one.arm.documents.lock().unwrap().insert(NETWORK.into(), network());
+        tokio::time::advance(NETWORK_AGE).await;
+        assert_eq!(one.describe(&node, &target, &view(), &known).await.unwrap().vnet_cidrs.len(), 3);
+        assert_eq!(one.refusal(&subnet), None);
+
+        let refused = machines(&[]);
+        let machine = refused.describe(&node, &target, &view(), &known).await.unwrap();
+        assert_eq!((machine.subnet_prefix.as_str(), machine.vnet_cidrs.as_slice()), ("", ["10.240.0.0/14".to_owned()].as_slice()));
     }
 }

@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, EXHAUSTED_TAINT, config::Exhaustion};
 use azure_vnet_operator_core::{
     arm::Error,
     decide::may_vanish,
+    exhaustion::{Marking, is_out, mark},
     pass::{Pass, newer},
     policy::{Policy, choose},
     provider::{ProviderId, Unmanaged},
@@ -116,16 +117,16 @@ impl<A: Arm> Shell<A> {
                 return Ok(None);
             }
         };
-        self.repair(&node, object.as_ref(), &policy).await;
+        let look_again = self.repair(&node, object.as_ref(), &policy, &mut known.mark_wrong_since).await;
         let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
-        let mut work =
-            Work { shell: self, node: &node, provider: &provider, target: known.target.take().filter(|_| known.of_pass.is_of(&subject)) };
-        let known = known.of_pass.renewed(&subject, object);
-        let mut pass = Pass::new(subject, known);
+        let prefixes = &policy.effective.masquerade.non_masquerade_cidrs;
+        let target = known.target.take().filter(|_| known.of_pass.is_of(&subject));
+        let mut work = Work { shell: self, node: &node, provider: &provider, target, prefixes };
+        let mut pass = Pass::new(subject.clone(), known.of_pass.renewed(&subject, object));
         let result = work.run(&mut pass).await;
-        let known = Known { of_pass: pass.into_known(), target: work.target };
+        let known = Known { of_pass: pass.into_known(), target: work.target, ..known };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
-        result
+        result.map(|wake| wake.into_iter().chain(look_again).min())
     }
 
     /// The config of a node and its place in Azure, if it is to be managed.
@@ -167,22 +168,33 @@ impl<A: Arm> Shell<A> {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Takes the start-up taint off a node whose agent serves it.
-    async fn repair(&self, node: &Node, object: Option<&AzureVnetNode>, policy: &Policy) {
-        let Some(object) = object else { return };
-        let agent = object.status.as_ref().and_then(|status| status.agent.as_ref());
+    /// Takes the start-up taint off a node whose agent serves it, and marks one that is out of addresses. When to look again, if that is soon.
+    async fn repair(
+        &self,
+        node: &Node,
+        object: Option<&AzureVnetNode>,
+        policy: &Policy,
+        wrong_since: &mut Option<Timestamp>,
+    ) -> Option<Duration> {
+        let object = object?;
+        let status = object.status.as_ref()?;
+        let agent = status.agent.as_ref()?;
         let uid = object.uid().unwrap_or_default();
-        if !taints::is_served(node, &uid, &object.spec.node.uid, agent) {
-            return;
+        if !taints::is_served(node, &uid, &object.spec.node.uid, Some(agent)) {
+            return None;
         }
-        let Some(repair) = taints::plan(node, &policy.startup_taint, Timestamp::now()) else { return };
+        let out = policy.exhaustion == Exhaustion::Taint && is_out(status, agent, self.is_exhausted(&object.spec.node.subnet_id));
+        let marking = mark(out, node.has_taint(EXHAUSTED_TAINT), wrong_since, Timestamp::now());
+        let look_again = if let Marking::Wait(rest) = marking { Some(rest) } else { None };
+        let Some(repair) = taints::plan(node, &policy.startup_taint, marking, Timestamp::now()) else { return look_again };
         match taints::apply(&self.nodes, node.name(), repair).await {
-            Ok(()) => info!(node = node.name(), "the agent serves the node: its start-up taint is removed"),
+            Ok(()) => info!(node = node.name(), ?marking, "the agent serves the node: its taints are in order"),
             // Its change makes the node due again.
-            Err(error) if is_conflict(&error) => debug!(node = node.name(), "the node changed before its taint was removed"),
+            Err(error) if is_conflict(&error) => debug!(node = node.name(), "the node changed before its taints were set"),
             // The node's addresses must not wait for it.
-            Err(error) => warn!(node = node.name(), "its start-up taint cannot be removed: {error}"),
+            Err(error) => warn!(node = node.name(), "its taints cannot be changed: {error}"),
         }
+        look_again
     }
 
     /// Lets the object of a node that is gone, or one that somebody deletes, go once no write may land any more (safety rule RE4).

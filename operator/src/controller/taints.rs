@@ -1,6 +1,7 @@
-//! What the controller changes on a Node itself: its start-up taint, and a leftover `NetworkUnavailable`.
+//! What the controller changes on a Node itself: its start-up taint, the mark of one without addresses, and a leftover `NetworkUnavailable`.
 
-use azure_vnet_crds::node::Agent;
+use azure_vnet_crds::{EXHAUSTED_TAINT, node::Agent};
+use azure_vnet_operator_core::exhaustion::Marking;
 use jiff::Timestamp;
 use kube::{
     Api,
@@ -26,11 +27,15 @@ pub struct Repair {
 
 /// Plans the repair of a node that is served. `None`: all is well.
 #[must_use]
-pub fn plan(node: &Node, startup_taint: &str, now: Timestamp) -> Option<Repair> {
-    let taints = node.has_taint(startup_taint).then(|| {
-        let rest: Vec<&Value> = node.spec.taints.iter().filter(|taint| taint_key(taint) != Some(startup_taint)).collect();
+pub fn plan(node: &Node, startup_taint: &str, marking: Marking, now: Timestamp) -> Option<Repair> {
+    let goes = |key: &str| key == startup_taint || (marking == Marking::Remove && key == EXHAUSTED_TAINT);
+    let stays = |taint: &&Value| !taint_key(taint).is_some_and(goes);
+    let mark = json!({"key": EXHAUSTED_TAINT, "effect": "NoSchedule"});
+    let mark = Some(&mark).filter(|_| marking == Marking::Set && !node.has_taint(EXHAUSTED_TAINT));
+    let taints: Vec<&Value> = node.spec.taints.iter().filter(stays).chain(mark).collect();
+    let taints = (!node.spec.taints.iter().eq(taints.iter().copied())).then(|| {
         // The version makes the patch fail if anybody changed the node meanwhile: taints are one list with many writers.
-        json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": rest}})
+        json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}})
     });
     let network = (node.condition("NetworkUnavailable") == Some("True")).then(|| {
         json!({"status": {"conditions": [{"type": "NetworkUnavailable", "status": "False", "reason": "AgentReady",
@@ -69,11 +74,28 @@ mod tests {
     fn only_the_start_up_taint_goes_and_only_if_the_node_is_as_read() {
         let other = json!({"key": "other", "effect": "NoSchedule", "value": "x"});
         let taints = json!([{"key": "a/not-ready", "effect": "NoExecute"}, other]);
-        let repair = plan(&node(&taints, "False"), "a/not-ready", Timestamp::UNIX_EPOCH).unwrap();
+        let repair = plan(&node(&taints, "False"), "a/not-ready", Marking::Keep, Timestamp::UNIX_EPOCH).unwrap();
         let expected = json!({"metadata": {"resourceVersion": "7"}, "spec": {"taints": [other]}});
         assert_eq!(repair, Repair { taints: Some(expected), network: None });
-        assert_eq!(plan(&node(&json!([other]), "False"), "a/not-ready", Timestamp::UNIX_EPOCH), None);
-        assert!(plan(&node(&json!([]), "True"), "a/not-ready", Timestamp::UNIX_EPOCH).unwrap().network.is_some());
+        assert_eq!(
+            plan(&node(&json!([other]), "False"), "a/not-ready", Marking::Wait(std::time::Duration::from_secs(1)), Timestamp::UNIX_EPOCH),
+            None
+        );
+        assert!(plan(&node(&json!([]), "True"), "a/not-ready", Marking::Keep, Timestamp::UNIX_EPOCH).unwrap().network.is_some());
+    }
+
+    #[test]
+    fn up5_the_mark_of_a_node_without_addresses_is_set_once_and_taken_off_alone() {
+        let other = json!({"key": "other", "effect": "NoSchedule"});
+        let mark = json!({"key": "azure-vnet.dev/no-addresses", "effect": "NoSchedule"});
+        let planned = |taints: Value, marking| {
+            plan(&node(&taints, "False"), "a/not-ready", marking, Timestamp::UNIX_EPOCH)
+                .map(|repair| repair.taints.unwrap()["spec"]["taints"].clone())
+        };
+        assert_eq!(planned(json!([other]), Marking::Set), Some(json!([other, mark])));
+        assert_eq!(planned(json!([other, mark]), Marking::Set), None);
+        assert_eq!(planned(json!([mark, other]), Marking::Remove), Some(json!([other])));
+        assert_eq!(planned(json!([mark, other]), Marking::Keep), None);
     }
 
     #[test]

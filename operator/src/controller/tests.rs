@@ -88,7 +88,9 @@ impl Arm for Azure {
             Read::Nic(_) => self.nic.lock().unwrap().clone(),
             Read::Network(_) => json!({"properties": {"addressSpace": {"addressPrefixes": ["10.240.0.0/16"]},
                 "subnets": [{"id": SUBNET, "properties": {"addressPrefix": "10.240.0.0/16"}}]}}),
-            Read::ScaleSet(_) | Read::Instance(_) | Read::InstanceNics(_) | Read::Usages(_) => panic!("nobody needs {read:?}"),
+            Read::Subnet(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::InstanceNics(_) | Read::Usages(_) => {
+                panic!("nobody needs {read:?}")
+            }
         };
         Ok(Document { body, etag: None })
     }

@@ -92,6 +92,10 @@ impl Caches {
     }
 }
 
+fn pages() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
 fn trim_all<K: Resource>(object: &mut K) {
     trim(object.meta_mut());
 }
@@ -102,12 +106,22 @@ where
     T: FnMut(&mut K) + Send,
     F: Fn(Event<K>) + Send,
 {
-    let stream = watcher::watcher(api, watcher::Config::default().page_size(PAGE)).modify(trim).default_backoff().reflect(writer);
+    let stream = watcher::watcher(api, pages()).modify(trim).default_backoff().reflect(writer);
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         match event {
             Ok(event) => on_change(event),
             Err(error) => warn!(kind = %K::kind(&()), "the watch broke off and starts anew: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sc1_nodes_are_listed_in_pages_of_at_most_five_hundred() {
+        assert!(pages().page_size.is_some_and(|size| size <= 500));
     }
 }

@@ -34,6 +34,8 @@ pub struct Known {
     pub of_pass: pass::Known,
     /// Where its machine is written, of the same node and term.
     pub target: Option<Target>,
+    /// Since when the mark of a node without addresses is wrong.
+    pub mark_wrong_since: Option<Timestamp>,
 }
 
 /// One pass in the making.
@@ -46,6 +48,8 @@ pub struct Work<'a, A> {
     pub provider: &'a ProviderId,
     /// Where its machine is written, once known.
     pub target: Option<Target>,
+    /// Prefixes of the network by the config's word.
+    pub prefixes: &'a [String],
 }
 
 impl<A: Arm> Work<'_, A> {
@@ -174,7 +178,7 @@ impl<A: Arm> Work<'_, A> {
         };
         let target = self.target.insert(target);
         let nic = machines.nic(target, urgency).await?;
-        let machine = machines.describe(self.node, target, nic.view()).await?;
+        let machine = machines.describe(self.node, target, nic.view(), self.prefixes).await?;
         Ok((nic, machine))
     }
 }
