@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     clocks::since_boot,
-    host::Host,
+    host::{Host, Look},
     keep::{Node, Outcome, Seen, Want},
     kernel::{Kernel, View},
     memory::Memory,
@@ -122,6 +122,12 @@ impl Node {
         let cut_off = self.kernel.remove_host_routes(view, &lost);
         outcome.cut_off = problems.check(Topic::RulesInSync, "RoutesFailed", cut_off).unwrap_or_default();
         self.judge_orphans(seen, view, &entries, now);
+        if seen.look == Look::ForDrift {
+            let pods = seen.watched.as_ref().map(|watched| &watched.uids);
+            if problems.check(Topic::StoreHealthy, "MemoryFailed", self.keeper.remember(&entries, pods)) == Some(true) {
+                self.adoption = None;
+            }
+        }
         if taken && basis.whole && self.keeper.is_sealed() {
             self.host.place_conflist(&self.options, spec, problems);
         }
@@ -281,7 +287,7 @@ impl Node {
             info!(?topic, "in order again");
         }
         self.said = problems;
-        if seen.look == super::host::Look::ForDrift {
+        if seen.look == Look::ForDrift {
             Host::tidy(&self.options);
         }
     }

@@ -9,7 +9,7 @@ use azure_vnet_crds::{
 };
 use azure_vnet_operator_core::adoption::Source;
 use azure_vnet_plugin::store::{KernelUse, LeaseRequest};
-use azure_vnet_plugin_core::attachment::{Attachment, Mode};
+use azure_vnet_plugin_core::attachment::{Attachment, Mode, PodRef};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -171,9 +171,13 @@ fn condition(outcome: &Outcome, topic: super::problems::Topic) -> Option<&'stati
 }
 
 fn lease(node: &Node, container: &str) -> Ipv4Addr {
+    lease_for(node, container, None)
+}
+
+fn lease_for(node: &Node, container: &str, uid: Option<&str>) -> Ipv4Addr {
     let request = LeaseRequest {
         attachment: Attachment { container: container.parse().unwrap(), if_name: "eth0".parse().unwrap() },
-        pod: None,
+        pod: uid.map(|uid| PodRef { namespace: "default".into(), name: container.into(), uid: Some(uid.parse().unwrap()) }),
         network: "azure-vnet".parse().unwrap(),
         mode: Mode::Transparent,
         host_link: "azv00000000001".parse().unwrap(),
@@ -525,6 +529,25 @@ fn st13_after_a_jump_of_the_clocks_the_object_read_again_is_a_witness_too() {
         assert!(node.reconcile(&seen(Some(&object), vec![])).unwrap().wants.contains(&Want::Object), "the watch's copy proves nothing");
         let reread = Seen { reread: true, ..seen(Some(&object), vec![]) };
         assert!(!node.reconcile(&reread).unwrap().wants.contains(&Want::Object));
+    });
+}
+
+#[test]
+fn st13_over_a_reboot_a_pod_keeps_its_address_though_others_come_first() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6", "3/10.0.0.7"]);
+        let listed = || super::orphans::Listed { uids: ["a", "b"].map(Into::into).into(), names: BTreeSet::new() };
+        let look = || Seen { watched: Some(listed()), ..seen(Some(&object), vec![]) };
+        let mut node = filled(&machine, &object);
+        let had = lease_for(&node, "a1", Some("a"));
+        node.reconcile(&look()).unwrap();
+        drop(node);
+        machine.boot("second");
+        let mut node = machine.start();
+        until(&mut node, &look(), |node, _| offered(node).is_some_and(|pool| pool.len() == 3));
+        assert_ne!(lease_for(&node, "b2", Some("b")), had);
+        assert_eq!(lease_for(&node, "a2", Some("a")), had);
     });
 }
 

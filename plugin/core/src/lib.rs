@@ -8,6 +8,7 @@ pub mod error;
 pub mod gc;
 mod json;
 pub mod lease;
+pub mod memory;
 pub mod pool;
 pub mod queue;
 mod record;

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, fmt, net::Ipv4Addr, str::FromStr, time::Duratio
 use ipnet::Ipv4Net;
 
 use crate::{
+    attachment::PodUid,
     boot::{BootId, StoreId},
+    memory::PodAddress,
     record::{Reader, RecordError, Writer},
 };
 
@@ -64,6 +66,8 @@ pub struct Pool {
     pub mtu: Option<u32>,
     /// In ascending order of addresses.
     addresses: Vec<SlotAddress>,
+    /// What pods had before the boot that are not back yet (safety rule ST13).
+    remembered: Vec<PodAddress>,
 }
 
 /// What a [`Pool`] is made of, apart from its addresses.
@@ -94,7 +98,25 @@ impl Pool {
         let mut addresses: Vec<_> = addresses.into_iter().collect();
         addresses.sort_by_key(|slot| (slot.address, slot.slot));
         addresses.dedup_by_key(|slot| slot.address);
-        Self { boot, store, object_uid, revision, content, prefix, gateway, cool_down, mtu, addresses }
+        Self { boot, store, object_uid, revision, content, prefix, gateway, cool_down, mtu, addresses, remembered: vec![] }
+    }
+
+    /// The same pool, in which each of these pods finds its address again as far as the pool has it (safety rule ST13).
+    #[must_use]
+    pub fn remembering(self, remembered: Vec<PodAddress>) -> Self {
+        let remembered = remembered.into_iter().filter(|pair| self.find(pair.address).is_some()).collect();
+        Self { remembered, ..self }
+    }
+
+    /// The address that a pod had before the boot.
+    #[must_use]
+    pub fn remembered_of(&self, pod: &PodUid) -> Option<Ipv4Addr> {
+        self.remembered.iter().find(|pair| pair.pod == *pod).map(|pair| pair.address)
+    }
+
+    /// Addresses that others had before the boot: a pod without one of its own gets them last.
+    pub fn remembered(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.remembered.iter().map(|pair| pair.address)
     }
 
     /// The addresses, ascending.
@@ -114,7 +136,8 @@ impl Pool {
     #[must_use]
     pub fn offering(&self, offered: &BTreeSet<Ipv4Addr>, withheld: &BTreeSet<Ipv4Addr>) -> Self {
         let keep = |slot: &&SlotAddress| offered.contains(&slot.address) && !withheld.contains(&slot.address);
-        Self { addresses: self.addresses.iter().filter(keep).copied().collect(), ..self.clone() }
+        let (addresses, remembered) = (self.addresses.iter().filter(keep).copied().collect(), self.remembered.clone());
+        Self { addresses, ..self.clone() }.remembering(remembered)
     }
 
     /// Whether this one may follow `adopted` (safety rule RE3). Another object's numbers say nothing about ours.
@@ -133,7 +156,7 @@ impl Pool {
     /// Prints the record.
     #[must_use]
     pub fn print(&self) -> String {
-        let Self { boot, store, object_uid, revision, content, prefix, gateway, cool_down, mtu, addresses } = self;
+        let Self { boot, store, object_uid, revision, content, prefix, gateway, cool_down, mtu, addresses, remembered } = self;
         let writer = Writer::new(POOL)
             .field("boot", boot)
             .field("store", store)
@@ -144,7 +167,8 @@ impl Pool {
             .field("gateway", gateway)
             .field("cool-down", cool_down.as_millis())
             .optional("mtu", *mtu);
-        addresses.iter().fold(writer, |writer, address| writer.field("address", address)).finish()
+        let writer = addresses.iter().fold(writer, |writer, address| writer.field("address", address));
+        remembered.iter().fold(writer, |writer, pair| writer.field("remembered", pair)).finish()
     }
 
     /// Reads the record.
@@ -165,11 +189,12 @@ impl Pool {
             mtu: reader.optional("mtu")?,
         };
         let addresses: Vec<SlotAddress> = reader.all("address")?;
+        let remembered = reader.all("remembered")?;
         reader.finish()?;
         if !addresses.is_sorted_by(|a, b| a.address < b.address) {
             return Err(RecordError::Field("address"));
         }
-        Ok(Self::new(boot, store, facts, addresses))
+        Ok(Self::new(boot, store, facts, addresses).remembering(remembered))
     }
 }
 
@@ -309,6 +334,17 @@ mod tests {
             prop_assert!(Sealed::parse(&bytes).is_err());
             prop_assert!(StoreRecord::parse(&bytes).is_err());
         }
+    }
+
+    #[test]
+    fn st13_a_pod_finds_its_address_again_in_the_printed_pool() {
+        let had = |pod: &str, last| PodAddress { pod: pod.parse().unwrap(), address: [10, 240, 0, last].into() };
+        let pool = pool(facts("u", 1, 1), &[4, 5, 6]).remembering(vec![had("a", 4), had("b", 5), had("c", 9)]);
+        let offer = pool.offering(&[4, 6].map(|last| [10, 240, 0, last].into()).into(), &BTreeSet::new());
+        let read = Pool::parse(offer.print().as_bytes()).unwrap();
+        let of = |pod: &str| read.remembered_of(&pod.parse().unwrap());
+        assert_eq!([of("a"), of("b"), of("c")], [Some([10, 240, 0, 4].into()), None, None]);
+        assert_eq!(read, offer);
     }
 
     #[test]

@@ -122,11 +122,37 @@ impl Store {
             lock.requeue(|queue| queue.remove(address));
             return Ok((address, raw, pool));
         }
-        let Some(address) = self.longest_free(&lock, &pool, skip)? else {
+        let Some(address) = self.preferred(&lock, &pool, request, skip)? else {
             drop(lock);
             return Err(LeaseError::Exhausted { counts: self.counts()?, in_kernel });
         };
         Ok((address, raw, pool))
+    }
+
+    /// Takes what the pod had before the boot, else the address longest free, those that other pods had before the boot last (safety rule ST13).
+    fn preferred(
+        &self,
+        lock: &Lock,
+        pool: &Pool,
+        request: &LeaseRequest,
+        skip: &BTreeSet<Ipv4Addr>,
+    ) -> Result<Option<Ipv4Addr>, FileError> {
+        let mut last: BTreeSet<Ipv4Addr> = pool.remembered().collect();
+        if last.is_empty() {
+            return self.longest_free(lock, pool, skip);
+        }
+        let own = request.pod.as_ref().and_then(|pod| pod.uid.as_ref()).and_then(|uid| pool.remembered_of(uid));
+        if let Some(own) = own.filter(|own| !skip.contains(own))
+            && self.is_free(own, pool)?
+        {
+            lock.requeue(|queue| queue.remove(own));
+            return Ok(Some(own));
+        }
+        last.extend(skip);
+        match self.longest_free(lock, pool, &last)? {
+            Some(address) => Ok(Some(address)),
+            None => self.longest_free(lock, pool, skip),
+        }
     }
 
     /// Takes the address longest free out of the queue. Only a queue of another pool, or one that has none, costs a look at all leases.

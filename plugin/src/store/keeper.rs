@@ -12,6 +12,7 @@ use azure_vnet_plugin_core::{
     attachment::{Attachment, AttachmentHash, IfName, Mode, NetnsPath, NetworkName, PodRef},
     boot::{BootId, StoreId},
     lease::{Entry, Lease, Quarantine},
+    memory::Remembered,
     pool::{Pool, PoolFacts, SealOwner, Sealed, SlotAddress, StoreRecord},
 };
 
@@ -26,6 +27,7 @@ pub struct Keeper {
     pub(super) store: Store,
     pub(super) durable: PathBuf,
     id: StoreId,
+    remembered: Remembered,
     run_folder: File,
     durable_folder: File,
     _lock: File,
@@ -111,8 +113,12 @@ impl Keeper {
             return Err(KeeperError::Kept { folder: durable.to_owned() });
         }
         let id = identify(durable)?;
+        // A hint: what cannot be read is nothing.
+        let remembered = files::read(&durable.join("remembered"))?.and_then(|bytes| Remembered::parse(&bytes).ok());
+        let remembered = remembered.unwrap_or_else(|| Remembered::none(boot.clone())).in_boot(boot.clone());
         let (run_folder, durable_folder) = (files::open_folder(run)?, files::open_folder(durable)?);
-        Ok(Self { store: Store::at(run, boot), durable: durable.to_owned(), id, run_folder, durable_folder, _lock: lock })
+        let (store, durable) = (Store::at(run, boot), durable.to_owned());
+        Ok(Self { store, durable, id, remembered, run_folder, durable_folder, _lock: lock })
     }
 
     /// The plugins' view.
@@ -191,6 +197,22 @@ impl Keeper {
         Ok(offer)
     }
 
+    /// Writes down which pod has which address, for the next boot (safety rule ST13); `pods` are those that the node has, once known. Now and
+    /// then: nothing waits for it. Whether the pool in place has something to forget: it is put in place anew by the next adoption.
+    ///
+    /// # Errors
+    /// See [`KeeperError`].
+    pub fn remember(&mut self, entries: &[(Ipv4Addr, Entry)], pods: Option<&BTreeSet<String>>) -> Result<bool, KeeperError> {
+        let remembered = self.remembered.looked(entries, pods);
+        if remembered == self.remembered {
+            return Ok(false);
+        }
+        files::replace_durably(&self.durable, &self.durable.join("remembered"), &remembered.print())?;
+        let is_less = remembered.former() != self.remembered.former();
+        self.remembered = remembered;
+        Ok(is_less)
+    }
+
     /// Says that the store is whole.
     ///
     /// # Errors
@@ -247,7 +269,7 @@ impl Keeper {
                 DurableMarker::Whole(_) | DurableMarker::Unreadable => _ = withheld.insert(address),
             }
         }
-        let offer = pool.offering(&adoption.offered, &withheld);
+        let offer = pool.offering(&adoption.offered, &withheld).remembering(self.remembered.former());
         files::replace(&self.store.folder, &self.store.folder.join("pool"), &offer.print())?;
         for marker in run.iter().filter(|marker| !adoption.lists(marker.slot)) {
             files::remove(&self.store.lease_path(marker.slot.address))?;

@@ -1,6 +1,8 @@
 //! What the agent does: adopting, setting aside, starting.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
+
+use azure_vnet_plugin_core::attachment::PodRef;
 
 use super::{
     super::{KeeperError, Quarantining, Rebuilt, Restored},
@@ -297,4 +299,45 @@ fn two_agents_do_not_keep_one_store() {
     let _first = node.open();
     let second = Keeper::open(&node.path("run"), &node.path("lib"), "boot-1".parse().unwrap());
     assert!(matches!(second, Err(KeeperError::Kept { .. })));
+}
+
+fn pod(store: &Store, container: &str, uid: Option<&str>) -> Result<Ipv4Addr, LeaseError> {
+    let named = uid.map(|uid| PodRef { namespace: "ns".into(), name: container.into(), uid: Some(uid.parse().unwrap()) });
+    let granted = store.lease(&LeaseRequest { pod: named, ..request(container) }, &mut free)?;
+    Ok(granted.held.lease().address)
+}
+
+#[test]
+fn st13_after_a_boot_the_same_pod_gets_the_same_address_first_and_others_go_last() {
+    let mut node = Node::with_pool(&[4, 5, 6, 7]);
+    let before = ["a", "b"].map(|uid| pod(&node.store(), &format!("{uid}1"), Some(uid)).unwrap());
+    let mut keeper = node.open();
+    assert!(!keeper.remember(&keeper.store().list().unwrap(), None).unwrap(), "nobody is waited for in the same boot");
+    drop(keeper);
+    node.reboot();
+    let mut keeper = node.start();
+    keeper.adopt(&revision(1, &[4, 5, 6, 7])).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+    let store = node.store();
+    let new = ["c", "d"].map(|uid| pod(&store, &format!("{uid}2"), Some(uid)).unwrap());
+    assert!(new.iter().all(|address| !before.contains(address)), "{new:?} of others than {before:?}");
+    assert_eq!(pod(&store, "b2", Some("b")).unwrap(), before[1]);
+    assert_eq!(pod(&store, "e2", None).unwrap(), before[0], "better the last than none");
+    assert!(matches!(pod(&store, "a2", Some("a")), Err(LeaseError::Exhausted { .. })), "a living pod keeps what it got");
+    assert!(keeper.remember(&store.list().unwrap(), None).unwrap());
+    assert_eq!(keeper.adopt(&revision(1, &[4, 5, 6, 7])).unwrap().remembered().count(), 0);
+}
+
+#[test]
+fn st13_a_pod_that_the_node_has_no_more_is_not_waited_for() {
+    let mut node = Node::with_pool(&[4, 5]);
+    pod(&node.store(), "a1", Some("a")).unwrap();
+    let mut keeper = node.open();
+    keeper.remember(&keeper.store().list().unwrap(), None).unwrap();
+    drop(keeper);
+    node.reboot();
+    let mut keeper = node.start();
+    assert_eq!(keeper.adopt(&revision(1, &[4, 5])).unwrap().remembered().count(), 1);
+    assert!(keeper.remember(&[], Some(&BTreeSet::new())).unwrap());
+    assert_eq!(keeper.adopt(&revision(1, &[4, 5])).unwrap().remembered().count(), 0);
 }
