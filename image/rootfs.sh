@@ -61,6 +61,7 @@ done
 ln -s ../run "$dest/var/run"
 
 install -m 755 "$bin/azure-vnet-operator" "$dest/usr/bin/azure-vnet-operator"
+ln -s azure-vnet-operator "$dest/usr/bin/kubectl-azure_vnet"
 install -m 755 "$bin/azure-vnet" "$bin/azure-vnet-ipam" "$dest/opt/azure-vnet/bin/"
 install -m 755 "$plugins"/{portmap,bandwidth,tuning,loopback} "$dest/opt/azure-vnet/bin/"
 

@@ -16,6 +16,7 @@ use crate::{
     controller, install,
     kubernetes::{self, KubeOptions},
     telemetry::{LogOptions, Telemetry, serve},
+    tool,
 };
 
 /// Gives pods real addresses of the Azure VNET.
@@ -39,6 +40,12 @@ pub enum Command {
     Agent(Box<AgentCommand>),
     /// Copies the plugins to the node and ends.
     Install(install::Options),
+    /// Looks at this node's own store and kernel, without the API server.
+    #[command(subcommand)]
+    Node(tool::node::Command),
+    /// Looks at the cluster: what `kubectl azure-vnet` does.
+    #[command(subcommand)]
+    Cluster(tool::Command),
     /// Prints the version.
     Version,
 }
@@ -186,6 +193,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Controller(command) => run_controller(*command),
         Command::Agent(command) => run_agent(*command),
         Command::Install(options) => install::run(&options),
+        Command::Node(command) => tool::node::run(command),
+        Command::Cluster(command) => tool::run(command),
         Command::Version => print_version(),
     }
 }

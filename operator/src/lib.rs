@@ -8,6 +8,7 @@ pub mod controller;
 pub mod install;
 pub mod kubernetes;
 pub mod telemetry;
+pub mod tool;
 mod world;
 
 pub use world::{Shutdown, World};

@@ -5,6 +5,7 @@ pub mod conflist;
 pub mod decide;
 pub mod demand;
 pub mod exhaustion;
+pub mod look;
 pub mod nic;
 pub mod pass;
 pub mod policy;

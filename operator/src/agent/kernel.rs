@@ -212,6 +212,16 @@ impl View {
         self.nics.iter().find(|nic| nic.mac.eq_ignore_ascii_case(mac) && !nic.name.starts_with("azv"))
     }
 
+    /// The routes to one address through a link of ours, with that link's number.
+    #[must_use]
+    pub fn host_routes(&self) -> Vec<(Ipv4Addr, u32)> {
+        let through = |route: &Route| {
+            let link = route.link.filter(|link| self.pods.iter().any(|pod| pod.index == *link))?;
+            (route.destination.prefix_len() == 32).then(|| (route.destination.addr(), link))
+        };
+        self.routes.iter().filter_map(through).collect()
+    }
+
     /// The pods' links as leases, for a store that has lost its own.
     #[must_use]
     pub fn leases(&self, network: &NetworkName) -> Vec<KernelLease> {

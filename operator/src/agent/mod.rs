@@ -11,7 +11,7 @@ mod generation;
 mod host;
 mod iptables;
 mod keep;
-mod kernel;
+pub(crate) mod kernel;
 mod logs;
 mod memory;
 mod metadata;

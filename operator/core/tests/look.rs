@@ -1,0 +1,201 @@
+//! What people are shown of a cluster, word by word. `UPDATE_SNAPSHOTS=1 cargo test` writes the files anew.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what it expected by failing there")]
+
+use std::{fmt::Display, fs, net::Ipv4Addr, path::PathBuf};
+
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_operator_core::look::{
+    Cluster, Event, ExplainError, Machine, Pod, Redaction, Service, Verdict, explain, node, overview, plan, preflight, redact, why,
+};
+use serde_json::{Value, json};
+
+const SUBNET: &str = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/vnet-1/subnets/snet-nodes";
+
+fn snapshot(name: &str, shown: &impl Display) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/look").join(name);
+    let shown = shown.to_string();
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        fs::write(&path, &shown).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(shown == expected, "{} is not what is shown now:\n{shown}", path.display());
+}
+
+fn pool(number: u8, status: &Value) -> AzureVnetNode {
+    let addresses: Vec<String> = (1..=12).map(|slot| format!("{slot}/10.0.0.{}", 20 * u16::from(number) + slot)).collect();
+    serde_json::from_value(json!({
+        "apiVersion": "azure-vnet.dev/v1alpha1",
+        "kind": "AzureVnetNode",
+        "metadata": {"name": format!("aks-{number}"), "uid": format!("uid-{number}")},
+        "spec": {
+            "node": {
+                "kind": "VmssUniform",
+                "nicID": format!("/subscriptions/s/resourceGroups/mc/providers/Microsoft.Network/networkInterfaces/nic-{number}"),
+                "subnetID": SUBNET, "subnetPrefix": "10.0.0.0/24", "primaryAddress": format!("10.0.0.{}", 3 + number),
+                "vnetCIDRs": ["10.0.0.0/16", "10.200.0.0/16"],
+            },
+            "revision": 7,
+            "config": {"name": "default", "generation": 2},
+            "effective": {"masquerade": {"nonMasqueradeCIDRs": ["192.168.0.0/16"], "masqueradeCIDRs": ["10.0.200.0/24"]}},
+            "addresses": addresses,
+        },
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-11-21T07:00:00Z"})
+}
+
+fn agent(counts: &Value, demand: u16) -> Value {
+    json!({"revisionAdopted": 7, "demand": demand, "counts": counts, "ready": true, "version": "0.1.0"})
+}
+
+/// One node that is well, one that is full while Azure refuses, one that has just joined, one with Windows.
+fn cluster() -> Cluster {
+    let well = json!({
+        "cloud": {"attached": 12, "target": 12, "foreign": 1, "lastReadAt": "2026-11-21T07:18:00Z"},
+        "agent": agent(&json!({"assigned": 3, "cooling": 1, "free": 8}), 4),
+        "conditions": [condition("Ready", "True", "Ready", "The node's pods get VNET addresses.")],
+    });
+    let full = json!({
+        "cloud": {
+            "attached": 12, "target": 24, "foreign": 1, "lastReadAt": "2026-11-21T07:19:00Z",
+            "intent": {
+                "id": 31, "op": "Add", "add": [13, 14, 15, 16], "leader": "controller-a",
+                "createdAt": "2026-11-21T07:19:52Z", "notAfter": "2026-11-21T07:29:52Z",
+            },
+            "lastError": {
+                "code": "SubnetIsFull", "message": "Subnet snet-nodes is full", "action": "Enlarge the subnet, or lower pool.max.",
+                "at": "2026-11-21T07:15:00Z", "retryAt": "2026-11-21T07:20:10Z",
+            },
+        },
+        "agent": agent(&json!({"assigned": 12}), 14),
+        "conditions": [
+            condition("Ready", "False", "SubnetIsFull", "Enlarge the subnet, or lower pool.max."),
+            condition("InDeficit", "True", "SubnetIsFull", "Enlarge the subnet, or lower pool.max."),
+        ],
+    });
+    let mut pools = vec![pool(1, &well), pool(2, &full)];
+    pools[0].spec.lost = vec!["40/10.0.0.99".parse().unwrap()];
+    let machine = |name: &str, os: &str, ready: &str| Machine {
+        name: name.into(),
+        os: os.into(),
+        ready: ready.into(),
+        provider_id: format!("azure:///subscriptions/s/resourceGroups/mc/providers/Microsoft.Compute/virtualMachines/{name}"),
+        max_pods: 110,
+        ..Machine::default()
+    };
+    Cluster {
+        at: "2026-11-21T07:20:00Z".parse().unwrap(),
+        version: "v1.33.2".into(),
+        configs: vec![AzureVnetConfig::new("default", serde_json::from_value(json!({})).unwrap())],
+        pools,
+        machines: vec![
+            machine("aks-1", "linux", "True"),
+            machine("aks-2", "linux", "True"),
+            machine("aks-3", "linux", "False"),
+            machine("win-1", "windows", "True"),
+        ],
+        pods: vec![pod("web-0", "aks-1", Some([10, 0, 0, 21])), pod("web-1", "aks-2", None), pod("lost", "aks-1", Some([10, 0, 0, 99]))],
+        services: vec![Service { namespace: "default".into(), name: "web".into(), address: Some(Ipv4Addr::new(10, 2, 0, 10)) }],
+        events: vec![Event {
+            at: Some("2026-11-21T07:19:50Z".parse().unwrap()),
+            warning: true,
+            reason: "FailedCreatePodSandBox".into(),
+            message: "plugin type=\"azure-vnet\" failed (add): no address is free".into(),
+            kind: "Pod".into(),
+            namespace: "default".into(),
+            name: "web-1".into(),
+            count: 3,
+        }],
+    }
+}
+
+fn pod(name: &str, node: &str, address: Option<[u8; 4]>) -> Pod {
+    Pod {
+        namespace: "default".into(),
+        name: name.into(),
+        uid: format!("uid-of-{name}"),
+        node: Some(node.into()),
+        address: address.map(Ipv4Addr::from),
+        phase: if address.is_some() { "Running" } else { "Pending" }.into(),
+        bound: Some("2026-11-21T07:10:00Z".parse().unwrap()),
+        networked: address.map(|_| "2026-11-21T07:10:01Z".parse().unwrap()),
+        ..Pod::default()
+    }
+}
+
+#[test]
+fn the_cluster_at_a_glance() {
+    snapshot("status.txt", &overview(&cluster()));
+}
+
+#[test]
+fn an_empty_cluster_says_what_it_lacks() {
+    snapshot("empty.txt", &overview(&Cluster::default()));
+    assert!(!preflight(&Cluster::default()).passed());
+}
+
+#[test]
+fn a_node_in_full() {
+    snapshot("node.txt", &node(&cluster(), "aks-1").unwrap());
+    snapshot("node-full.txt", &node(&cluster(), "aks-2").unwrap());
+    assert!(node(&cluster(), "nobody").is_none());
+    assert!(node(&cluster(), "win-1").unwrap().row.reason.contains("Windows"));
+}
+
+#[test]
+fn a_pod_is_followed_to_its_address_or_to_what_it_waits_for() {
+    let cluster = cluster();
+    snapshot("why.txt", &why(&cluster, "default", "web-0").unwrap());
+    snapshot("why-waiting.txt", &why(&cluster, "default", "web-1").unwrap());
+    snapshot("why-lost.txt", &why(&cluster, "default", "lost").unwrap());
+    assert!(why(&cluster, "default", "nobody").unwrap_err().to_string().contains("--namespace"));
+}
+
+#[test]
+fn every_way_names_its_rule_and_its_line_of_the_config() {
+    let cluster = cluster();
+    let said = |target: &str| explain(&cluster, "default", "web-0", &target.parse().unwrap()).unwrap().to_string();
+    let targets = ["1.1.1.1", "10.200.0.7", "10.0.200.9", "192.168.1.1", "168.63.129.16", "169.254.169.254", "pod/lost", "svc/web"];
+    snapshot("explain.txt", &targets.map(said).join("\n"));
+    let error = explain(&cluster, "default", "web-1", &"1.1.1.1".parse().unwrap()).unwrap_err();
+    assert!(matches!(error, ExplainError::NoAddress(_)));
+}
+
+#[test]
+fn a_plan_says_what_would_be_done() {
+    let mut cluster = cluster();
+    snapshot("plan.txt", &plan(&cluster));
+    cluster.configs[0].spec.pool.min = Some(40);
+    snapshot("plan-larger.txt", &plan(&cluster));
+    cluster.configs[0].spec.mode = azure_vnet_crds::config::Mode::Paused;
+    assert_eq!(plan(&cluster).writes, 0);
+}
+
+#[test]
+fn a_preflight_says_what_stands_in_the_way() {
+    let mut cluster = cluster();
+    snapshot("preflight.txt", &preflight(&cluster));
+    assert!(preflight(&cluster).passed());
+    cluster.version = "v1.30.1".into();
+    let checks = preflight(&cluster).checks;
+    assert_eq!(checks[0].verdict, Verdict::Bad);
+}
+
+#[test]
+fn every_view_can_be_serialised_and_redacted() {
+    let cluster = cluster();
+    let views = [
+        serde_json::to_value(overview(&cluster)).unwrap(),
+        serde_json::to_value(node(&cluster, "aks-2").unwrap()).unwrap(),
+        serde_json::to_value(why(&cluster, "default", "web-1").unwrap()).unwrap(),
+        serde_json::to_value(plan(&cluster)).unwrap(),
+        serde_json::to_value(preflight(&cluster)).unwrap(),
+    ];
+    assert!(views.iter().all(Value::is_object));
+    let bundle = redact(serde_json::to_value(&cluster.pools).unwrap(), &mut Redaction::default()).to_string();
+    assert!(!bundle.contains("/subscriptions/s/") && bundle.contains("nic-1"), "{bundle}");
+}

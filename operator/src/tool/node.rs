@@ -1,0 +1,295 @@
+//! `node`: a node's own store and kernel, read on the node, with nobody else's help.
+
+use std::{fmt, fs, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use azure_vnet_operator_core::{
+    conflist::NETWORK,
+    look::{Bar, Table},
+};
+use azure_vnet_plugin::store::{Keeper, KeeperError, Rebuilt, Store};
+use azure_vnet_plugin_core::{
+    boot::BootId,
+    lease::Entry,
+    pool::{Pool, Sealed},
+};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{
+    Format,
+    fsck::{self, Report, Seen},
+};
+use crate::agent::kernel::{Kernel, View};
+
+/// What to look at.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Whether the store is whole, what the pool holds, and whether the CNI configuration is in place.
+    Status(Place),
+    /// Every address that is not free: who has it, since when, by which link.
+    Leases(Place),
+    /// Compares the store with the kernel, and mends what a report allows.
+    #[command(after_help = "Examples:\n  azure-vnet-operator node fsck\n  azure-vnet-operator node fsck --output json > report.json\n  \
+                             azure-vnet-operator node fsck --repair report.json\n\nA difference is mended only if the report has it and it is still there. \
+                             Exits with 1 while there are differences.")]
+    Fsck {
+        /// The store.
+        #[command(flatten)]
+        place: Place,
+        /// Mend what this report (of --output json) found and what is still so.
+        #[arg(long, value_name = "REPORT")]
+        repair: Option<PathBuf>,
+    },
+}
+
+/// Where the node keeps what.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Form of the output.
+    #[arg(long, short, default_value = "table", value_name = "FORM")]
+    pub output: Format,
+    /// The node store.
+    #[arg(long, default_value = "/run/azure-vnet", env = "AZURE_VNET_RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// What survives a reboot.
+    #[arg(long, default_value = "/var/lib/azure-vnet", env = "AZURE_VNET_STATE_DIR")]
+    pub state_dir: PathBuf,
+    /// The folder that the container runtime reads its network configuration from.
+    #[arg(long, default_value = "/etc/cni/net.d", env = "AZURE_VNET_CNI_CONF_DIR")]
+    pub cni_conf_dir: PathBuf,
+    /// The node's boot id.
+    #[arg(long, default_value = "/proc/sys/kernel/random/boot_id", env = "AZURE_VNET_BOOT_ID_FILE")]
+    pub boot_id_file: PathBuf,
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// What could not be read, and that store and kernel differ.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Status(place) => place.output.print(&status(&place)?),
+        Command::Leases(place) => place.output.print(&leases(&place)?),
+        Command::Fsck { place, repair: None } => {
+            let report = check(&place)?;
+            place.output.print(&report)?;
+            anyhow::ensure!(report.findings.is_empty(), "store and kernel differ");
+            Ok(())
+        }
+        Command::Fsck { place, repair: Some(report) } => place.output.print(&mend(&place, &report)?),
+    }
+}
+
+impl Place {
+    fn store(&self) -> anyhow::Result<Store> {
+        let path = &self.boot_id_file;
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read the boot id from {}", path.display()))?;
+        let boot: BootId = text.parse().with_context(|| format!("{} holds no boot id", path.display()))?;
+        Ok(Store::at(&self.run_dir, boot))
+    }
+}
+
+/// A node at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The running boot.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// Who made the store whole; none while ADD refuses.
+    pub sealed_by: Option<String>,
+    /// Why ADD refuses.
+    pub refuses: Option<String>,
+    /// Revision of the pool.
+    pub revision: u64,
+    /// Addresses in the pool, with pods, resting, set aside, and free.
+    pub addresses: [usize; 5],
+    /// Addresses whose record cannot be read.
+    pub unreadable: usize,
+    /// Pods whose ADD failed in the last minute.
+    pub waiting: usize,
+    /// What the runtime reads, in its order: the first counts.
+    pub configurations: Vec<String>,
+}
+
+fn status(place: &Place) -> anyhow::Result<Status> {
+    let store = place.store()?;
+    let pool = store.pool();
+    let sealed = fs::read(place.run_dir.join("sealed")).ok().and_then(|bytes| Sealed::parse(&bytes).ok());
+    let counts = store.counts().context("cannot read the store")?;
+    Ok(Status {
+        boot_id: store.boot().to_string(),
+        sealed_by: pool.as_ref().ok().and(sealed).map(|sealed| sealed.owner.to_string()),
+        refuses: pool.as_ref().err().map(ToString::to_string),
+        revision: pool.map_or(0, |pool| pool.revision),
+        addresses: [counts.total, counts.leased, counts.cooling, counts.quarantined, counts.free],
+        unreadable: counts.unreadable,
+        waiting: store.wants().context("cannot read the store")?.len(),
+        configurations: configurations(place),
+    })
+}
+
+fn configurations(place: &Place) -> Vec<String> {
+    let names = fs::read_dir(&place.cni_conf_dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_read = |name: &String| [".conflist", ".conf", ".json"].iter().any(|ending| name.ends_with(ending));
+    let mut names: Vec<String> = names.filter(is_read).collect();
+    names.sort();
+    names
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [total, leased, cooling, set_aside, free] = self.addresses;
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let bar = Bar { used: number(leased), resting: number(cooling + set_aside), of: number(total), width: 40 };
+        match (&self.sealed_by, &self.refuses) {
+            (Some(owner), None) => writeln!(f, "✓ the store is whole, sealed by the {owner} in boot {}", self.boot_id)?,
+            (_, why) => writeln!(f, "✗ ADD refuses: {}", why.as_deref().unwrap_or("the store is not sealed"))?,
+        }
+        writeln!(f, "\npool  {bar}  revision {}", self.revision)?;
+        writeln!(f, "      {total} addresses: {leased} used, {cooling} resting, {set_aside} set aside, {free} free")?;
+        if self.unreadable > 0 {
+            writeln!(f, "✗ {} records cannot be read: see node fsck", self.unreadable)?;
+        }
+        if self.waiting > 0 {
+            writeln!(f, "… {} pods found no address in the last minute", self.waiting)?;
+        }
+        match self.configurations.as_slice() {
+            [] => writeln!(f, "\n✗ the runtime has no CNI configuration"),
+            [first, rest @ ..] => writeln!(f, "\nCNI configuration: {first}; ignored by the runtime: {}", list(rest)),
+        }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+/// All addresses that are not free.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Leases(pub Vec<LeaseRow>);
+
+/// One address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseRow {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// leased, cooling, quarantined or unreadable.
+    pub state: &'static str,
+    /// The pod, where the runtime named one.
+    pub pod: String,
+    /// `container/interface`.
+    pub attachment: String,
+    /// The host's end of its link.
+    pub link: String,
+    /// In this state for so long, in seconds.
+    pub age_seconds: Option<u64>,
+}
+
+fn leases(place: &Place) -> anyhow::Result<Leases> {
+    let store = place.store()?;
+    let now = store.now();
+    let cool_down = store.pool().map_or(Duration::MAX, |pool| pool.cool_down);
+    let entries = store.list().context("cannot read the store")?;
+    let held = entries.into_iter().filter(|(_, entry)| !entry.is_free(store.boot(), now, cool_down));
+    let row = |(address, entry): (Ipv4Addr, Entry)| {
+        let blank = LeaseRow { address, state: "", pod: String::new(), attachment: String::new(), link: String::new(), age_seconds: None };
+        match entry {
+            Entry::Leased(lease) => LeaseRow {
+                state: "leased",
+                pod: lease.pod.map(|pod| pod.to_string()).unwrap_or_default(),
+                attachment: lease.attachment.to_string(),
+                link: lease.host_link.to_string(),
+                age_seconds: (lease.boot == *store.boot()).then(|| now.since(lease.since).as_secs()),
+                ..blank
+            },
+            Entry::Cooling(cooling) => LeaseRow {
+                state: "cooling",
+                age_seconds: (cooling.boot == *store.boot()).then(|| now.since(cooling.since).as_secs()),
+                ..blank
+            },
+            Entry::Quarantined(aside) => LeaseRow { state: "quarantined", attachment: format!("release {}", aside.release), ..blank },
+            Entry::Unreadable(_) => LeaseRow { state: "unreadable", ..blank },
+        }
+    };
+    Ok(Leases(held.map(row).collect()))
+}
+
+impl fmt::Display for Leases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(&["ADDRESS", "STATE", "AGE", "POD", "CONTAINER/INTERFACE", "LINK"]);
+        for row in &self.0 {
+            let LeaseRow { address, state, pod, attachment, link, age_seconds } = row.clone();
+            let age = age_seconds.map(|seconds| format!("{seconds}s")).unwrap_or_default();
+            table.row([address.to_string(), state.to_owned(), age, pod, attachment, link]);
+        }
+        table.fmt(f)
+    }
+}
+
+fn check(place: &Place) -> anyhow::Result<Report> {
+    let store = place.store()?;
+    let (pool, entries) = (store.pool().ok(), store.list().context("cannot read the store")?);
+    let mut kernel = Kernel::open()?;
+    let view = kernel.view()?;
+    Ok(compare(&store, pool.as_ref(), &entries, &view, kernel))
+}
+
+fn compare(store: &Store, pool: Option<&Pool>, entries: &[(Ipv4Addr, Entry)], view: &View, kernel: Kernel) -> Report {
+    let kernel = std::cell::RefCell::new(kernel);
+    let netns = |entry: &Entry| kernel.borrow_mut().trace(view, entry.address().unwrap_or(Ipv4Addr::UNSPECIFIED), entry).0;
+    let seen = Seen { entries, links: &view.pods, routes: &view.host_routes(), pool, netns: &netns };
+    fsck::compare(store.boot().to_string(), &seen)
+}
+
+/// What was mended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mended {
+    /// Leases that were made for pods that are there.
+    pub leases: Vec<Ipv4Addr>,
+    /// Rests of dead processes that were removed.
+    pub litter: usize,
+    /// What still differs.
+    pub left: Report,
+}
+
+fn mend(place: &Place, report: &PathBuf) -> anyhow::Result<Mended> {
+    let text = fs::read(report).with_context(|| format!("cannot read {}", report.display()))?;
+    let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no report of node fsck", report.display()))?;
+    let wanted = fsck::mendable(&report, &check(place)?);
+    let store = place.store()?;
+    let keeper = match Keeper::open(&place.run_dir, &place.state_dir, store.boot().clone()) {
+        Err(KeeperError::Kept { .. }) => {
+            anyhow::bail!("an agent keeps this store: restart its pod, and it mends the store before it seals it")
+        }
+        opened => opened?,
+    };
+    let mut mended = Mended::default();
+    if !wanted.is_empty() {
+        let view = Kernel::open()?.view()?;
+        let mut links = view.leases(&NETWORK.parse()?);
+        links.retain(|link| wanted.contains(&link.address));
+        for rebuilt in keeper.rebuild_from_kernel(&links)? {
+            match rebuilt {
+                Rebuilt::Made(address) => mended.leases.push(address),
+                Rebuilt::Known(_) | Rebuilt::Conflict(..) | Rebuilt::Void(_) => {}
+            }
+        }
+    }
+    mended.litter = keeper.sweep()?.litter;
+    mended.left = check(place)?;
+    Ok(mended)
+}
+
+impl fmt::Display for Mended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for address in &self.leases {
+            writeln!(f, "✓ made the lease of {address}")?;
+        }
+        write!(f, "✓ removed {} rests of dead processes\n{}", self.litter, self.left)
+    }
+}
