@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::plan::Machine;
 use super::run;
@@ -63,6 +63,23 @@ impl Node {
     #[must_use]
     pub fn host_path(&self, path: &str) -> Option<PathBuf> {
         Some(PathBuf::from(format!("/proc/{}/root", self.pid()?)).join(path.trim_start_matches('/')))
+    }
+
+    /// Kills the node's process that was started with these first words, as a crash does.
+    ///
+    /// # Errors
+    /// If there is not exactly one such process.
+    pub fn kill(&self, words: &[&str]) -> Result<()> {
+        let place = format!("{}/{}/", self.state.name(), self.name);
+        let begins = words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<u8>>();
+        let all = std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+        let read = |pid: u32, file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let own =
+            all.filter(|pid| String::from_utf8_lossy(&read(*pid, "cgroup")).contains(&place) && read(*pid, "cmdline").starts_with(&begins));
+        match own.collect::<Vec<_>>()[..] {
+            [pid] => state::kill(pid),
+            ref found => bail!("{} has {} processes {words:?}, not one", self.name, found.len()),
+        }
     }
 
     /// The node's first process: in the node's cgroup, and number 1 of a pid namespace two below this one.

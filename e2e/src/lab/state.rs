@@ -108,7 +108,9 @@ impl State {
         fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {folder}"))
     }
 
-    fn name(&self) -> String {
+    /// The folder's last part, which also names the lab's cgroups.
+    #[must_use]
+    pub fn name(&self) -> String {
         self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 

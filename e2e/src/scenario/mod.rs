@@ -7,6 +7,7 @@
 mod burst;
 mod checker;
 mod cluster;
+mod failover;
 mod install;
 mod reach;
 mod survive;
@@ -19,6 +20,7 @@ use anyhow::{Result, bail};
 pub use burst::{Burst, Handshake, burst, give_back};
 pub use checker::Checker;
 pub use cluster::{Cluster, Pod};
+pub use failover::{Blow, Failover, Moment, failover};
 pub use install::{CONFIG, configure, install, not_ready_reasons, wait_ready};
 pub use reach::{HOST_PORT, INTERNET, Matrix, PEER, reach, start_pods};
 pub use survive::{reboot, start_and_stop_without_daemons};

@@ -1,0 +1,186 @@
+//! A leader that dies, or loses the API server, in the middle of a write to a NIC; another one goes on.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Cluster, wait_for};
+use crate::azure::command::{Class, Effect, Fault, RetryAfter};
+use crate::build::PROBE_IMAGE;
+use crate::lab::Node;
+
+/// What strikes the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    /// Its process is killed.
+    Kill,
+    /// It does not reach the API server any more, Azure it does.
+    Cut,
+}
+
+/// When it strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Azure has accepted the write, and its operation outlasts the leader's term.
+    InFlight,
+    /// The write is intended and has not been accepted: Azure asked the leader to wait.
+    Unsent,
+}
+
+/// What was seen of one fail-over, each with the time since the blow.
+#[derive(Debug)]
+pub struct Failover {
+    /// Another controller holds the lease.
+    pub led: Duration,
+    /// It has published what the dead leader intended.
+    pub published: Duration,
+    /// The pods that waited for it run.
+    pub ran: Duration,
+}
+
+/// Azure's operation lasts longer than a successor waits for the lease.
+const OPERATION: Duration = Duration::from_secs(18);
+/// Azure tells the leader to wait for longer than a leader that is cut off may write.
+const WAIT: u64 = 14;
+const PODS: usize = 6;
+
+/// Lets a node grow by a round's pods, strikes the leader at the moment, and waits until another has finished what it began.
+///
+/// # Errors
+/// If nobody takes over in time, or addresses were lost.
+pub fn failover(cluster: &Cluster, round: usize, node: &str, blow: Blow, moment: Moment) -> Result<Failover> {
+    let leader = Leader::of(cluster)?;
+    let revision = revision(cluster, node)?;
+    begin_growth(cluster, round, node, moment)?;
+    leader.strike(cluster, blow)?;
+    let begun = Instant::now();
+    let since = |deadline| Duration::from_secs(deadline).saturating_sub(begun.elapsed());
+    wait_for("another controller to lead", since(60), || {
+        let holder = holder(cluster)?;
+        Ok(if holder == leader.identity { Err(format!("{holder} still holds the lease")) } else { Ok(()) })
+    })?;
+    let led = begun.elapsed();
+    wait_for("the growth to be published", since(120), || {
+        let now = self::revision(cluster, node)?;
+        Ok(if now > revision { Ok(()) } else { Err(format!("still revision {now}")) })
+    })?;
+    let published = begun.elapsed();
+    wait_for("the pods of the growth", since(180), || {
+        let ready = cluster.pods(&format!("app=grow-{round}"))?.len();
+        Ok(if ready == PODS { Ok(()) } else { Err(format!("{ready} of {PODS} ready")) })
+    })?;
+    let ran = begun.elapsed();
+    leader.heal(blow)?;
+    cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/azure-vnet-controller", "--timeout=90s"])?;
+    nothing_lost(cluster)?;
+    Ok(Failover { led, published, ran })
+}
+
+/// Starts pods for which the node has no addresses, and waits until the write to its NIC is as far as the moment says.
+fn begin_growth(cluster: &Cluster, round: usize, node: &str, moment: Moment) -> Result<()> {
+    let calls = cluster.azure(async |azure| azure.calls(0).await)?.len();
+    let effect = match moment {
+        Moment::InFlight => Effect::SlowOperation { millis: u64::try_from(OPERATION.as_millis())? },
+        Moment::Unsent => Effect::Throttle { retry_after: RetryAfter::Seconds(WAIT) },
+    };
+    let class = if node == "n1" { Class::ComputeWrite } else { Class::NetworkWrite };
+    cluster.azure(async |azure| azure.inject(Fault::next(class, effect)).await)?;
+    cluster.apply(&workload(round, node))?;
+    let accepted = moment == Moment::InFlight;
+    wait_for("a write to the NIC", Duration::from_mins(1), || {
+        let calls = cluster.azure(async |azure| azure.calls(u64::try_from(calls)?).await)?;
+        let there = calls.iter().any(|call| call.class == class && if accepted { call.status < 300 } else { call.status == 429 });
+        Ok(if there { Ok(()) } else { Err(format!("{} calls, none of them it", calls.len())) })
+    })
+}
+
+/// The controller that leads, and where it runs.
+struct Leader {
+    identity: String,
+    node: Node,
+}
+
+impl Leader {
+    fn of(cluster: &Cluster) -> Result<Self> {
+        let identity = holder(cluster)?;
+        let (pod, _) = identity.rsplit_once('_').context("the lease's holder names its pod")?;
+        let pod = cluster.json(&["-n", "kube-system", "get", "pod", pod])?;
+        let node = pod["spec"]["nodeName"].as_str().and_then(|node| cluster.lab.node(node)).context("the leader's pod has a node")?;
+        Ok(Self { identity, node })
+    }
+
+    /// The cut drops what the controller's own user sends to the API server: the node's kubelet and agent keep reaching it.
+    fn strike(&self, cluster: &Cluster, blow: Blow) -> Result<()> {
+        match blow {
+            Blow::Kill => self.node.kill(&["/usr/bin/azure-vnet-operator", "controller"]),
+            Blow::Cut => {
+                let deployment = cluster.json(&["-n", "kube-system", "get", "deployment", "azure-vnet-controller"])?;
+                let user = &deployment["spec"]["template"]["spec"]["securityContext"]["runAsUser"];
+                let rule = format!(
+                    "table ip cut {{\nchain out {{\ntype filter hook output priority 0;\nmeta skuid {user} ip daddr {} drop\n}}\n}}",
+                    crate::lab::plan::API_SERVER
+                );
+                self.node.exec(&["nft", &rule]).map(|_| ())
+            }
+        }
+    }
+
+    fn heal(&self, blow: Blow) -> Result<()> {
+        match blow {
+            Blow::Kill => Ok(()),
+            Blow::Cut => self.node.exec(&["nft", "delete", "table", "ip", "cut"]).map(|_| ()),
+        }
+    }
+}
+
+fn holder(cluster: &Cluster) -> Result<String> {
+    let lease = cluster.json(&["-n", "kube-system", "get", "lease", "azure-vnet-controller"])?;
+    lease["spec"]["holderIdentity"].as_str().map(str::to_owned).context("nobody leads")
+}
+
+fn revision(cluster: &Cluster, node: &str) -> Result<u64> {
+    cluster.json(&["get", "avn", node])?["spec"]["revision"].as_u64().context("the node's object has a revision")
+}
+
+/// Every configuration of ours that ever was on a NIC still is there, and is published; nothing else is.
+fn nothing_lost(cluster: &Cluster) -> Result<()> {
+    let history = cluster.azure(async |azure| azure.history().await)?;
+    let ended: Vec<_> = history.iter().filter(|tenure| tenure.config.starts_with("avn-") && tenure.to_millis.is_some()).collect();
+    ensure!(ended.is_empty(), "configurations were dropped: {ended:?}");
+    wait_for("NICs and objects to agree", Duration::from_mins(1), || {
+        for nic in cluster.azure(async |azure| azure.nics().await)? {
+            let Some(node) = nic.node else { continue };
+            let ours = nic.configurations.iter().filter(|config| config.name.starts_with("avn-"));
+            let attached: BTreeSet<Ipv4Addr> = ours.filter_map(|config| config.address).collect();
+            let object = cluster.json(&["get", "avn", &node])?;
+            let published = object["spec"]["addresses"].as_array().into_iter().flatten();
+            let published: BTreeSet<Ipv4Addr> = published.filter_map(|slot| slot.as_str()?.split_once('/')?.1.parse().ok()).collect();
+            if attached != published || !object["status"]["cloud"]["intent"].is_null() {
+                return Ok(Err(format!("{node}: on the NIC {attached:?}, published {published:?}")));
+            }
+        }
+        Ok(Ok(()))
+    })
+}
+
+fn workload(round: usize, node: &str) -> String {
+    format!(
+        "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: grow-{round}}}
+spec:
+  replicas: {PODS}
+  selector: {{matchLabels: {{app: grow-{round}}}}}
+  template:
+    metadata: {{labels: {{app: grow-{round}}}}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      nodeSelector: {{kubernetes.io/hostname: {node}}}
+      containers:
+      - {{name: probe, image: {PROBE_IMAGE}, command: [/probe, sleep]}}
+"
+    )
+}
