@@ -28,7 +28,8 @@ use crate::schema;
 #[schemars(transform = schema::written_by_users)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AzureVnetConfigSpec {
-    /// Enforce writes to Azure. Paused writes nothing to Azure: nodes keep the addresses they have, pods still start while these last.
+    /// Enforce writes to Azure. Plan writes nothing to Azure, and shows in `status.cloud.plan` of each `AzureVnetNode` what would be sent. Paused
+    /// writes nothing either: nodes keep the addresses they have, pods still start while these last.
     pub mode: Mode,
     /// Where several configs select a node, the one with the highest priority (0-1000) counts; among equals the older object.
     #[schemars(range(max = 1000))]
@@ -56,6 +57,8 @@ pub enum Mode {
     /// Writes to Azure.
     #[default]
     Enforce,
+    /// Writes nothing to Azure, and shows what would be written.
+    Plan,
     /// Writes nothing to Azure; nodes keep what they have.
     Paused,
 }
@@ -141,6 +144,22 @@ impl Default for PoolSpec {
             reserved: vec![],
         }
     }
+}
+
+/// A Node's own word about its pool, in the annotation [`crate::POOL_OVERRIDE`]: fields that replace the config's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct PoolOverride {
+    /// See [`PoolSpec::ip_address_count`].
+    pub ip_address_count: Option<u16>,
+    /// See [`PoolSpec::min`].
+    pub min: Option<u16>,
+    /// See [`PoolSpec::min_free`].
+    pub min_free: Option<u16>,
+    /// See [`PoolSpec::batch`].
+    pub batch: Option<u16>,
+    /// See [`PoolSpec::max`].
+    pub max: Option<u16>,
 }
 
 /// Giving idle addresses back to the subnet.
@@ -437,6 +456,9 @@ pub struct AzureVnetConfigStatus {
     pub nodes: NodeCounts,
     /// Addresses over all its nodes.
     pub addresses: AddressCounts,
+    /// What mode Plan would write.
+    #[serde(skip_serializing_if = "PlanCounts::is_empty")]
+    pub plan: PlanCounts,
     /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, `PeeringsKnown`, Throttled, `SubnetExhausted`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
@@ -457,6 +479,24 @@ pub struct NodeCounts {
     pub at_capacity: u32,
     /// Not managed, with the reason in the node's own object.
     pub refused: u32,
+}
+
+/// What mode Plan would write, over a set of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlanCounts {
+    /// Nodes whose NIC would be written.
+    pub nodes: u32,
+    /// Addresses that would be attached.
+    pub add: u32,
+    /// Addresses that would be given back.
+    pub remove: u32,
+}
+
+impl PlanCounts {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Addresses over a set of nodes.

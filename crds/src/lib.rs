@@ -21,5 +21,9 @@ pub const AGENT_MANAGER: &str = "azure-vnet-agent";
 pub const STARTUP_TAINT: &str = "azure-vnet.dev/agent-not-ready";
 /// Taint that keeps pods off a node that has no address left and can get none; the controller sets and removes it.
 pub const EXHAUSTED_TAINT: &str = "azure-vnet.dev/no-addresses";
+/// Annotation of a Node whose JSON object replaces fields of the config's `pool`: `min`, `minFree`, `batch`, `max`, `ipAddressCount`.
+pub const POOL_OVERRIDE: &str = "azure-vnet.dev/pool-override";
+/// Annotation of a Node that is to be left alone: `true`.
+pub const UNMANAGED: &str = "azure-vnet.dev/unmanaged";
 /// Finalizer that keeps an `AzureVnetNode` while a write to its NIC may still land (safety rule RE4).
 pub const FINALIZER: &str = "azure-vnet.dev/nic";

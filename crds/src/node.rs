@@ -137,6 +137,8 @@ pub struct ConfigRef {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(transform = schema::copied)]
 pub struct Effective {
+    /// How many addresses the node holds.
+    pub pool: PoolNumbers,
     /// How long a freed address rests, in seconds.
     pub cool_down_seconds: u64,
     /// How long a withdrawn release keeps its addresses from pods, in seconds.
@@ -150,6 +152,35 @@ pub struct Effective {
     /// Addresses that pods never get.
     #[schemars(length(max = 64), inner(length(max = 43)), extend("x-kubernetes-list-type" = "atomic"))]
     pub reserved: Vec<String>,
+}
+
+/// How many addresses a node holds, resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PoolNumbers {
+    /// Always so many; the others do not count then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<u16>,
+    /// At least.
+    pub min: u16,
+    /// Free above demand.
+    pub min_free: u16,
+    /// In multiples of.
+    pub batch: u16,
+    /// At most.
+    pub max: u16,
+    /// Where the numbers come from.
+    pub source: PoolSource,
+}
+
+/// Where a node's numbers come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum PoolSource {
+    /// The config alone.
+    #[default]
+    Config,
+    /// The config, and the Node's annotation `azure-vnet.dev/pool-override`.
+    Annotation,
 }
 
 /// One request to set addresses aside. Acknowledged only with the same id and nonce (safety rule RE1).
@@ -256,6 +287,9 @@ pub struct Cloud {
     /// Before this, nothing was to be published: of a NIC that had our names when this object was made (safety rule RE4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publish_from: Option<Time>,
+    /// What mode Plan would send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
     /// The highest intent or release id ever used on this object.
     pub last_id: u64,
     /// Since when a surplus of at least one batch has lasted.
@@ -267,6 +301,30 @@ pub struct Cloud {
     /// The last failure, with what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<CloudError>,
+}
+
+/// A write to a NIC that is not sent, since the mode is Plan. All that the body holds besides is sent back as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Plan {
+    /// Method, path and query.
+    #[schemars(length(max = 1200))]
+    pub request: String,
+    /// The header `If-Match`.
+    #[schemars(length(max = 256))]
+    pub if_match: String,
+    /// Names of the IP configurations that the body adds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255), inner(length(max = 80)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub add: Vec<String>,
+    /// The `properties` of each of them, as JSON.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 16384))]
+    pub properties: String,
+    /// What the body leaves out, once the agent has set it aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
+    pub remove: Vec<SlotAddress>,
 }
 
 /// A write to a NIC, recorded before it is sent.

@@ -176,6 +176,8 @@ pub struct Decision {
     pub conditions: Vec<Condition>,
     /// What to send, once `cloud` is stored.
     pub send: Option<Send>,
+    /// What would be sent if the mode were not Plan.
+    pub planned: Planned,
     /// The NIC is to be read now.
     pub read: bool,
     /// When to decide again though nothing happens.
@@ -184,6 +186,18 @@ pub struct Decision {
     pub events: Vec<Event>,
     /// For the next decision.
     pub memory: Memory,
+}
+
+/// What mode Plan would send.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Planned {
+    /// Not decided: what was said last stands.
+    #[default]
+    Open,
+    /// Nothing.
+    Nothing,
+    /// This.
+    Change(nic::Change),
 }
 
 /// A write to the NIC.

@@ -6,7 +6,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use azure_vnet_crds::node::SlotAddress;
+use azure_vnet_crds::node::{Plan, SlotAddress};
 use serde_json::{Map, Value, json};
 
 use crate::arm::{Document, ResourceId, Write};
@@ -214,6 +214,31 @@ impl Nic {
                 Ok(Write::Instance { id: id.clone(), etag: etag.clone(), body })
             }
         }
+    }
+
+    /// Says what the write that carries a change would send, without sending it.
+    ///
+    /// # Errors
+    /// As [`Nic::write`].
+    pub fn preview(&self, change: &Change) -> Result<Plan, Refusal> {
+        let write = self.write(change)?;
+        let body = write.body();
+        let list = match &self.source {
+            Source::Whole { .. } => array_at(body, "/properties/ipConfigurations"),
+            Source::Instance { nic, .. } => {
+                let profile = body.pointer("/properties/networkProfileConfiguration");
+                profile.and_then(|profile| array_at(interface(profile, nic)?, "/properties/ipConfigurations"))
+            }
+        };
+        let added = |entry: &&Value| text(entry, "/name").and_then(|name| slot_of(&name)).is_some_and(|slot| change.add.contains(&slot));
+        let added: Vec<&Value> = list.into_iter().flatten().filter(added).collect();
+        Ok(Plan {
+            request: format!("PUT {}", write.path()),
+            if_match: write.etag().unwrap_or_default().to_owned(),
+            add: added.iter().filter_map(|entry| text(entry, "/name")).collect(),
+            properties: added.last().and_then(|entry| entry.get("properties")).map(Value::to_string).unwrap_or_default(),
+            remove: change.remove.iter().copied().collect(),
+        })
     }
 
     /// What of a change the NIC does not show yet.
@@ -512,6 +537,22 @@ pub(crate) mod tests {
         );
         assert_eq!(write.etag(), Some("W/\"1\""));
         assert_eq!(nic(&before).view().mac, "00:0d:3a:00:00:01");
+    }
+
+    #[test]
+    fn a_preview_says_what_the_body_adds_and_leaves_out() {
+        let whole = nic(&tree(&[(1, 1), (3, 3)], 0));
+        let change = Change { add: [2, 4].into(), remove: [entry(3, 3)].into() };
+        let plan = whole.preview(&change).unwrap();
+        let added = whole.write(&change).unwrap().body().pointer("/properties/ipConfigurations/2/properties").unwrap().to_string();
+        assert_eq!(plan.request, format!("PUT {}?api-version={}", whole.view().id, crate::arm::NETWORK_API));
+        assert_eq!((plan.add, plan.properties, plan.if_match), (vec!["avn-2".to_owned(), "avn-4".to_owned()], added, "W/\"1\"".to_owned()));
+        assert_eq!(plan.remove, [entry(3, 3)]);
+
+        let (model, nics) = instance_documents(&["ip1", "avn-3"], &[("ip1", 0), ("avn-3", 3)], "Succeeded");
+        let plan = Nic::instance(&model, &nics).unwrap().preview(&change).unwrap();
+        assert!(plan.request.contains("/virtualMachineScaleSets/ss/virtualMachines/0?") && plan.properties.contains(SUBNET), "{plan:?}");
+        assert_eq!((plan.add.len(), plan.if_match.as_str()), (2, "\"1\""));
     }
 
     #[test]

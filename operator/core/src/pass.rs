@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     arm::{Class, Error, Trace, Urgency, Write},
-    decide::{Attempt, Decision, Event, Leader, Memory, NicRead, NodeFacts, Observed, Send, Stored, decide},
+    decide::{Attempt, Decision, Event, Leader, Memory, NicRead, NodeFacts, Observed, Planned, Send, Stored, decide},
     nic::{Nic, Refusal},
     policy::Policy,
 };
@@ -251,7 +251,8 @@ impl<'a> Pass<'a> {
             self.todo.push_back(Step::Do(Effect::ReadObject));
             return;
         }
-        let Decision { delete, spec, cloud, conditions, send, read, wake, events, memory } = decision;
+        let Decision { delete, spec, cloud, conditions, send, planned, read, wake, events, memory } = decision;
+        let cloud = self.with_plan(cloud, &planned);
         self.acted = false;
         self.wake = wake;
         if delete && self.known.object.is_some() {
@@ -270,6 +271,19 @@ impl<'a> Pass<'a> {
         let urgency = if send.is_some() { Urgency::ReadBack } else { Urgency::Fill };
         self.todo.extend(send.map(|send| Step::Do(Effect::Send(send))));
         self.todo.extend(read.then_some(Step::Do(Effect::ReadNic(urgency))));
+    }
+
+    /// The status to write, with what mode Plan would send; none if nothing differs.
+    fn with_plan(&self, cloud: Option<Cloud>, planned: &Planned) -> Option<Cloud> {
+        let stored = self.known.object.as_ref().and_then(|object| object.status.as_ref()?.cloud.as_ref());
+        let said = stored.and_then(|cloud| cloud.plan.clone());
+        let plan = match planned {
+            Planned::Open => said.clone(),
+            Planned::Nothing => None,
+            Planned::Change(change) => self.known.nic.as_ref().and_then(|nic| nic.preview(change).ok()),
+        };
+        let cloud = cloud.or_else(|| stored.filter(|_| plan != said).cloned())?;
+        Some(Cloud { plan, ..cloud })
     }
 
     /// Whether a decision must not rest on a cache: it sends an intent again, which may have been closed since, or opens a removal (safety rule RE1).

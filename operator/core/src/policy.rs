@@ -4,8 +4,8 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetConfig,
-    config::{Exhaustion, Mode, PoolSpec},
-    node::{ConfigRef, Effective},
+    config::{Exhaustion, Mode, PoolOverride, PoolSpec},
+    node::{ConfigRef, Effective, PoolNumbers, PoolSource},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
@@ -69,6 +69,13 @@ pub struct ReleasePolicy {
     pub deadline: Duration,
 }
 
+/// Why a Node's own word about its pool does not count.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the Node's annotation {} does not count: {why}", azure_vnet_crds::POOL_OVERRIDE)]
+pub struct Refused {
+    why: String,
+}
+
 /// A config that the API server should have refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {text:?}, which is no duration such as 90s, 10m or 1h30m: correct it")]
@@ -87,6 +94,17 @@ pub fn choose<'a>(
         let created = config.metadata.creation_timestamp.as_ref().map(|at| at.0);
         (Reverse(config.spec.priority), created.is_none(), created, config.metadata.name.clone())
     })
+}
+
+/// The configs that would count for a node just as much as the chosen one, were they not younger: their owners should know.
+pub fn shadowed<'a>(
+    configs: impl IntoIterator<Item = &'a AzureVnetConfig>,
+    chosen: &AzureVnetConfig,
+    labels: &BTreeMap<String, String>,
+) -> Vec<&'a AzureVnetConfig> {
+    let name = chosen.metadata.name.as_ref();
+    let rivals = configs.into_iter().filter(|config| config.spec.priority == chosen.spec.priority && config.metadata.name.as_ref() != name);
+    rivals.filter(|config| config.metadata.deletion_timestamp.is_none() && selects(&config.spec.node_selector, labels)).collect()
 }
 
 /// Whether a selector matches. An operator that is not known matches nothing.
@@ -133,6 +151,7 @@ impl Policy {
         let read = |field, text: &str| duration(text).ok_or_else(|| Invalid { field, text: text.to_owned() });
         let release = &spec.pool.release;
         let effective = Effective {
+            pool: Pool::of(&spec.pool).numbers(PoolSource::Config),
             cool_down_seconds: read("pool.coolDown", spec.pool.cool_down.as_deref().unwrap_or("45s"))?.as_secs(),
             probation_seconds: read("pool.release.probation", &release.probation)?.as_secs(),
             masquerade: spec.masquerade.clone(),
@@ -165,7 +184,51 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// The same with what a Node's annotation says of its pool.
+    ///
+    /// # Errors
+    /// When it is not understood, or would give what no config may ask for.
+    pub fn overridden(&self, config: &AzureVnetConfig, annotation: &str) -> Result<Self, Refused> {
+        let refused = |why: &str| Refused { why: why.to_owned() };
+        let with: PoolOverride = serde_json::from_str(annotation).map_err(|error| refused(&error.to_string()))?;
+        let mut spec = config.spec.pool.clone();
+        let floats = [with.min, with.min_free, with.batch, with.max].iter().any(Option::is_some);
+        if with.ip_address_count.is_some() && floats {
+            return Err(refused("ipAddressCount fixes the size of the pool: remove min, minFree, batch and max, or remove ipAddressCount"));
+        }
+        if with.ip_address_count.is_some() || floats {
+            spec.ip_address_count = with.ip_address_count;
+        }
+        (spec.min, spec.min_free) = (with.min.or(spec.min), with.min_free.or(spec.min_free));
+        (spec.batch, spec.max) = (with.batch.or(spec.batch), with.max.or(spec.max));
+        let max = spec.max.unwrap_or(110);
+        let fits = |value: Option<u16>, usual: u16, least: u16| (least..=max).contains(&value.unwrap_or(usual));
+        if !spec.ip_address_count.is_none_or(|count| (1..=256).contains(&count)) {
+            return Err(refused("ipAddressCount counts the node's own address and at most 255 more: use 1 to 256"));
+        }
+        if spec.ip_address_count.is_none() {
+            if !(1..=255).contains(&max) {
+                return Err(refused("a NIC carries its own address and at most 255 more: use a max of 1 to 255"));
+            }
+            if !(fits(spec.min, 0, 0) && fits(spec.min_free, 8, 1) && fits(spec.batch, 4, 1)) {
+                return Err(refused("min must be at most max, minFree (8 when not set) and batch (4 when not set) from 1 to max"));
+            }
+        }
+        let pool = Pool::of(&spec);
+        let effective = Effective { pool: pool.numbers(PoolSource::Annotation), ..self.effective.clone() };
+        Ok(Self { effective, pool, ..self.clone() })
+    }
+}
+
 impl Pool {
+    fn numbers(self, source: PoolSource) -> PoolNumbers {
+        match self {
+            Self::Fixed(count) => PoolNumbers { fixed: Some(count), source, ..PoolNumbers::default() },
+            Self::Floating { min, min_free, batch, max } => PoolNumbers { fixed: None, min, min_free, batch, max, source },
+        }
+    }
+
     fn of(spec: &PoolSpec) -> Self {
         if let Some(count) = spec.ip_address_count {
             return Self::Fixed(count.saturating_sub(1).min(255));
@@ -233,5 +296,38 @@ mod tests {
         assert_eq!(Policy::of(&config).unwrap().pool, Pool::Fixed(30));
         config.spec.arm.grace = "soon".into();
         assert!(Policy::of(&config).unwrap_err().to_string().contains("arm.grace"));
+    }
+
+    #[test]
+    fn a_nodes_annotation_replaces_fields_of_the_pool_and_is_held_to_the_same_rules() {
+        let config = config("default", 0, 1);
+        let policy = Policy::of(&config).unwrap();
+        let with = |text: &str| policy.overridden(&config, text).map(|policy| policy.pool);
+        assert_eq!(with(r#"{"min": 20, "batch": 10}"#), Ok(Pool::Floating { min: 20, min_free: 8, batch: 10, max: 110 }));
+        assert_eq!(with(r#"{"ipAddressCount": 31}"#), Ok(Pool::Fixed(30)));
+        assert_eq!(policy.overridden(&config, r#"{"max": 30}"#).unwrap().effective.pool.source, PoolSource::Annotation);
+        let wrong = [
+            ("{", "EOF"),
+            (r#"{"maxx": 3}"#, "unknown field"),
+            (r#"{"max": 256}"#, "1 to 255"),
+            (r#"{"max": 7}"#, "minFree (8 when not set)"),
+            (r#"{"minFree": 0}"#, "minFree"),
+            (r#"{"min": 111}"#, "min must be at most max"),
+            (r#"{"batch": 0}"#, "batch"),
+            (r#"{"ipAddressCount": 0}"#, "1 to 256"),
+            (r#"{"ipAddressCount": 31, "min": 2}"#, "fixes the size"),
+        ];
+        for (text, expected) in wrong {
+            let error = with(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn k7_a_config_that_is_younger_than_another_of_its_priority_is_shadowed() {
+        let configs = [config("young", 5, 9), config("old", 5, 3), config("low", 0, 1)];
+        let chosen = choose(&configs, &labels(&[])).unwrap();
+        let names: Vec<_> = shadowed(&configs, chosen, &labels(&[])).iter().map(|config| config.metadata.name.clone().unwrap()).collect();
+        assert_eq!(names, ["young"]);
     }
 }

@@ -4,9 +4,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigStatus, AzureVnetNode, CONTROLLER_MANAGER,
-    config::{AddressCounts, NodeCounts},
+    config::{AddressCounts, NodeCounts, PlanCounts},
 };
-use azure_vnet_operator_core::{arm::Error, policy::Policy};
+use azure_vnet_operator_core::{
+    arm::Error,
+    policy::{Policy, shadowed},
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
@@ -31,6 +34,9 @@ const EVERY: Duration = Duration::from_secs(5);
 struct Tally {
     nodes: NodeCounts,
     addresses: AddressCounts,
+    plan: PlanCounts,
+    /// An older config of the same priority that counts for a node of this one.
+    rival: Option<String>,
     missing: u32,
     troubles: Vec<Error>,
     /// Why a network of its nodes cannot be read.
@@ -72,8 +78,12 @@ async fn write(api: &Api<AzureVnetConfig>, config: &AzureVnetConfig, status: &Az
 
 fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+    let configs = shell.caches.configs.state();
     for node in shell.caches.nodes.state() {
         let Some(config) = shell.config_of(&node) else { continue };
+        for shadowed in shadowed(configs.iter().map(|config| &**config), &config, node.labels()) {
+            tallies.entry(shadowed.name_any()).or_default().rival = Some(config.name_any());
+        }
         let tally = tallies.entry(config.name_any()).or_default();
         tally.nodes.matched += 1;
         if !node.spec.provider_id.is_empty() && provider_of(&node).is_err() {
@@ -104,6 +114,11 @@ impl Tally {
         addresses.cooling += u32::from(agent.counts.cooling);
         addresses.releasing += count(pool.spec.release.iter().map(|release| release.addresses.len()).sum());
         addresses.lost += count(pool.spec.lost.len());
+        if let Some(plan) = &cloud.plan {
+            self.plan.nodes += 1;
+            self.plan.add += count(plan.add.len());
+            self.plan.remove += count(plan.remove.len());
+        }
         self.missing += u32::from(cloud.target.saturating_sub(cloud.attached));
     }
 }
@@ -127,7 +142,11 @@ fn measure(metrics: &Metrics, tallies: &BTreeMap<String, Tally>) {
 fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetConfigStatus {
     let trouble =
         |reasons: &[&str]| tally.troubles.iter().find(|error| reasons.contains(&error.reason())).map(|e| (e.reason(), e.remedy()));
-    let valid = Policy::of(config).err().map(|error| ("Invalid", error.to_string()));
+    let conflict = tally.rival.as_ref().map(|rival| {
+        let remedy = "give one of them a higher priority, or selectors that do not overlap";
+        ("Conflict", format!("{rival} is older, has the same priority and selects some of the same nodes, and counts for them: {remedy}"))
+    });
+    let valid = Policy::of(config).err().map(|error| ("Invalid", error.to_string())).or(conflict);
     let credentials = trouble(&["CredentialsRefused"]);
     let permissions = trouble(&["PermissionMissing", "ResourceLocked"]);
     let peerings = tally.network.as_ref().map(|error| {
@@ -163,6 +182,7 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         observed_generation: config.metadata.generation.unwrap_or_default(),
         nodes: tally.nodes.clone(),
         addresses: tally.addresses.clone(),
+        plan: tally.plan.clone(),
         conditions: conditions.into(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use azure_vnet_crds::AzureVnetNode;
+use azure_vnet_crds::{AzureVnetNode, POOL_OVERRIDE, UNMANAGED};
 use kube::{Resource, api::ObjectMeta, core::ClusterResourceScope};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,12 @@ impl Node {
         self.status.conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status.as_str())
     }
 
+    /// The value of an annotation; of those that are read.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
     /// Whether it has a taint of that key.
     #[must_use]
     pub fn has_taint(&self, key: &str) -> bool {
@@ -115,7 +121,12 @@ impl Node {
 
     /// Drops what is not read, so that the cache stays small.
     pub fn trim(&mut self) {
+        let ours = self.metadata.annotations.take().map(|mut all| {
+            all.retain(|key, _| [POOL_OVERRIDE, UNMANAGED].contains(&key.as_str()));
+            all
+        });
         trim(&mut self.metadata);
+        self.metadata.annotations = ours.filter(|ours| !ours.is_empty());
         self.status.conditions.retain(|condition| ["Ready", "NetworkUnavailable"].contains(&condition.type_.as_str()));
     }
 }
@@ -144,13 +155,14 @@ mod tests {
 
     #[test]
     fn sc1_a_node_keeps_its_taints_whole_and_little_else() {
-        let text = r#"{"metadata": {"name": "n", "uid": "u", "annotations": {"a": "b"}, "managedFields": []},
+        let text = r#"{"metadata": {"name": "n", "uid": "u", "annotations": {"a": "b", "azure-vnet.dev/unmanaged": "true"}, "managedFields": []},
             "spec": {"providerID": "azure:///x", "taints": [{"key": "k", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}], "podCIDR": "x"},
             "status": {"conditions": [{"type": "Ready", "status": "Unknown"}, {"type": "DiskPressure", "status": "False"}],
             "nodeInfo": {"bootID": "b", "operatingSystem": "linux", "kernelVersion": "6"}}}"#;
         let mut node: Node = serde_json::from_str(text).unwrap();
         node.trim();
         assert_eq!((node.name(), node.uid(), node.condition("Ready"), node.condition("DiskPressure")), ("n", "u", Some("Unknown"), None));
+        assert_eq!((node.annotation(UNMANAGED), node.annotation("a")), (Some("true"), None));
         assert!(node.has_taint("k") && node.spec.taints[0].get("timeAdded").is_some() && !node.spec.unschedulable);
     }
 }

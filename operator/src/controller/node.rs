@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, EXHAUSTED_TAINT, config::Exhaustion};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, EXHAUSTED_TAINT, POOL_OVERRIDE, UNMANAGED, config::Exhaustion};
 use azure_vnet_operator_core::{
     arm::Error,
     decide::may_vanish,
@@ -110,13 +110,7 @@ impl<A: Arm> Shell<A> {
             return self.farewell(Some(object)).await;
         }
         let Some((config, provider)) = self.managed(&node).await else { return Ok(None) };
-        let policy = match Policy::of(&config) {
-            Ok(policy) => policy,
-            Err(error) => {
-                self.events.tell(&*config, EventType::Warning, "ConfigInvalid", &error.to_string()).await;
-                return Ok(None);
-            }
-        };
+        let Some(policy) = self.policy(&config, &node).await else { return Ok(None) };
         let look_again = self.repair(&node, object.as_ref(), &policy, &mut known.mark_wrong_since).await;
         let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
         let prefixes = &policy.effective.masquerade.non_masquerade_cidrs;
@@ -127,6 +121,25 @@ impl<A: Arm> Shell<A> {
         let known = Known { of_pass: pass.into_known(), target: work.target, ..known };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
         result.map(|wake| wake.into_iter().chain(look_again).min())
+    }
+
+    /// What a config, and the node's own annotation, ask for.
+    async fn policy(&self, config: &AzureVnetConfig, node: &Node) -> Option<Policy> {
+        let policy = match Policy::of(config) {
+            Ok(policy) => policy,
+            Err(error) => {
+                self.events.tell(config, EventType::Warning, "ConfigInvalid", &error.to_string()).await;
+                return None;
+            }
+        };
+        match node.annotation(POOL_OVERRIDE).map(|text| policy.overridden(config, text)) {
+            Some(Ok(overridden)) => Some(overridden),
+            Some(Err(refused)) => {
+                self.events.tell(node, EventType::Warning, "OverrideRefused", &refused.to_string()).await;
+                Some(policy)
+            }
+            None => Some(policy),
+        }
     }
 
     /// The config of a node and its place in Azure, if it is to be managed.
@@ -146,7 +159,8 @@ impl<A: Arm> Shell<A> {
 
     /// The config that counts for a node.
     pub fn config_of(&self, node: &Node) -> Option<Arc<AzureVnetConfig>> {
-        if !matches!(node.status.node_info.operating_system.as_str(), "" | "linux") {
+        let linux = matches!(node.status.node_info.operating_system.as_str(), "" | "linux");
+        if !linux || node.annotation(UNMANAGED) == Some("true") {
             return None;
         }
         let configs = self.caches.configs.state();

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode, config::Mode};
 use azure_vnet_operator_core::arm::{Class, Document, Error, Read, Urgency, Write};
 use kube::{
     client::Body,
@@ -130,6 +130,10 @@ where
 }
 
 fn shell(refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
+    shell_in(Mode::Enforce, refusals)
+}
+
+fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
     let server = Arc::new(Server::default());
     let service = Arc::clone(&server);
     let client = kube::Client::new(tower::service_fn(move |request| Arc::clone(&service).answer(request)), "default");
@@ -138,7 +142,7 @@ fn shell(refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
         "status": {"conditions": [{"type": "Ready", "status": "False"}], "nodeInfo": {"bootID": "boot", "operatingSystem": "linux"}}}));
     let caches = Caches {
         nodes: store(vec![node.unwrap()]),
-        configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec::default())]),
+        configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
         pools: store(vec![]),
     };
     let arm = Azure { server: Arc::clone(&server), nic: Mutex::new(nic()), refusals: Mutex::new(refusals), writes: AtomicUsize::new(0) };
@@ -175,4 +179,16 @@ async fn a_missing_permission_is_told_and_not_hammered() {
     assert!(matches!(shell.trouble("n1").unwrap().class, Class::Forbidden { .. }));
     shell.pass("n1").await.unwrap();
     assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn in_mode_plan_the_status_shows_what_would_be_sent_and_nothing_is_sent() {
+    let (shell, server) = shell_in(Mode::Plan, vec![]);
+    shell.pass("n1").await.unwrap();
+    let plan = server.pool().status.unwrap().cloud.unwrap().plan.unwrap();
+    assert_eq!((plan.add.len(), plan.if_match.as_str()), (8, "W/\"1\""));
+    assert!(plan.request.starts_with(&format!("PUT {NIC}?")) && plan.properties.contains(SUBNET), "{plan:?}");
+    let writes = server.writes.load(Ordering::SeqCst);
+    shell.pass("n1").await.unwrap();
+    assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 0), "nothing at rest");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use azure_vnet_crds::node::CloudError;
+use azure_vnet_crds::{config::Mode, node::CloudError};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{Attempt, later, settle, since, sizing::Sizes, stamp, step::Step};
@@ -138,9 +138,11 @@ fn deficit(step: &Step<'_>, sizes: &Sizes, error: Option<&Error>) -> (bool, &'st
         let message = format!("An object before this one may have left a write under way: nothing is published before {}.", from.0);
         return (true, "AwaitsEarlierWrites", message);
     }
-    match error {
-        Some(error) => (true, error.reason(), error.remedy()),
-        None => (true, "Filling", "More addresses are on their way.".into()),
+    match (step.policy.mode, error) {
+        (Mode::Plan, _) => (true, "Planned", "The config's mode is Plan: status.cloud.plan shows what Enforce would send.".into()),
+        (Mode::Paused, _) => (true, "Paused", "The config's mode is Paused: set it to Enforce for more addresses.".into()),
+        (Mode::Enforce, Some(error)) => (true, error.reason(), error.remedy()),
+        (Mode::Enforce, None) => (true, "Filling", "More addresses are on their way.".into()),
     }
 }
 

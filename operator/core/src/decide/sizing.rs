@@ -10,7 +10,7 @@ use azure_vnet_crds::{
 use super::{Asked, Event, Ready, releasing, since, stamp, step::Step};
 use crate::{
     arm::Class,
-    nic::{Slot, View},
+    nic::{Change, Slot, View},
     policy::Pool,
     size::Need,
 };
@@ -85,7 +85,7 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     let Some(begun) = step.cloud.surplus_since.as_ref().map(|at| at.0) else { return };
     let Some(agent) = step.observed.agent() else { return };
     let calm = step.observed.node.ready == Ready::True && agent.revision_adopted >= step.stored.spec.revision;
-    if !policy.enabled || !step.may_write() || !calm {
+    if !policy.enabled || !calm {
         return;
     }
     let jitter = policy.after * u32::from(policy.jitter_percent) / 100 * spread(&step.observed.node.uid) / 1000;
@@ -99,6 +99,9 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
         step.spec.addresses.iter().filter(there).filter(|at| !step.memory.refused.contains(at)).copied().collect();
     candidates.sort_by_key(|at| std::cmp::Reverse(at.slot));
     candidates.truncate(usize::from(sizes.surplus().min(policy.batch)));
+    if !step.may_write() {
+        return step.plan(Change { remove: candidates.into_iter().collect(), ..Change::default() });
+    }
     if candidates.is_empty() {
         // All of them are in use: they are asked for again when the surplus has lasted once more.
         step.memory.refused.clear();

@@ -10,7 +10,7 @@ use azure_vnet_crds::{
 use jiff::Timestamp;
 
 use super::{
-    Attempt, Decision, Event, Memory, NicRead, Observed, READ_EVERY, Send, Stored, later, release, report,
+    Attempt, Decision, Event, Memory, NicRead, Observed, Planned, READ_EVERY, Send, Stored, later, release, report,
     settle::{self, Case, Origin, Settled},
     since,
     sizing::{self, Sizes},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     arm::{Class, Trace, Urgency},
-    nic::{State, View},
+    nic::{Change, State, View},
     policy::Policy,
 };
 
@@ -161,7 +161,10 @@ impl<'a> Step<'a> {
                 self.close(intent, false, nic);
             }
             Settled::Send if self.may_write() => self.out.send = Some(self.send(intent, &nic.view)),
-            Settled::Send => self.wake(Duration::from_mins(1)),
+            Settled::Send => {
+                self.plan(settle::change(intent));
+                self.wake(Duration::from_mins(1));
+            }
             Settled::Close { complete } => self.close(intent, complete, nic),
         }
     }
@@ -196,6 +199,11 @@ impl<'a> Step<'a> {
         let succeeded = self.observed.last.as_ref().is_some_and(|last| last.intent == Some(intent.id) && last.result.is_ok());
         let known = self.origin(intent) == Origin::This && self.memory.unknown != Some(intent.id);
         succeeded && self.memory.sends >= TRIES && known
+    }
+
+    /// Notes what would be sent.
+    pub fn plan(&mut self, change: Change) {
+        self.out.planned = Planned::Change(change);
     }
 
     fn send(&mut self, intent: &Intent, view: &View) -> Send {
@@ -282,6 +290,7 @@ impl<'a> Step<'a> {
         if self.published_differs() {
             return;
         }
+        self.out.planned = Planned::Nothing;
         let busy = !self.spec.release.is_empty();
         if sizes.holding < sizes.target && busy {
             // Demand is back: what was to go stays (it rests with the agent, safety rule RE8).
@@ -307,13 +316,13 @@ impl<'a> Step<'a> {
     }
 
     fn add(&mut self, sizes: &Sizes, view: &View) {
+        let slots = sizing::slots(&self.spec, view, sizes.target - sizes.holding);
         if !self.may_write() {
-            return;
+            return self.plan(Change { add: slots.into_iter().collect(), ..Change::default() });
         }
         if let Some(rest) = self.back_off() {
             return self.wake(rest);
         }
-        let slots = sizing::slots(&self.spec, view, sizes.target - sizes.holding);
         if !slots.is_empty() {
             self.open(Intent { op: IntentOp::Add, add: slots, ..Intent::default() }, view);
         }
@@ -322,7 +331,7 @@ impl<'a> Step<'a> {
     /// Opens the removal of what is set aside (safety rule RE1), on a fresh look at the NIC.
     fn remove(&mut self, (release_id, remove): (u64, Vec<SlotAddress>), nic: &NicRead) {
         if !self.may_write() {
-            return;
+            return self.plan(Change { remove: remove.into_iter().collect(), ..Change::default() });
         }
         if let Some(rest) = self.back_off() {
             return self.wake(rest);
@@ -366,6 +375,9 @@ impl<'a> Step<'a> {
             self.out.wake = None;
         }
         report::write(&mut self);
+        if self.policy.mode != Mode::Plan || self.out.planned == Planned::Change(Change::default()) {
+            self.out.planned = Planned::Nothing;
+        }
         self.out.memory = self.memory;
         self.out
     }

@@ -46,6 +46,33 @@ fn a_paused_config_writes_nothing_to_azure() {
 }
 
 #[test]
+fn a_plan_says_what_would_be_sent_and_nothing_is() {
+    let mut world = World::filled(8, 8);
+    world.policy.mode = Mode::Plan;
+    world.settle();
+    let decision = world.decide();
+    let change = Change { add: (9..=16).collect(), ..Change::default() };
+    assert_eq!((decision.planned, decision.send, world.cloud().intent), (Planned::Change(change), None, None));
+    assert_eq!(world.azure.slots.len(), 8);
+    let deficit = |world: &World| {
+        let stored = world.observed.object.as_ref().unwrap();
+        stored.status.conditions.iter().find(|c| c.type_ == "InDeficit").unwrap().reason.clone()
+    };
+    assert_eq!(deficit(&world), "Planned");
+
+    world.report(0);
+    world.settle();
+    assert_eq!(world.decide().planned, Planned::Nothing);
+    let mut world = World::filled(12, 0);
+    world.policy.mode = Mode::Plan;
+    world.settle();
+    world.pass(3600);
+    world.settle();
+    let change = Change { remove: (9..=12).map(at).collect(), ..Change::default() };
+    assert_eq!((world.decide().planned, world.spec().release.len()), (Planned::Change(change), 0), "the agent is not asked");
+}
+
+#[test]
 fn i5_an_addition_takes_the_lowest_slots_that_nothing_knows() {
     let mut world = World::filled(8, 4);
     world.azure.slots.insert(10, Slot::Provisioning);
