@@ -5,5 +5,6 @@ pub mod delegate;
 pub mod kernel_use;
 pub mod netlink;
 pub mod netns;
+pub mod source;
 pub mod store;
 pub mod wire;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_plugin::store::{Adoption, Granted, Keeper, KernelUse, LeaseError, LeaseRequest, Store};
+use azure_vnet_plugin::store::{Adoption, Granted, Keeper, KernelUse, LeaseError, LeaseRequest, Store, Supply};
 use azure_vnet_plugin_core::{
     attachment::{Attachment, Mode},
     pool::{ContentHash, PoolFacts, SealOwner, SlotAddress},
@@ -124,6 +124,7 @@ fn request(container: &str) -> LeaseRequest {
         netns: "/run/netns/x".parse().unwrap(),
         netns_cookie: None,
         requested: None,
+        supply: Supply::default(),
         avoid: BTreeSet::new(),
     }
 }

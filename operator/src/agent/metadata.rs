@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use azure_vnet_operator_core::adoption::Source;
+use azure_vnet_plugin_core::source::MacPattern;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinSet,
@@ -76,7 +77,10 @@ async fn ask(imds: Imds, wireserver: Wireserver, answers: mpsc::Sender<Answer>, 
             Ok(interfaces) => {
                 let mut shown: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
                 for interface in interfaces {
-                    let mac = interface.mac.unwrap_or_else(|| "*".to_owned());
+                    let mac = match interface.mac {
+                        MacPattern::Is(mac) => mac.to_string(),
+                        MacPattern::Any => "*".to_owned(),
+                    };
                     let addresses = interface.subnets.into_iter().flat_map(|subnet| subnet.addresses).map(|address| address.address);
                     shown.entry(mac).or_default().extend(addresses);
                 }

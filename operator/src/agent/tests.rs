@@ -8,7 +8,7 @@ use azure_vnet_crds::{
     node::{Release, SlotAddress},
 };
 use azure_vnet_operator_core::adoption::Source;
-use azure_vnet_plugin::store::{KernelUse, LeaseRequest};
+use azure_vnet_plugin::store::{KernelUse, LeaseRequest, Supply};
 use azure_vnet_plugin_core::attachment::{Attachment, Mode, PodRef};
 use nix::{
     mount::{MsFlags, mount},
@@ -184,6 +184,7 @@ fn lease_for(node: &Node, container: &str, uid: Option<&str>) -> Ipv4Addr {
         netns: "/run/netns/a".parse().unwrap(),
         netns_cookie: None,
         requested: None,
+        supply: Supply::default(),
         avoid: BTreeSet::new(),
     };
     let granted = node.keeper.store().lease(&request, &mut |_| KernelUse::Free).unwrap();

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use crate::{
     answer::{Answer, Dns},
     attachment::{Attachment, IfName, Mode, NetworkName},
     error::{CniError, Code},
+    ipam::OwnIpam,
     json::{Object, TypeError},
     version::CniVersion,
 };
@@ -55,26 +55,6 @@ pub enum Ipam {
     Delegated(String),
 }
 
-/// Settings of the node store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnIpam {
-    /// `ipam.environment`.
-    pub source: Source,
-    /// `ipam.subnet`: the pool is to be of this subnet.
-    pub subnet: Option<Ipv4Net>,
-    /// `ipam.ipAddress`: this address or none.
-    pub requested: Option<Ipv4Addr>,
-}
-
-/// `ipam.environment`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The agent's pool and nothing else.
-    Pool,
-    /// The agent's pool where one is sealed in this boot.
-    Azure,
-}
-
 /// What remains of a configuration where no field may be an error: DEL and error answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leniently {
@@ -99,7 +79,7 @@ impl NetConf {
                 Role::Network => network_mode(object)?,
                 Role::Ipam => Mode::Transparent,
             },
-            master: object.text("master").map_err(wrong_type)?.map(|name| name.parse().map_err(|e| invalid("master", &e))).transpose()?,
+            master: master(object)?,
             ips_to_route_via_host: addresses(object, "ipsToRouteViaHost")?,
             ipam: ipam(object, role)?,
             dns: object.object("dns").and_then(|dns| dns.map_or(Ok(Dns::default()), Dns::parse)).map_err(wrong_type)?,
@@ -122,7 +102,31 @@ impl Leniently {
     }
 }
 
-/// The configuration of GC and STATUS.
+/// The configuration of STATUS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusConf {
+    /// The caller's version.
+    pub version: CniVersion,
+    /// The network's name.
+    pub name: NetworkName,
+    /// How pods are wired; for `azure-vnet-ipam` without meaning.
+    pub mode: Mode,
+    /// Where addresses come from.
+    pub ipam: Ipam,
+}
+
+impl StatusConf {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// As [`NetConf::parse`]: with a configuration that ADD cannot act on, no ADD can succeed.
+    pub fn parse(value: &Value, role: Role) -> Result<Self, CniError> {
+        let NetConf { version, name, mode, ipam, .. } = NetConf::parse(value, role)?;
+        Ok(Self { version, name, mode, ipam })
+    }
+}
+
+/// The configuration of GC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConf {
     /// The caller's version.
@@ -193,36 +197,23 @@ fn network_mode(object: Object<'_>) -> Result<Mode, CniError> {
     }
 }
 
+fn master(object: Object<'_>) -> Result<Option<IfName>, CniError> {
+    object.text("master").map_err(wrong_type)?.map(|name| name.parse().map_err(|error| invalid("master", &error))).transpose()
+}
+
 fn ipam(object: Object<'_>, role: Role) -> Result<Ipam, CniError> {
     let ipam = object.object("ipam").map_err(wrong_type)?;
     let kind = ipam.map(|ipam| ipam.text("type")).transpose().map_err(wrong_type)?.flatten();
     match (role, ipam, kind) {
-        (Role::Ipam, Some(ipam), _) | (Role::Network, Some(ipam), Some(OWN_IPAM)) => own_ipam(ipam).map(Ipam::Own),
+        (Role::Ipam, Some(ipam), _) | (Role::Network, Some(ipam), Some(OWN_IPAM)) => {
+            OwnIpam::parse(ipam, object, master(object)?).map(Ipam::Own)
+        }
         (Role::Network, _, Some(other)) => Ok(Ipam::Delegated(other.to_owned())),
         (Role::Network | Role::Ipam, _, None) | (Role::Ipam, None, Some(_)) => {
             Err(CniError::new(Code::InvalidConfig, "the network configuration names no IPAM plugin")
                 .with_details(format!("write \"ipam\": {{\"type\": \"{OWN_IPAM}\"}}")))
         }
     }
-}
-
-fn own_ipam(ipam: Object<'_>) -> Result<OwnIpam, CniError> {
-    let source = match ipam.text("environment").map_err(wrong_type)? {
-        None | Some("azure") => Source::Azure,
-        Some("pool") => Source::Pool,
-        Some(other) => {
-            return Err(unsupported("ipam.environment", other).with_details("write \"pool\", or leave it out"));
-        }
-    };
-    let subnet = ipam.text("subnet").map_err(wrong_type)?;
-    let requested = ipam.text("ipAddress").map_err(wrong_type)?;
-    Ok(OwnIpam {
-        source,
-        subnet: subnet
-            .map(|text| text.parse().map_err(|_| invalid_text("ipam.subnet", text, "a prefix such as 10.240.0.0/16")))
-            .transpose()?,
-        requested: requested.map(|text| address("ipam.ipAddress", text)).transpose()?,
-    })
 }
 
 fn addresses(object: Object<'_>, key: &str) -> Result<Vec<Ipv4Addr>, CniError> {
@@ -270,6 +261,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::ipam::{Services, Source};
 
     fn transparent() -> Value {
         json!({ "cniVersion": "1.0.0", "name": "azure", "mode": "transparent", "ipam": { "type": "azure-vnet-ipam", "environment": "pool" } })
@@ -292,7 +284,8 @@ mod tests {
                            "IPsToRouteViaHost": ["169.254.20.10"], "DNS": { "Nameservers": ["10.0.0.10"] } });
         let conf = NetConf::parse(&conf, Role::Network).unwrap();
         assert_eq!((conf.version, conf.name.as_str(), conf.mode), (CniVersion::V0_3_0, "azure", Mode::Transparent));
-        assert_eq!(conf.ipam, Ipam::Own(OwnIpam { source: Source::Azure, subnet: None, requested: None }));
+        let Ipam::Own(own) = conf.ipam else { panic!("{:?}", conf.ipam) };
+        assert_eq!(own.source, Source::Azure(Services::default()));
         assert_eq!((conf.ips_to_route_via_host.len(), conf.dns.nameservers.len()), (1, 1));
     }
 
@@ -315,7 +308,7 @@ mod tests {
             (with("name", json!("a/b")), 7, "a/b"),
             (with("mode", json!(1)), 7, "\"mode\" is a number"),
             (with("ipam", json!({})), 7, "azure-vnet-ipam"),
-            (with("ipam", json!({ "type": "azure-vnet-ipam", "environment": "mas" })), 2, "mas"),
+            (with("ipam", json!({ "type": "azure-vnet-ipam", "environment": "ipv6NodeIpam" })), 2, "ipv6NodeIpam"),
             (with("ipam", json!({ "type": "azure-vnet-ipam", "ipAddress": "10.0.0" })), 7, "10.0.0"),
             (with("multiTenancy", json!(true)), 2, "multiTenancy"),
             (with("prevResult", json!({ "ips": [{ "address": "x" }] })), 7, "prevResult"),

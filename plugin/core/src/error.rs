@@ -77,6 +77,12 @@ impl CniError {
         Self { details: details.into(), ..self }
     }
 
+    /// The same with another code.
+    #[must_use]
+    pub fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
     /// Takes an error of ours, its sources included.
     #[must_use]
     pub fn because(code: Code, error: &dyn std::error::Error) -> Self {

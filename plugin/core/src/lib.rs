@@ -6,13 +6,16 @@ pub mod boot;
 pub mod conf;
 pub mod error;
 pub mod gc;
+pub mod ipam;
 mod json;
 pub mod lease;
 pub mod memory;
+pub mod original;
 pub mod pool;
 pub mod queue;
 mod record;
 pub mod request;
+pub mod source;
 pub mod version;
 pub mod wiring;
 

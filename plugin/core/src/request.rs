@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use crate::{
     attachment::{Attachment, NetnsPath, PodRef},
-    conf::{Leniently, NetConf, NodeConf, Role},
+    conf::{Ipam, Leniently, NetConf, NodeConf, Role, StatusConf},
     error::{CniError, Code},
+    json::Object,
     version::CniVersion,
 };
 
@@ -38,7 +39,7 @@ pub enum Request {
     /// Free what no one has.
     Gc(NodeConf),
     /// Could ADD succeed?
-    Status(NodeConf),
+    Status(StatusConf),
     /// Which versions?
     Version(CniVersion),
 }
@@ -97,10 +98,14 @@ impl Request {
                 Ok(Self::Check(Box::new(add)))
             }
             "DEL" => Ok(Self::Del(Del { attachment: attachment(environment)?, conf: lenient })),
-            "GC" | "STATUS" => {
+            "GC" => {
                 let conf = NodeConf::parse(conf)?;
                 has(command, conf.version, CniVersion::has_gc_and_status)?;
-                Ok(if command == "GC" { Self::Gc(conf) } else { Self::Status(conf) })
+                Ok(Self::Gc(conf))
+            }
+            "STATUS" => {
+                has(command, lenient.version, CniVersion::has_gc_and_status)?;
+                Ok(Self::Status(StatusConf::parse(conf, role)?))
             }
             other => Err(CniError::new(Code::InvalidEnvironment, format!("CNI_COMMAND {other:?} is unknown"))
                 .with_details("the commands are ADD, CHECK, DEL, GC, STATUS and VERSION")),
@@ -110,10 +115,14 @@ impl Request {
 
 impl Add {
     fn parse(environment: &Environment, conf: &Value, role: Role) -> Result<Self, CniError> {
-        let conf = NetConf::parse(conf, role)?;
+        let mut net = NetConf::parse(conf, role)?;
         let attachment = attachment(environment)?;
-        let netns = required(environment.netns.as_deref(), "CNI_NETNS")?;
-        Ok(Self { attachment, netns: netns.parse().map_err(|error| malformed("CNI_NETNS", &error))?, pod: pod(environment)?, conf })
+        let netns = required(environment.netns.as_deref(), "CNI_NETNS")?.parse().map_err(|error| malformed("CNI_NETNS", &error))?;
+        let arguments = Arguments::parse(environment)?;
+        if let (Ipam::Own(own), Some(address), Some(whole)) = (&mut net.ipam, arguments.address, Object::of(conf)) {
+            own.asked_by_arguments(address, whole)?;
+        }
+        Ok(Self { attachment, netns, pod: arguments.pod()?, conf: net })
     }
 }
 
@@ -126,26 +135,39 @@ fn attachment(environment: &Environment) -> Result<Attachment, CniError> {
     })
 }
 
-/// The pod in `CNI_ARGS`. Keys that are not asked for are the runtime's business.
-fn pod(environment: &Environment) -> Result<Option<PodRef>, CniError> {
-    let (mut namespace, mut name, mut uid) = (None, None, None);
-    for pair in environment.args.as_deref().unwrap_or_default().split(';').filter(|pair| !pair.is_empty()) {
-        let Some((key, value)) = pair.split_once('=') else {
-            return Err(CniError::new(Code::InvalidEnvironment, format!("CNI_ARGS: {pair:?} is not of the form KEY=VALUE")));
-        };
-        match key {
-            "K8S_POD_NAMESPACE" => namespace = Some(value),
-            "K8S_POD_NAME" => name = Some(value),
-            "K8S_POD_UID" => uid = Some(value),
-            _ => {}
+/// What is read of `CNI_ARGS`. Keys that are not asked for are the runtime's business.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arguments<'a> {
+    namespace: Option<&'a str>,
+    name: Option<&'a str>,
+    uid: Option<&'a str>,
+    address: Option<&'a str>,
+}
+
+impl<'a> Arguments<'a> {
+    fn parse(environment: &'a Environment) -> Result<Self, CniError> {
+        let mut arguments = Self::default();
+        for pair in environment.args.as_deref().unwrap_or_default().split(';').filter(|pair| !pair.is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(CniError::new(Code::InvalidEnvironment, format!("CNI_ARGS: {pair:?} is not of the form KEY=VALUE")));
+            };
+            let place = match key {
+                "K8S_POD_NAMESPACE" => &mut arguments.namespace,
+                "K8S_POD_NAME" => &mut arguments.name,
+                "K8S_POD_UID" => &mut arguments.uid,
+                "IP" => &mut arguments.address,
+                _ => continue,
+            };
+            *place = Some(value).filter(|value| !value.is_empty());
         }
+        Ok(arguments)
     }
-    match (namespace.filter(|text| !text.is_empty()), name.filter(|text| !text.is_empty())) {
-        (Some(namespace), Some(name)) => {
-            let uid = uid.filter(|uid| !uid.is_empty()).map(str::parse).transpose().map_err(|error| malformed("CNI_ARGS", &error))?;
-            Ok(Some(PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid }))
-        }
-        (None | Some(_), None) | (None, Some(_)) => Ok(None),
+
+    /// The pod, where it is named.
+    fn pod(self) -> Result<Option<PodRef>, CniError> {
+        let (Some(namespace), Some(name)) = (self.namespace, self.name) else { return Ok(None) };
+        let uid = self.uid.map(str::parse).transpose().map_err(|error| malformed("CNI_ARGS", &error))?;
+        Ok(Some(PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid }))
     }
 }
 

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use azure_vnet_plugin_core::{
     answer::{Answer, Interface},
     attachment::{Attachment, IfName},
-    conf::{Ipam, OwnIpam, Role},
+    conf::{Ipam, Role},
     error::{CniError, Code, chain},
+    ipam::OwnIpam,
     lease::{Entry, Lease},
     request::Add,
     wiring::{self, HOST_MAC, Owner, Wiring},
@@ -18,6 +19,7 @@ use crate::{
     kernel_use,
     netlink::{LinkBy, Lookup, Netlink},
     netns::Netns,
+    source,
     store::{Granted, Held, LeaseError, LeaseRequest, Origin},
     wire::{self, Holder, Made, Sides, WireError},
 };
@@ -48,7 +50,7 @@ impl Run<'_> {
     /// `azure-vnet-ipam`: the address alone.
     fn lease_only(&self, add: &Add, own: &OwnIpam, host_link: IfName, cookie: Option<u64>, host: &mut Netlink) -> Result<Done, CniError> {
         let granted = self.lease(add, own, &request(add, own, host_link, cookie), host)?;
-        let answer = answer_of(&granted, own).and_then(|answer| {
+        let answer = answer_of(&granted).and_then(|answer| {
             granted.held.confirm().map_err(|error| errors::lease(&error, own.source))?;
             Ok(answer.answer)
         });
@@ -72,7 +74,7 @@ impl Run<'_> {
 
     /// Wires the pod with one address, and answers. On failure the address and the wiring are taken back.
     fn attempt(&self, add: &Add, own: &OwnIpam, granted: Granted<'_>, sides: &mut Sides<'_>) -> Result<Attempt, CniError> {
-        let answer = match answer_of(&granted, own) {
+        let answer = match answer_of(&granted) {
             Ok(answer) => answer,
             Err(error) => return Err(rolled_back(granted.held, error)),
         };
@@ -125,7 +127,17 @@ impl Run<'_> {
     }
 
     fn lease(&self, add: &Add, own: &OwnIpam, request: &LeaseRequest, host: &mut Netlink) -> Result<Granted<'_>, CniError> {
-        self.store.lease(request, &mut |address| kernel_use::observe(host, address)).map_err(|error| {
+        let machine = self.machine(own);
+        if let Some(machine) = &machine {
+            machine.prepare(host, &add.conf.name, add.conf.mode).map_err(|error| errors::source(&error))?;
+        }
+        let mut granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address));
+        if let (Err(LeaseError::Exhausted { .. }), Some(machine)) = (&granted, &machine)
+            && machine.renew(host).map_err(|error| errors::source(&error))?
+        {
+            granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address));
+        }
+        granted.map_err(|error| {
             if let (true, Some(uid)) = (lacks_an_address(&error), add.pod.as_ref().and_then(|pod| pod.uid.as_ref())) {
                 // Demand that no lease shows (safety rule UP5); a node that cannot note it has worse trouble, which the answer names.
                 let _ = self.store.want(uid);
@@ -166,6 +178,7 @@ fn request(add: &Add, own: &OwnIpam, host_link: IfName, netns_cookie: Option<u64
         netns: add.netns.clone(),
         netns_cookie,
         requested: own.requested,
+        supply: source::supply(own),
         avoid: BTreeSet::new(),
     }
 }
@@ -182,12 +195,8 @@ struct Given {
     answer: Answer,
 }
 
-fn answer_of(granted: &Granted<'_>, own: &OwnIpam) -> Result<Given, CniError> {
+fn answer_of(granted: &Granted<'_>) -> Result<Given, CniError> {
     let (pool, address) = (&granted.pool, granted.held.lease().address);
-    if own.subnet.is_some_and(|subnet| subnet.trunc() != pool.prefix.trunc()) {
-        return Err(CniError::new(Code::InvalidConfig, format!("ipam.subnet is not that of this node's pool, {}", pool.prefix))
-            .with_details("change ipam.subnet, or leave it out"));
-    }
     let address = Ipv4Net::new(address, pool.prefix.prefix_len()).map_err(|error| CniError::because(Code::Failed, &error))?;
     Ok(Given { address, answer: Answer::of_pool(address, pool.gateway) })
 }

@@ -34,7 +34,7 @@ impl Run<'_> {
         if let Some(held) = self.store.find(&check.attachment).map_err(|error| errors::hold(&error))? {
             return Ok(Some((held.lease().address, held.lease().host_link.clone())));
         }
-        if self.store.pool().is_err() && self.role == Role::Network {
+        if self.store.seal().is_err() && self.role == Role::Network {
             return Ok(None);
         }
         Err(CniError::new(Code::UnknownContainer, format!("{} has no lease", subject(&check.attachment))))

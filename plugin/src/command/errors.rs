@@ -2,15 +2,16 @@
 
 use azure_vnet_plugin_core::{
     attachment::Attachment,
-    conf::Source,
     error::{CniError, Code, chain},
+    ipam::Source,
 };
 
 use super::subject;
 use crate::{
     netlink::NetlinkError,
     netns::NetnsError,
-    store::{FileError, HoldError, LeaseError, PoolError},
+    source::SourceError,
+    store::{FileError, HoldError, KeeperError, LeaseError, PoolError},
     wire::WireError,
 };
 
@@ -20,11 +21,16 @@ const ANY: &str = "run the azure-vnet agent or `azure-vnet-operator standalone` 
 pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
     let answer = |code| CniError::because(code, error);
     match error {
+        LeaseError::Pool(pool @ PoolError::NoSubnet { .. }) => no_subnet(pool),
         LeaseError::Pool(pool) => CniError::because(Code::TryAgain, pool).with_details(match source {
             Source::Pool => AGENT,
-            Source::Azure => ANY,
+            Source::Azure(_) | Source::File => ANY,
         }),
-        LeaseError::Exhausted { .. } => answer(Code::TryAgain).with_details("the pool grows with demand: see `kubectl get azurevnetnode`"),
+        LeaseError::Exhausted { .. } => answer(Code::TryAgain).with_details(match source {
+            Source::Pool => "the pool grows with demand: see `kubectl get azurevnetnode`",
+            Source::Azure(_) => "add secondary IP configurations to this machine's network interface",
+            Source::File => "add addresses to the file of interfaces",
+        }),
         LeaseError::RequestedForeign { .. } | LeaseError::RequestedOther { .. } => {
             answer(Code::InvalidConfig).with_details("change ipam.ipAddress, or leave it out")
         }
@@ -34,8 +40,30 @@ pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
     }
 }
 
-pub(super) fn status(error: &PoolError) -> CniError {
-    CniError::because(Code::Unavailable, error).with_details(AGENT)
+pub(super) fn status(error: &PoolError, source: Source) -> CniError {
+    match (error, source) {
+        (PoolError::NoSubnet { .. }, _) => no_subnet(error).with_code(Code::Unavailable),
+        (_, Source::Pool) => CniError::because(Code::Unavailable, error).with_details(AGENT),
+        (_, Source::Azure(_) | Source::File) => CniError::because(Code::Unavailable, error).with_details(ANY),
+    }
+}
+
+fn no_subnet(error: &PoolError) -> CniError {
+    CniError::because(Code::InvalidConfig, error).with_details("change ipam.subnet or master, or leave them out")
+}
+
+pub(super) fn source(error: &SourceError) -> CniError {
+    match error {
+        SourceError::Silent { .. } => CniError::because(Code::TryAgain, error)
+            .with_details("the machine's own services are asked as root, from the host's network namespace and primary address"),
+        SourceError::Busy => CniError::because(Code::TryAgain, error),
+        SourceError::Endpoint { .. } => CniError::because(Code::InvalidEnvironment, error),
+        SourceError::File { .. } => CniError::because(Code::Io, error).with_details("Azure Stack's tools write this file"),
+        SourceError::Seal(_) => CniError::because(Code::TryAgain, error).with_details(ANY),
+        SourceError::Links(_) => CniError::because(Code::Failed, error),
+        SourceError::Sealing(KeeperError::Hold(hold_error)) | SourceError::Store(hold_error) => hold(hold_error),
+        SourceError::Sealing(_) => CniError::because(Code::Io, error),
+    }
 }
 
 pub(super) fn hold(error: &HoldError) -> CniError {

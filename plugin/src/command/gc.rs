@@ -41,6 +41,7 @@ impl Run<'_> {
                 Verdict::Keep | Verdict::RemoveLinkFirst => kept += 1,
             }
         }
+        self.store.sweep_without_agent().unwrap_or_else(|error| failed.push(errors::hold(&error).msg));
         if let (Role::Network, Some(delegate)) = (self.role, &conf.delegate) {
             self.delegate(delegate).tell("GC").unwrap_or_else(|error| failed.push(error.msg));
         }

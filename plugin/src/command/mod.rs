@@ -18,14 +18,20 @@ use std::{
 use azure_vnet_plugin_core::{
     attachment::Attachment,
     boot::BootId,
-    conf::Role,
+    conf::{Ipam, Role, StatusConf},
     error::{CniError, Code},
+    ipam::OwnIpam,
     request::{Environment, Request},
     version::CniVersion,
 };
 use serde_json::{Value, json};
 
-use crate::{delegate::Delegate, store::Store};
+use crate::{
+    delegate::Delegate,
+    netlink::Netlink,
+    source::{self, Machine, Places, StateFiles},
+    store::Store,
+};
 
 /// Where things are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub struct Paths {
     pub boot_id: PathBuf,
     /// The log.
     pub log: PathBuf,
+    /// The files that tell of addresses.
+    pub places: Places,
 }
 
 impl Paths {
@@ -50,6 +58,11 @@ impl Paths {
                 Role::Ipam => "/var/log/azure-vnet-ipam.log",
             }
             .into(),
+            places: Places {
+                interfaces: "/etc/kubernetes/interfaces.json".into(),
+                set_aside: "/var/lib/azure-vnet/quarantine".into(),
+                original: StateFiles { network: "/var/run/azure-vnet.json".into(), ipam: "/var/run/azure-vnet-ipam.json".into() },
+            },
         }
     }
 }
@@ -58,6 +71,7 @@ impl Paths {
 #[derive(Debug)]
 struct Run<'a> {
     role: Role,
+    paths: &'a Paths,
     environment: &'a Environment,
     stdin: &'a [u8],
     store: Store,
@@ -115,7 +129,7 @@ fn command(role: Role, paths: &Paths, environment: &Environment, stdin: &[u8]) -
     }
     let version = version_of(&request);
     let result = boot_id(&paths.boot_id).and_then(|boot| {
-        let run = Run { role, environment, stdin, store: Store::at(&paths.store, boot) };
+        let run = Run { role, paths, environment, stdin, store: Store::at(&paths.store, boot) };
         run.carry_out(&request)
     });
     let result = match request {
@@ -138,14 +152,31 @@ impl Run<'_> {
             Request::Check(check) => self.check(check),
             Request::Gc(conf) => self.gc(conf),
             Request::Status(conf) => {
-                match &conf.delegate {
-                    Some(name) => self.delegate(name).tell("STATUS")?,
-                    None => self.store.pool().map(drop).map_err(|error| errors::status(&error))?,
-                }
+                self.status(conf)?;
                 Ok(Done::that("ready"))
             }
             Request::Version(_) => Ok(Done::default()),
         }
+    }
+
+    /// Fails only where no ADD can succeed: a pool without a free address is none of its business.
+    fn status(&self, conf: &StatusConf) -> Result<(), CniError> {
+        let own = match &conf.ipam {
+            Ipam::Delegated(name) => return self.delegate(name).tell("STATUS"),
+            Ipam::Own(own) => own,
+        };
+        if let Some(machine) = self.machine(own)
+            && self.store.learned().is_ok_and(|learned| learned.is_none())
+        {
+            let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
+            machine.prepare(&mut host, &conf.name, conf.mode).map_err(|error| errors::source(&error).with_code(Code::Unavailable))?;
+        }
+        self.store.has_pool(&source::supply(own)).map_err(|error| errors::status(&error, own.source))
+    }
+
+    /// The machine's own services, where the configuration lets them be asked.
+    fn machine<'a>(&'a self, own: &'a OwnIpam) -> Option<Machine<'a>> {
+        Machine::of(&self.store, own, &self.paths.places)
     }
 
     fn delegate<'a>(&'a self, name: &'a str) -> Delegate<'a> {
@@ -157,7 +188,8 @@ fn version_of(request: &Request) -> CniVersion {
     match request {
         Request::Add(add) | Request::Check(add) => add.conf.version,
         Request::Del(del) => del.conf.version,
-        Request::Gc(conf) | Request::Status(conf) => conf.version,
+        Request::Gc(conf) => conf.version,
+        Request::Status(conf) => conf.version,
         Request::Version(version) => *version,
     }
 }

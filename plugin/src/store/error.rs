@@ -2,7 +2,7 @@
 
 use std::{io, net::Ipv4Addr, path::PathBuf};
 
-use azure_vnet_plugin_core::{RecordError, pool::Regression};
+use azure_vnet_plugin_core::{RecordError, pool::Regression, source::Wanted};
 
 use super::{Counts, LOCK_WAIT};
 
@@ -47,6 +47,14 @@ pub enum PoolError {
         /// The store.
         folder: PathBuf,
     },
+    /// The configuration asks for a subnet that the pool is not of.
+    #[error("this node has no {wanted}; it has {has}")]
+    NoSubnet {
+        /// What the configuration asks for.
+        wanted: Wanted,
+        /// What there is.
+        has: String,
+    },
     /// Seal or pool cannot be understood.
     #[error("cannot read {}", path.display())]
     Unreadable {
@@ -58,6 +66,14 @@ pub enum PoolError {
     /// Seal or pool cannot be opened.
     #[error(transparent)]
     File(FileError),
+}
+
+impl PoolError {
+    /// Whether a later version of this program made what cannot be read: it is not to be replaced.
+    #[must_use]
+    pub fn is_of_a_later_version(&self) -> bool {
+        matches!(self, Self::Unreadable { source: RecordError::Version(_), .. })
+    }
 }
 
 /// Why there is no lease.
@@ -231,7 +247,7 @@ impl LeaseError {
             Self::Exhausted { .. } | Self::Pool(PoolError::NotSealed { .. } | PoolError::NoPool { .. } | PoolError::OtherBoot { .. }) => {
                 true
             }
-            Self::Pool(PoolError::Unreadable { .. } | PoolError::File(_))
+            Self::Pool(PoolError::NoSubnet { .. } | PoolError::Unreadable { .. } | PoolError::File(_))
             | Self::RequestedForeign { .. }
             | Self::RequestedTaken { .. }
             | Self::RequestedOther { .. }

@@ -6,10 +6,10 @@ use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef},
     lease::{Entry, Lease},
     pool::Pool,
-    queue::{self, FreeQueue},
+    queue::FreeQueue,
 };
 
-use super::{FileError, Held, LeaseError, Lock, Origin, Raw, Store, files};
+use super::{FileError, Held, LeaseError, Lock, Origin, Store, Supply, files, supply::Offer};
 
 /// Addresses that others took between choosing and linking, before ADD gives up: far more than there are addresses.
 const MOST_LOSSES: usize = 1024;
@@ -43,6 +43,8 @@ pub struct LeaseRequest {
     pub netns_cookie: Option<u64>,
     /// This address or none.
     pub requested: Option<Ipv4Addr>,
+    /// Which pools may serve it.
+    pub supply: Supply,
     /// Not these: found in use while wiring.
     pub avoid: BTreeSet<Ipv4Addr>,
 }
@@ -82,7 +84,7 @@ impl Store {
             if let Some(granted) = self.granted_before(request)? {
                 return Ok(granted);
             }
-            let (address, seen, pool) = self.choose(request, &skip, in_kernel)?;
+            let (address, offer) = self.choose(request, &skip, in_kernel)?;
             if let KernelUse::Used(by) | KernelUse::Unknown(by) = kernel(address) {
                 if request.requested.is_some() {
                     return Err(LeaseError::RequestedTaken { address, by });
@@ -91,7 +93,7 @@ impl Store {
                 in_kernel += 1;
                 continue;
             }
-            match self.commit(request, address, &seen, pool)? {
+            match self.commit(request, address, offer)? {
                 Commit::Granted(granted) => return Ok(*granted),
                 Commit::Taken | Commit::AlreadyHeld => {}
             }
@@ -103,15 +105,18 @@ impl Store {
         let Some(held) = self.find(&request.attachment)?.filter(|held| held.lease().boot == self.boot) else { return Ok(None) };
         match request.requested {
             Some(address) if address != held.lease().address => Err(LeaseError::RequestedOther { address, has: held.lease().address }),
-            Some(_) | None => Ok(Some(Granted { held, pool: self.pool()? })),
+            Some(_) | None => {
+                let offer = self.offer_around(held.lease().address, &request.supply)?;
+                Ok(Some(Granted { held, pool: offer.pool }))
+            }
         }
     }
 
     /// Picks the address longest free by the store, and takes it out of the queue, so that the next caller looks at another.
-    fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>, in_kernel: usize) -> Result<(Ipv4Addr, Raw, Pool), LeaseError> {
+    fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>, in_kernel: usize) -> Result<(Ipv4Addr, Offer), LeaseError> {
         let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
-        let raw = self.raw()?;
-        let pool = self.pool_of(&raw)?;
+        let offer = self.offer(&request.supply)?;
+        let pool = &offer.pool;
         if let Some(address) = request.requested {
             if pool.find(address).is_none() {
                 return Err(LeaseError::RequestedForeign { address });
@@ -120,26 +125,27 @@ impl Store {
                 return Err(LeaseError::RequestedTaken { address, by: entry.to_string() });
             }
             lock.requeue(|queue| queue.remove(address));
-            return Ok((address, raw, pool));
+            return Ok((address, offer));
         }
-        let Some(address) = self.preferred(&lock, &pool, request, skip)? else {
+        let Some(address) = self.preferred(&lock, &offer, request, skip)? else {
             drop(lock);
-            return Err(LeaseError::Exhausted { counts: self.counts()?, in_kernel });
+            return Err(LeaseError::Exhausted { counts: self.counts_in(Some(&offer.pool))?, in_kernel });
         };
-        Ok((address, raw, pool))
+        Ok((address, offer))
     }
 
     /// Takes what the pod had before the boot, else the address longest free, those that other pods had before the boot last (safety rule ST13).
     fn preferred(
         &self,
         lock: &Lock,
-        pool: &Pool,
+        offer: &Offer,
         request: &LeaseRequest,
         skip: &BTreeSet<Ipv4Addr>,
     ) -> Result<Option<Ipv4Addr>, FileError> {
+        let pool = &offer.pool;
         let mut last: BTreeSet<Ipv4Addr> = pool.remembered().collect();
         if last.is_empty() {
-            return self.longest_free(lock, pool, skip);
+            return self.longest_free(lock, offer, skip);
         }
         let own = request.pod.as_ref().and_then(|pod| pod.uid.as_ref()).and_then(|uid| pool.remembered_of(uid));
         if let Some(own) = own.filter(|own| !skip.contains(own))
@@ -149,22 +155,22 @@ impl Store {
             return Ok(Some(own));
         }
         last.extend(skip);
-        match self.longest_free(lock, pool, &last)? {
+        match self.longest_free(lock, offer, &last)? {
             Some(address) => Ok(Some(address)),
-            None => self.longest_free(lock, pool, skip),
+            None => self.longest_free(lock, offer, skip),
         }
     }
 
     /// Takes the address longest free out of the queue. Only a queue of another pool, or one that has none, costs a look at all leases.
-    fn longest_free(&self, lock: &Lock, pool: &Pool, skip: &BTreeSet<Ipv4Addr>) -> Result<Option<Ipv4Addr>, FileError> {
+    fn longest_free(&self, lock: &Lock, offer: &Offer, skip: &BTreeSet<Ipv4Addr>) -> Result<Option<Ipv4Addr>, FileError> {
         let mut queue = lock.queue();
         let mut first = None;
-        if queue.is_of(queue::stamp(pool.addresses().iter().map(|slot| slot.address))) {
-            first = self.first_free(&queue, pool, skip, Patience::UntilOneRests)?;
+        if queue.is_of(offer.stamp()) {
+            first = self.first_free(&queue, &offer.pool, skip, Patience::UntilOneRests)?;
         }
         if first.is_none() {
-            queue = queue.renewed(&pool.addresses().iter().map(|slot| slot.address).collect(), &self.list()?);
-            first = self.first_free(&queue, pool, skip, Patience::All)?;
+            queue = queue.renewed(&offer.addresses(), &self.list()?);
+            first = self.first_free(&queue, &offer.pool, skip, Patience::All)?;
         }
         if let Some(address) = first {
             queue.remove(address);
@@ -193,11 +199,10 @@ impl Store {
     }
 
     /// Makes the lease if, under the lock, the pool still has the address and nobody else has it (safety rules ST1 and ST2).
-    fn commit(&self, request: &LeaseRequest, address: Ipv4Addr, seen: &Raw, pool: Pool) -> Result<Commit<'_>, LeaseError> {
+    fn commit(&self, request: &LeaseRequest, address: Ipv4Addr, offer: Offer) -> Result<Commit<'_>, LeaseError> {
         let lease = self.lease_for(request, address);
         let lock = self.lock()?;
-        let raw = self.raw()?;
-        let pool = if raw == *seen { pool } else { self.pool_of(&raw)? };
+        let Offer { pool, .. } = self.offer_again(offer, &request.supply)?;
         if pool.find(address).is_none() || !self.is_free(address, &pool)? {
             return Ok(Commit::Taken);
         }
@@ -238,7 +243,7 @@ impl Store {
     }
 
     fn lease_for(&self, request: &LeaseRequest, address: Ipv4Addr) -> Lease {
-        let LeaseRequest { attachment, pod, network, mode, host_link, netns, netns_cookie, requested: _, avoid: _ } = request;
+        let LeaseRequest { attachment, pod, network, mode, host_link, netns, netns_cookie, requested: _, supply: _, avoid: _ } = request;
         Lease {
             address,
             attachment: attachment.clone(),

@@ -3,22 +3,21 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::Read as _,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 use azure_vnet_plugin_core::{
-    attachment::{Attachment, AttachmentHash, IfName, Mode, NetnsPath, NetworkName, PodRef},
     boot::{BootId, StoreId},
-    lease::{Entry, Lease, Quarantine},
+    lease::{Entry, Quarantine},
     memory::Remembered,
     pool::{Pool, PoolFacts, SealOwner, Sealed, SlotAddress, StoreRecord},
 };
 
 use super::{
-    FileError, KeeperError, Lock, Store, files,
+    KeeperError, KernelLease, Rebuilt, Store, Swept, files,
     marker::{DurableMarker, Replacing},
+    mend,
 };
 
 /// The store with its durable folder. One process at a time has it.
@@ -44,49 +43,6 @@ pub struct Adoption {
     pub offered: BTreeSet<Ipv4Addr>,
     /// Addresses of releases and of open remove-intents: set aside before the pool is in place (safety rule ST8).
     pub hold: Vec<Quarantine>,
-}
-
-/// A pod's link as the kernel has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelLease {
-    /// Address, from the link's alias.
-    pub address: Ipv4Addr,
-    /// Container and interface, from the link's alias.
-    pub attachment: Attachment,
-    /// The link.
-    pub host_link: IfName,
-    /// The pod, where known.
-    pub pod: Option<PodRef>,
-    /// The network that the conflist names.
-    pub network: NetworkName,
-    /// The conflist's mode.
-    pub mode: Mode,
-    /// The namespace, where known.
-    pub netns: Option<NetnsPath>,
-}
-
-/// What became of one link of the kernel, or of a record of a former boot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rebuilt {
-    /// Its lease was there.
-    Known(Ipv4Addr),
-    /// Its lease was made.
-    Made(Ipv4Addr),
-    /// Its address has another record, left as it was.
-    Conflict(Ipv4Addr, Box<Entry>),
-    /// No link: a lease or a rest of a former boot, removed.
-    Void(Ipv4Addr),
-}
-
-/// What a sweep removed or mended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Cooling that has ended.
-    pub cooled: usize,
-    /// Temporary files, stale index entries and notes.
-    pub litter: usize,
-    /// Index entries that were missing.
-    pub indexed: usize,
 }
 
 impl Adoption {
@@ -148,11 +104,9 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn sweep(&self) -> Result<Swept, KeeperError> {
-        let mut swept = Swept::default();
         let lock = self.store.lock()?;
-        self.sweep_entries(&lock, &mut swept)?;
-        self.sweep_index(&lock, &mut swept)?;
-        self.sweep_litter(&lock, &mut swept)?;
+        let mut swept = self.store.sweep(&lock)?;
+        swept.litter += mend::sweep_litter(&lock, &self.durable)?;
         Ok(swept)
     }
 
@@ -163,14 +117,7 @@ impl Keeper {
     /// See [`KeeperError`].
     pub fn rebuild_from_kernel(&self, links: &[KernelLease]) -> Result<Vec<Rebuilt>, KeeperError> {
         let lock = self.store.lock()?;
-        let mut rebuilt = links.iter().map(|link| self.rebuild(&lock, link)).collect::<Result<Vec<_>, _>>()?;
-        for (address, entry) in self.store.list()? {
-            if entry.is_void(&self.store.boot) {
-                files::remove(&self.store.lease_path(address))?;
-                rebuilt.push(Rebuilt::Void(address));
-            }
-        }
-        Ok(rebuilt)
+        self.store.rebuild(&lock, links)
     }
 
     /// Adopts a revision, in the order of safety rules ST7 and ST8, and drops the markers of addresses that left it. Answers what plugins see.
@@ -276,83 +223,6 @@ impl Keeper {
         }
         Ok(offer)
     }
-
-    fn sweep_entries(&self, _: &Lock, swept: &mut Swept) -> Result<(), FileError> {
-        let Ok(pool) = self.store.pool() else { return Ok(()) };
-        for (address, entry) in self.store.list()? {
-            if entry.is_free(&self.store.boot, self.store.now(), pool.cool_down) {
-                swept.cooled += usize::from(files::remove(&self.store.lease_path(address))?);
-            }
-        }
-        Ok(())
-    }
-
-    fn sweep_index(&self, _: &Lock, swept: &mut Swept) -> Result<(), FileError> {
-        let mut wanted = BTreeSet::new();
-        for (address, entry) in self.store.list()? {
-            let Entry::Leased(lease) = entry else { continue };
-            let (path, index) = (self.store.lease_path(address), self.store.index_path_of(&lease.attachment));
-            let inode = files::inode(&path)?;
-            wanted.insert(lease.attachment.hash());
-            if files::inode(&index)? != inode {
-                files::remove(&index)?;
-                files::link(&path, &index)?;
-                swept.indexed += 1;
-            }
-        }
-        let folder = self.store.folder.join("by");
-        for name in files::names(&folder)? {
-            if !name.parse::<AttachmentHash>().is_ok_and(|hash| wanted.contains(&hash)) {
-                swept.litter += usize::from(files::remove(&folder.join(name))?);
-            }
-        }
-        Ok(())
-    }
-
-    fn sweep_litter(&self, _: &Lock, swept: &mut Swept) -> Result<(), FileError> {
-        for folder in [&self.store.folder, &self.durable] {
-            for name in files::names(folder)?.iter().filter(|name| name.starts_with(files::NEW)) {
-                swept.litter += usize::from(files::remove(&folder.join(name))?);
-            }
-        }
-        let folder = self.store.folder.join("want");
-        for name in files::names(&folder)? {
-            if !self.store.is_wanted(&name)? {
-                swept.litter += usize::from(files::remove(&folder.join(name))?);
-            }
-        }
-        Ok(())
-    }
-
-    fn rebuild(&self, lock: &Lock, link: &KernelLease) -> Result<Rebuilt, KeeperError> {
-        let KernelLease { address, attachment, host_link, pod, network, mode, netns } = link.clone();
-        let lease = Lease {
-            address,
-            attachment,
-            pod,
-            network,
-            mode,
-            host_link,
-            netns,
-            netns_cookie: None,
-            boot: self.store.boot.clone(),
-            since: self.store.now(),
-        };
-        let elsewhere = self.store.indexed(&lease.attachment)?.filter(|other| other.boot == lease.boot && other.address != address);
-        if let Some(other) = elsewhere {
-            return Ok(Rebuilt::Conflict(address, Box::new(Entry::Leased(other))));
-        }
-        match self.store.read(address)? {
-            Some(entry) if entry.is_void(&lease.boot) => {}
-            Some(Entry::Leased(known)) if known.attachment == lease.attachment => return Ok(Rebuilt::Known(address)),
-            Some(entry @ (Entry::Leased(_) | Entry::Quarantined(_))) => return Ok(Rebuilt::Conflict(address, Box::new(entry))),
-            Some(Entry::Cooling(_) | Entry::Unreadable(_)) | None => {}
-        }
-        match self.store.place(lock, &lease)? {
-            Some(_) => Ok(Rebuilt::Made(address)),
-            None => Err(KeeperError::Raced { address }),
-        }
-    }
 }
 
 /// Reads the folder's id, or gives it one where it has none that can be relied on.
@@ -363,7 +233,7 @@ fn identify(durable: &Path) -> Result<StoreId, KeeperError> {
     match known {
         Some(StoreRecord { store }) if !is_damaged => Ok(store),
         Some(_) | None => {
-            let store = StoreId::from_random(random()?);
+            let store = StoreId::from_random(mend::random()?);
             files::replace_durably(durable, &id, &StoreRecord { store: store.clone() }.print())?;
             if is_damaged {
                 files::remove_durably(&pool)?;
@@ -371,12 +241,4 @@ fn identify(durable: &Path) -> Result<StoreId, KeeperError> {
             Ok(store)
         }
     }
-}
-
-fn random() -> Result<[u8; 16], FileError> {
-    let path = Path::new("/dev/urandom");
-    let mut bytes = [0; 16];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|source| FileError { operation: "read", path: path.to_owned(), source })?;
-    Ok(bytes)
 }

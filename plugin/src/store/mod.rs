@@ -7,6 +7,8 @@ mod grant;
 mod held;
 mod keeper;
 mod marker;
+mod mend;
+mod supply;
 #[cfg(test)]
 mod tests;
 
@@ -21,14 +23,16 @@ use azure_vnet_plugin_core::{
     attachment::{Attachment, AttachmentHash, PodUid},
     boot::{BootId, BootTime},
     lease::Entry,
-    pool::{Pool, Sealed},
+    pool::Pool,
 };
 
 pub use error::{FileError, HoldError, KeeperError, LeaseError, PoolError};
 pub use grant::{Granted, KernelUse, LeaseRequest};
 pub use held::{Held, Origin};
-pub use keeper::{Adoption, Keeper, KernelLease, Rebuilt, Swept};
+pub use keeper::{Adoption, Keeper};
 pub use marker::{Quarantining, Restored};
+pub use mend::{KernelLease, Rebuilt, Swept};
+pub use supply::{Query, Supply};
 
 /// How long a command waits for the store's lock or for another command on the same attachment.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -74,13 +78,6 @@ const WANTED: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 struct Lock(File);
 
-/// What lies in the folders, byte for byte, so that a second look costs no second parse.
-#[derive(Debug, PartialEq, Eq)]
-struct Raw {
-    sealed: Option<Vec<u8>>,
-    pool: Option<Vec<u8>>,
-}
-
 impl Store {
     /// The store in `folder`, as seen in this boot. Touches nothing.
     #[must_use]
@@ -122,12 +119,12 @@ impl Store {
         Ok(entries)
     }
 
-    /// The pool, if it counts: sealed, of this boot and this store.
+    /// The agent's pool, if it counts: sealed, of this boot and this store.
     ///
     /// # Errors
     /// See [`PoolError`].
     pub fn pool(&self) -> Result<Pool, PoolError> {
-        self.pool_of(&self.raw().map_err(PoolError::File)?)
+        Ok(self.offer(&Supply::default())?.pool)
     }
 
     /// Notes that a pod found no address (safety rule UP5). A store that is not there takes no notes.
@@ -159,8 +156,11 @@ impl Store {
     /// # Errors
     /// The folder cannot be read.
     pub fn counts(&self) -> Result<Counts, FileError> {
-        let pool = self.pool().ok();
-        let cool_down = pool.as_ref().map_or(Duration::MAX, |pool| pool.cool_down);
+        self.counts_in(self.pool().ok().as_ref())
+    }
+
+    fn counts_in(&self, pool: Option<&Pool>) -> Result<Counts, FileError> {
+        let cool_down = pool.map_or(Duration::MAX, |pool| pool.cool_down);
         let now = self.now();
         let mut counts = Counts::default();
         let mut taken = 0;
@@ -173,7 +173,7 @@ impl Store {
                 Entry::Quarantined(_) => counts.quarantined += 1,
                 Entry::Unreadable(_) => counts.unreadable += 1,
             }
-            taken += usize::from(!is_free && pool.as_ref().is_some_and(|pool| pool.find(address).is_some()));
+            taken += usize::from(!is_free && pool.is_some_and(|pool| pool.find(address).is_some()));
         }
         counts.total = pool.map_or(0, |pool| pool.addresses().len());
         counts.free = counts.total.saturating_sub(taken);
@@ -213,32 +213,6 @@ impl Store {
                 return Ok(Lock(file));
             }
         }
-    }
-
-    fn raw(&self) -> Result<Raw, FileError> {
-        Ok(Raw { sealed: files::read(&self.folder.join("sealed"))?, pool: files::read(&self.folder.join("pool"))? })
-    }
-
-    fn pool_of(&self, raw: &Raw) -> Result<Pool, PoolError> {
-        let sealed = self.seal_of(raw.sealed.as_deref())?;
-        let path = self.folder.join("pool");
-        let bytes = raw.pool.as_ref().ok_or_else(|| PoolError::NoPool { folder: self.folder.clone() })?;
-        let pool = Pool::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
-        if pool.boot != self.boot || pool.store != sealed.store {
-            return Err(PoolError::OtherBoot { path });
-        }
-        Ok(pool)
-    }
-
-    fn seal_of(&self, bytes: Option<&[u8]>) -> Result<Sealed, PoolError> {
-        let path = self.folder.join("sealed");
-        let bytes = bytes.ok_or_else(|| self.not_sealed())?;
-        let sealed = Sealed::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
-        if sealed.boot == self.boot { Ok(sealed) } else { Err(PoolError::OtherBoot { path }) }
-    }
-
-    fn not_sealed(&self) -> PoolError {
-        PoolError::NotSealed { folder: self.folder.clone() }
     }
 
     fn is_wanted(&self, name: &str) -> Result<bool, FileError> {

@@ -58,6 +58,13 @@ pub fn on_a_node(pool: u8, test: impl FnOnce(&Node) + Send + 'static) {
     }
 }
 
+/// A node that no agent has been on.
+pub fn on_a_bare_node(test: impl FnOnce(&Node) + Send + 'static) {
+    if let Err(panic) = thread::spawn(move || test(&Node::new())).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 pub struct Node {
     pub fabric: PathBuf,
 }

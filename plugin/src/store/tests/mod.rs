@@ -13,7 +13,7 @@ use azure_vnet_plugin_core::{
 };
 use tempfile::TempDir;
 
-use super::{Adoption, Granted, Keeper, KernelLease, KernelUse, LeaseError, LeaseRequest, Store};
+use super::{Adoption, Granted, Keeper, KernelLease, KernelUse, LeaseError, LeaseRequest, Store, Supply};
 
 /// A node: its two folders, in one boot.
 struct Node {
@@ -117,6 +117,7 @@ fn request(container: &str) -> LeaseRequest {
         netns: "/run/netns/x".parse().unwrap(),
         netns_cookie: Some(1),
         requested: None,
+        supply: Supply::default(),
         avoid: std::collections::BTreeSet::new(),
     }
 }

@@ -1,0 +1,319 @@
+//! Learns which addresses this machine has for pods, where no agent keeps its pool: from the host agent, the instance metadata service, or
+//! a file. Whatever it learns lies in the store as a cache, and whoever finds the cache fit asks no one (safety rules ST3 and ST5).
+
+mod http;
+mod original;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use azure_vnet_plugin_core::{
+    attachment::{Mode, NetworkName},
+    boot::BootTime,
+    error::chain,
+    ipam::{OwnIpam, Services, Source},
+    pool::SealOwner,
+    source::{HostLink, Interface, Learned, Origin, endpoint::Endpoint, file, imds, pace::Attempt, wireserver},
+    wiring::{Alias, HOST_LINK_PREFIX},
+};
+
+pub use http::GetError;
+pub use original::StateFiles;
+
+use crate::{
+    netlink::{Link, Netlink, NetlinkError},
+    store::{FileError, HoldError, KeeperError, KernelLease, PoolError, Query, Store, Supply},
+};
+
+/// How long each service is waited for where there is nothing to give without its answer.
+const NEEDED: Duration = Duration::from_secs(2);
+/// How long all of them are waited for where the cache serves: a healthy one answers in less.
+const SERVED: Duration = Duration::from_millis(50);
+/// How long a process without a cache waits for the one that asks.
+const OTHERS: Duration = Duration::from_secs(6);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Why nothing was learned.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Neither service answered.
+    #[error("this machine's addresses are not known: {why}")]
+    Silent {
+        /// What became of each question.
+        why: String,
+    },
+    /// Another process asks and does not come to an end.
+    #[error("another process has been asking for this machine's addresses for more than {} s", OTHERS.as_secs())]
+    Busy,
+    /// An endpoint in the environment.
+    #[error("{variable}: {why}")]
+    Endpoint {
+        /// The variable.
+        variable: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file of interfaces.
+    #[error("cannot read {}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The kernel's links.
+    #[error("cannot read this machine's links")]
+    Links(#[source] NetlinkError),
+    /// The seal is of a kind that must not be replaced.
+    #[error(transparent)]
+    Seal(PoolError),
+    /// The store could not be sealed.
+    #[error("cannot seal the node store")]
+    Sealing(#[source] KeeperError),
+    /// The store's files.
+    #[error(transparent)]
+    Store(HoldError),
+}
+
+impl From<FileError> for SourceError {
+    fn from(error: FileError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What the machine itself says of its addresses.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    store: &'a Store,
+    own: &'a OwnIpam,
+    places: &'a Places,
+}
+
+/// The files that tell of addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The file of interfaces (`mas`, `fileIpam`).
+    pub interfaces: PathBuf,
+    /// The folder that names addresses which are not for pods: an agent of an earlier boot promised to give them back.
+    pub set_aside: PathBuf,
+    /// The state of the original plugins.
+    pub original: StateFiles,
+}
+
+/// How much an answer is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Nothing can be given without.
+    Must,
+    /// The cache is old and serves; it is an answer of this one.
+    Served(Origin),
+}
+
+/// The pools that a configuration lets an attachment have an address of.
+#[must_use]
+pub fn supply(own: &OwnIpam) -> Supply {
+    Supply { learned: own.source != Source::Pool, wanted: own.wanted.clone() }
+}
+
+impl<'a> Machine<'a> {
+    /// The machine, unless the configuration wants the agent's pool only.
+    #[must_use]
+    pub fn of(store: &'a Store, own: &'a OwnIpam, places: &'a Places) -> Option<Self> {
+        (own.source != Source::Pool).then_some(Self { store, own, places })
+    }
+
+    /// Sees to a sealed store that knows of addresses. Where an agent keeps the store, that is all of it.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn prepare(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<(), SourceError> {
+        match self.sealed(host, network, mode)? {
+            SealOwner::Agent => Ok(()),
+            SealOwner::Plugin => self.freshen(host, self.store.now(), None),
+        }
+    }
+
+    /// Asks anew, if that is due, since the cache has nothing free. Answers whether there is news.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn renew(&self, host: &mut Netlink) -> Result<bool, SourceError> {
+        if !self.store.seal().is_ok_and(|sealed| sealed.owner == SealOwner::Plugin) {
+            return Ok(false);
+        }
+        let before = self.store.learned()?;
+        self.freshen(host, self.store.now(), Some(Need::Must))?;
+        let after = self.store.learned()?;
+        Ok(match (before, after) {
+            (Some(before), Some(after)) => !before.agrees(&after),
+            (None, after) => after.is_some(),
+            (Some(_), None) => false,
+        })
+    }
+
+    fn sealed(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<SealOwner, SourceError> {
+        match self.store.seal() {
+            Ok(sealed) => return Ok(sealed.owner),
+            Err(error) if error.is_of_a_later_version() => return Err(SourceError::Seal(error)),
+            Err(PoolError::File(error)) => return Err(error.into()),
+            Err(_) => {}
+        }
+        // The kernel is asked before the lock is taken (safety rule ST2). Nothing is leased in between: there is no seal.
+        let links = host.links().map_err(SourceError::Links)?;
+        let mut leases = self.places.original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
+        leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, mode)));
+        let owner = self.store.seal_without_agent(&leases).map_err(SourceError::Sealing)?;
+        self.places.original.set_aside();
+        Ok(owner)
+    }
+
+    fn freshen(&self, host: &mut Netlink, now: BootTime, need: Option<Need>) -> Result<(), SourceError> {
+        match self.own.source {
+            Source::Pool => Ok(()),
+            Source::File => self.read_file(host, now),
+            Source::Azure(services) => self.freshen_by_query(host, services, now, need),
+        }
+    }
+
+    fn read_file(&self, host: &mut Netlink, now: BootTime) -> Result<(), SourceError> {
+        let failed = |why: String| SourceError::File { path: self.places.interfaces.clone(), why };
+        let content = fs::read(&self.places.interfaces).map_err(|error: io::Error| failed(error.to_string()))?;
+        let interfaces = file::parse(&content).map_err(|error| failed(error.to_string()))?;
+        self.keep(host, &interfaces, Origin::File, now)
+    }
+
+    fn freshen_by_query(&self, host: &mut Netlink, services: Services, now: BootTime, need: Option<Need>) -> Result<(), SourceError> {
+        let known = self.store.learned()?.filter(|learned| learned.origin != Origin::File);
+        let has_cache = known.is_some();
+        let need = need.unwrap_or(known.map_or(Need::Must, |learned| Need::Served(learned.origin)));
+        let is_due =
+            |attempt: Option<Attempt>| attempt.is_none_or(|attempt| attempt.is_over(self.store.boot(), now, self.own.query_interval));
+        if has_cache && !is_due(self.store.last_attempt()) {
+            return Ok(());
+        }
+        let query = match self.store.query()? {
+            Some(query) => query,
+            None if has_cache => return Ok(()),
+            None => match self.wait_for_others()? {
+                Some(query) => query,
+                None => return Ok(()),
+            },
+        };
+        // Who had the right before may have asked just now.
+        if self.store.learned()?.is_some() && has_cache && !is_due(query.last_attempt()) {
+            return Ok(());
+        }
+        match self.ask(host, &query, services, need) {
+            Err(SourceError::Silent { .. }) if has_cache => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Waits, without a cache, for what the process that asks will have learned; the right to ask, if that process failed.
+    fn wait_for_others(&self) -> Result<Option<Query>, SourceError> {
+        let deadline = Instant::now() + OTHERS;
+        while Instant::now() < deadline {
+            thread::sleep(PAUSE);
+            if self.store.learned()?.is_some() {
+                return Ok(None);
+            }
+            if let Some(query) = self.store.query()? {
+                return Ok(if self.store.learned()?.is_some() { None } else { Some(query) });
+            }
+        }
+        Err(SourceError::Busy)
+    }
+
+    /// The host agent, and the instance metadata service where it has no answer; the other way round where that one answered last, and time
+    /// is short.
+    fn ask(&self, host: &mut Netlink, query: &Query, services: Services, need: Need) -> Result<(), SourceError> {
+        let order = match need {
+            Need::Must | Need::Served(Origin::Wireserver | Origin::File) => [Origin::Wireserver, Origin::Imds],
+            Need::Served(Origin::Imds) => [Origin::Imds, Origin::Wireserver],
+        };
+        let sent = self.store.now();
+        let before = query.last_attempt().filter(|attempt| attempt.boot == *self.store.boot());
+        let note = |failures| query.note(&Attempt { boot: self.store.boot().clone(), sent, failures });
+        note(before.map_or(0, |attempt| attempt.failures).saturating_add(1));
+        let deadline = Instant::now() + SERVED;
+        let mut why = Vec::new();
+        for origin in order {
+            let patience = match need {
+                Need::Must => NEEDED,
+                Need::Served(_) => deadline.saturating_duration_since(Instant::now()),
+            };
+            match question(origin, services, patience)? {
+                Ok(interfaces) => {
+                    note(0);
+                    return self.keep(host, &interfaces, origin, sent);
+                }
+                Err(error) => why.push(format!("{origin}: {error}")),
+            }
+        }
+        Err(SourceError::Silent { why: why.join("; ") })
+    }
+
+    fn keep(&self, host: &mut Netlink, interfaces: &[Interface], origin: Origin, asked: BootTime) -> Result<(), SourceError> {
+        let links: Vec<_> = host.links().map_err(SourceError::Links)?.iter().filter_map(host_link).collect();
+        let mut learned = Learned::of(interfaces, &links, origin, self.store.boot().clone(), asked);
+        learned.withhold(&self.set_aside());
+        let known = self.store.learned()?;
+        // A file is read by every command; only what differs is written.
+        if origin == Origin::File && known.is_some_and(|known| known.agrees(&learned)) {
+            return Ok(());
+        }
+        self.store.learn(&learned).map_err(SourceError::Store)
+    }
+
+    fn set_aside(&self) -> BTreeSet<std::net::Ipv4Addr> {
+        let names =
+            fs::read_dir(&self.places.set_aside).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.parse().ok()).collect()
+    }
+}
+
+/// Asks one of the services. A service that has no answer is no error of its caller's.
+fn question(origin: Origin, services: Services, patience: Duration) -> Result<Result<Vec<Interface>, String>, SourceError> {
+    let endpoint = |configured: Option<Endpoint>, variable, default| configured.map_or_else(|| from_environment(variable, default), Ok);
+    Ok(match origin {
+        Origin::Wireserver => {
+            let endpoint = endpoint(services.wireserver, "AZURE_WIRESERVER_ENDPOINT", Endpoint::WIRESERVER)?;
+            let answer = http::get(endpoint, wireserver::QUESTION, patience).map_err(|error| chain(&error));
+            answer.and_then(|body| wireserver::parse(&body).map_err(|error| format!("{endpoint}: {error}")))
+        }
+        Origin::Imds => {
+            let endpoint = endpoint(services.imds, "AZURE_IMDS_ENDPOINT", Endpoint::IMDS)?;
+            let answer = http::get(endpoint, imds::QUESTION, patience).map_err(|error| chain(&error));
+            answer.and_then(|body| imds::parse(&body).map_err(|error| format!("{endpoint}: {error}")))
+        }
+        Origin::File => Ok(Vec::new()),
+    })
+}
+
+fn from_environment(variable: &'static str, default: Endpoint) -> Result<Endpoint, SourceError> {
+    match std::env::var(variable) {
+        Ok(text) if !text.is_empty() => text
+            .parse()
+            .map_err(|error: azure_vnet_plugin_core::attachment::NameError| SourceError::Endpoint { variable, why: error.to_string() }),
+        Ok(_) | Err(_) => Ok(default),
+    }
+}
+
+/// A link that could be an interface of Azure's: neither ours, nor a bridge, nor the loopback.
+fn host_link(link: &Link) -> Option<HostLink> {
+    let name: azure_vnet_plugin_core::attachment::IfName = link.name.parse().ok()?;
+    let is_other = link.kind.as_deref() == Some("bridge") || link.name.starts_with(HOST_LINK_PREFIX) || link.name == "lo";
+    (!is_other).then_some(HostLink { index: link.index, name, mac: link.mac?, controller: link.controller })
+}
+
+/// The lease that a pod's link stands for, by its alias (safety rule CM6).
+fn kernel_lease(link: &Link, network: &NetworkName, mode: Mode) -> Option<KernelLease> {
+    let Alias { attachment, address } = link.alias.as_deref()?.parse().ok()?;
+    let host_link = link.name.parse().ok()?;
+    Some(KernelLease { address, attachment, host_link, pod: None, network: network.clone(), mode, netns: None })
+}

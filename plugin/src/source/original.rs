@@ -1,0 +1,84 @@
+//! Takes over the pods of the original plugins on a machine whose plugins were replaced by these: their state files are believed where the
+//! kernel agrees, and their links get the label that ours have, so that DEL and a later rebuild know them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use azure_vnet_plugin_core::{
+    attachment::NetworkName,
+    boot::BootTime,
+    original::{self, Endpoint},
+    wiring::Alias,
+};
+
+use crate::{
+    netlink::{Change, LinkBy, Netlink, NetlinkError},
+    store::KernelLease,
+};
+
+/// By this much the clocks of the files and of the boot may differ.
+const TOLERANCE: Duration = Duration::from_mins(1);
+
+/// Where the original keeps its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateFiles {
+    /// `azure-vnet.json`.
+    pub network: PathBuf,
+    /// `azure-vnet-ipam.json`.
+    pub ipam: PathBuf,
+}
+
+impl StateFiles {
+    /// The leases of the pods that the files tell of and the kernel shows. Their links are labelled.
+    pub(super) fn leases(&self, host: &mut Netlink, network: &NetworkName, now: BootTime) -> Result<Vec<KernelLease>, NetlinkError> {
+        let endpoints = original::endpoints(of_this_boot(&self.network, now).as_deref(), of_this_boot(&self.ipam, now).as_deref());
+        let mut leases = Vec::new();
+        for endpoint in endpoints {
+            if is_there(&endpoint, host)? {
+                leases.extend(lease(endpoint, network));
+            }
+        }
+        Ok(leases)
+    }
+
+    /// Sets the files aside: from here on the store knows, and they would tell of pods that are gone.
+    pub(super) fn set_aside(&self) {
+        for path in [&self.network, &self.ipam] {
+            let mut aside = path.clone().into_os_string();
+            aside.push(".adopted");
+            // Where it cannot be moved it is read again after the store was lost, against the kernel as now.
+            let _ = fs::rename(path, aside);
+        }
+    }
+}
+
+/// The content of a file, unless a former boot wrote it.
+fn of_this_boot(path: &Path, now: BootTime) -> Option<Vec<u8>> {
+    let written = fs::metadata(path).ok()?.modified().ok()?;
+    let booted = SystemTime::now().checked_sub(Duration::from_millis(now.as_millis()) + TOLERANCE)?;
+    if written < booted { None } else { fs::read(path).ok() }
+}
+
+/// Whether the pod's link is there and no one else's; it gets its label. Of a link that another plugin made nothing is known: its record counts.
+fn is_there(endpoint: &Endpoint, host: &mut Netlink) -> Result<bool, NetlinkError> {
+    let Some(name) = &endpoint.host_link else { return Ok(true) };
+    let Some(link) = host.link(LinkBy::Name(name.as_str()))? else { return Ok(false) };
+    let alias = Alias { attachment: endpoint.attachment.clone(), address: endpoint.address }.to_string();
+    match link.alias {
+        Some(there) => Ok(there == alias),
+        None => host.change(Change::Label { link: link.index, alias: &alias }).map(|()| true),
+    }
+}
+
+fn lease(endpoint: Endpoint, network: &NetworkName) -> Option<KernelLease> {
+    let Endpoint { address, attachment, host_link, pod, network: own, mode, netns } = endpoint;
+    let network = own.unwrap_or_else(|| network.clone());
+    let host_link = match host_link {
+        Some(name) => name,
+        None => azure_vnet_plugin_core::wiring::host_link(&network, &attachment, pod.as_ref()).ok()?,
+    };
+    Some(KernelLease { address, attachment, host_link, pod, network, mode, netns })
+}
