@@ -121,6 +121,7 @@ fn serving(cluster: &Cluster, pool: &AzureVnetNode, steps: &mut Vec<Step>) {
     let text = format!("served by config {}, generation {}", config.name, config.generation);
     steps.push(match mode {
         Some(Mode::Paused) => waits(format!("{text}, which is Paused"), "nothing is written to Azure while spec.mode is Paused"),
+        Some(Mode::Plan) => waits(format!("{text}, whose mode is Plan"), "nothing is written to Azure while spec.mode is Plan"),
         Some(Mode::Enforce) => done(text, None),
         None => stuck(format!("{text}, which is gone"), "apply an AzureVnetConfig that selects the node"),
     });
