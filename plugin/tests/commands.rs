@@ -471,9 +471,9 @@ fn a_namespace_that_vanishes_in_the_middle_leaves_nothing() {
 }
 
 #[test]
-fn a_hundred_at_once_get_a_hundred_addresses_and_leave_nothing() {
-    on_a_node(100, |node| {
-        let pods: Vec<_> = (0..100).map(|n| node.sandbox(&format!("c{n}"), &format!("web-{n}"))).collect();
+fn a_full_pool_of_250_is_given_away_at_once_and_comes_back() {
+    on_a_node(250, |node| {
+        let pods: Vec<_> = (0..250).map(|n| node.sandbox(&format!("c{n}"), &format!("web-{n}"))).collect();
         let all = |command: &'static str| {
             let children: Vec<_> = pods.iter().map(|pod| node.start(PLUGIN, pod, command)).collect();
             // All are started before the first gets its configuration.
@@ -481,11 +481,11 @@ fn a_hundred_at_once_get_a_hundred_addresses_and_leave_nothing() {
             waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect::<Vec<_>>()
         };
         let addresses: BTreeSet<_> = all("ADD").iter().map(node::Ended::address).collect();
-        assert_eq!(addresses.len(), 100);
-        node.assert_holds(&addresses.iter().copied().collect::<Vec<_>>(), "after 100 ADDs");
-        assert_eq!(node.add(&node.sandbox("c100", "web-100")).code(), 11);
+        assert_eq!(addresses.len(), 250);
+        node.assert_holds(&addresses.iter().copied().collect::<Vec<_>>(), "after 250 ADDs");
+        assert_eq!(node.add(&node.sandbox("c250", "web-250")).code(), 11);
         assert!(all("DEL").iter().all(|ended| ended.ok));
-        node.assert_nothing_left("after 100 DELs");
+        node.assert_nothing_left("after 250 DELs");
     });
 }
 

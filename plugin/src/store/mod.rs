@@ -14,6 +14,7 @@ mod tests;
 
 use std::{
     fs::File,
+    io::ErrorKind,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
@@ -102,7 +103,11 @@ impl Store {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(&self, address: Ipv4Addr) -> Result<Option<Entry>, FileError> {
-        Ok(files::read(&self.lease_path(address))?.map(|bytes| Entry::read(address, &bytes)))
+        match files::read(&self.lease_path(address)) {
+            // Whatever a stranger put there, it occupies the address.
+            Err(error) if error.source.kind() == ErrorKind::IsADirectory => Ok(Some(Entry::read(address, &[]))),
+            bytes => Ok(bytes?.map(|bytes| Entry::read(address, &bytes))),
+        }
     }
 
     /// All addresses that have a file, ascending. A store that is not there has none.
