@@ -1,6 +1,6 @@
 //! The network configuration on standard input. Keys count in any casing; unknown keys are ignored; fields of the original stay valid.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 
 use serde_json::Value;
 
@@ -23,6 +23,46 @@ pub enum Role {
     Network,
     /// `azure-vnet-ipam`: leases addresses, for whichever plugin asks.
     Ipam,
+}
+
+/// `logLevel`: how much a plugin writes into its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Failures.
+    Error,
+    /// A line for every command.
+    #[default]
+    Info,
+    /// With all variables of the command.
+    Debug,
+}
+
+impl LogLevel {
+    /// Reads the level of a configuration. What is no level is the default: the original took any text.
+    #[must_use]
+    pub fn of(stdin: &[u8]) -> Self {
+        const KEY: &[u8] = b"logLevel";
+        if !stdin.windows(KEY.len()).any(|part| part.eq_ignore_ascii_case(KEY)) {
+            return Self::default();
+        }
+        let conf = serde_json::from_slice::<Value>(stdin).unwrap_or_default();
+        let level = Object::of(&conf).and_then(|object| object.text("logLevel").ok().flatten());
+        match level.map(str::to_ascii_lowercase).as_deref() {
+            Some("error" | "warn" | "warning") => Self::Error,
+            Some("debug" | "trace") => Self::Debug,
+            Some(_) | None => Self::Info,
+        }
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        })
+    }
 }
 
 /// A configuration that ADD and CHECK can act on.
@@ -315,6 +355,16 @@ mod tests {
         ] {
             let (found, text) = error(&conf);
             assert!(found == code && text.contains(part), "{found} {text}");
+        }
+    }
+
+    #[test]
+    fn a_log_level_that_is_none_is_the_default() {
+        let level = |conf: &str| LogLevel::of(conf.as_bytes());
+        assert_eq!(level(r#"{"logLevel":"error"}"#), LogLevel::Error);
+        assert_eq!(level(r#"{"LOGLEVEL":"Debug"}"#), LogLevel::Debug);
+        for conf in ["{}", r#"{"logLevel":7}"#, r#"{"logLevel":"loud"}"#, "logLevel"] {
+            assert_eq!(level(conf), LogLevel::Info, "{conf}");
         }
     }
 

@@ -164,8 +164,8 @@ impl Run<'_> {
 
 fn reply(add: &Add, answer: &Answer, address: Ipv4Addr) -> Result<Done, CniError> {
     write_json(&answer.print(add.conf.version)).map_err(|error| CniError::new(Code::Io, format!("cannot write the answer: {error}")))?;
-    let pod = add.pod.as_ref().map_or_else(String::new, |pod| format!(" pod {pod}"));
-    Ok(Done::that(format!("{address} leased to{pod} in network {}", add.conf.name)))
+    let pod = add.pod.as_ref().map_or_else(|| " a container".to_owned(), |pod| format!(" pod {pod}"));
+    Ok(Done::with(address, format!("leased to{pod} in network {}", add.conf.name)))
 }
 
 fn request(add: &Add, own: &OwnIpam, host_link: IfName, netns_cookie: Option<u64>) -> LeaseRequest {

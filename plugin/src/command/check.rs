@@ -57,7 +57,7 @@ fn check_wiring(check: &Add, lease: Option<(Ipv4Addr, IfName)>) -> Result<Done, 
     };
     let missing = missing(check, host_link, network)?;
     if missing.is_empty() {
-        return Ok(Done::that(format!("{} is wired", network.addr())));
+        return Ok(Done::with(network.addr(), "is wired"));
     }
     let what = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Err(CniError::new(Code::Failed, format!("{} with {} lacks {what}", subject(&check.attachment), network.addr())))

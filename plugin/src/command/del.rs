@@ -53,8 +53,8 @@ impl Run<'_> {
             }
         }
         match held.cool().map_err(|error| errors::hold(&error))? {
-            Freed::Cooling => Ok(Done::that(format!("{address} given back"))),
-            Freed::Changed => Ok(Done::that(format!("{address} was given back by another process"))),
+            Freed::Cooling => Ok(Done::with(address, "given back")),
+            Freed::Changed => Ok(Done::with(address, "was given back by another process")),
         }
     }
 }

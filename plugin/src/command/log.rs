@@ -1,40 +1,90 @@
-//! The log: one line a command, appended in one write after the answer (safety rule CM6). The agent rotates it.
+//! The log: one line a command, appended in one write after the answer (safety rule CM6). The agent rotates it; without one, plugins do.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, File, OpenOptions},
     io::Write as _,
+    net::Ipv4Addr,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use azure_vnet_plugin_core::{error::CniError, request::Environment};
+use azure_vnet_plugin_core::{conf::LogLevel, error::CniError, request::Environment};
 
 use super::Done;
 
+/// From here on a log is moved aside. An agent moves it earlier, so that the two never meet.
+const MOST_BYTES: u64 = 8 << 20;
+/// Every so many processes, one looks how long the log is.
+const LOOKS: u32 = 64;
+
+/// What there is to say of a command.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) took: Duration,
+    pub(super) result: &'a Result<Done, CniError>,
+}
+
 /// Appends the line of a command. A log that cannot be written is no reason to fail.
-pub(super) fn append(path: &Path, environment: &Environment, took: Duration, result: &Result<Done, CniError>) {
-    let line = line(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), environment, took, result);
-    if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path) {
-        let _ = file.write_all(line.as_bytes());
+pub(super) fn append(path: &Path, level: LogLevel, entry: &Entry<'_>) {
+    if level < entry.level() {
+        return;
+    }
+    let line = entry.line(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), level);
+    let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path) else { return };
+    let _ = file.write_all(line.as_bytes());
+    if std::process::id().is_multiple_of(LOOKS) {
+        rotate(&file, path);
     }
 }
 
-fn line(now: Duration, environment: &Environment, took: Duration, result: &Result<Done, CniError>) -> String {
-    let text = |value: &Option<String>| quoted(value.as_deref().unwrap_or("-"));
-    let (level, what) = match result {
-        Ok(done) => ("info", format!("msg={}", quoted(&done.what))),
-        Err(error) => ("error", format!("code={} msg={} details={}", error.code.number(), quoted(&error.msg), quoted(&error.details))),
-    };
-    format!(
-        "time={} level={level} command={} container={} interface={} netns={} took_us={} pid={} {what}\n",
-        timestamp(now),
-        text(&environment.command),
-        text(&environment.container_id),
-        text(&environment.if_name),
-        text(&environment.netns),
-        took.as_micros(),
-        std::process::id(),
-    )
+/// Moves a log that is too long aside, over the one before it. Who has the log's flock does, and only if it is the log still.
+fn rotate(file: &File, path: &Path) {
+    let Ok(mine) = file.metadata() else { return };
+    if mine.len() < MOST_BYTES || file.try_lock().is_err() {
+        return;
+    }
+    if fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino())) {
+        let mut aside = path.to_owned().into_os_string();
+        aside.push(".1");
+        let _ = fs::rename(path, aside);
+    }
+}
+
+impl Entry<'_> {
+    fn level(&self) -> LogLevel {
+        if self.result.is_ok() { LogLevel::Info } else { LogLevel::Error }
+    }
+
+    fn line(&self, now: Duration, level: LogLevel) -> String {
+        let Self { environment, took, result } = self;
+        let text = |value: &Option<String>| quoted(value.as_deref().unwrap_or("-"));
+        let address = |address: Option<Ipv4Addr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+        let outcome = match result {
+            Ok(done) => format!("address={} outcome=ok msg={}", address(done.address), quoted(&done.what)),
+            Err(error) => {
+                let CniError { code, msg, details } = error;
+                format!("address=- outcome=failed code={} msg={} details={}", code.number(), quoted(msg), quoted(details))
+            }
+        };
+        let more = match level {
+            LogLevel::Debug => format!(" args={} path={}", text(&environment.args), text(&environment.path)),
+            LogLevel::Error | LogLevel::Info => String::new(),
+        };
+        let Environment { command, container_id, if_name, netns, args: _, path: _ } = environment;
+        let (seconds, micros) = (took.as_millis(), took.subsec_micros() % 1000);
+        format!(
+            "time={} level={} command={} container={} interface={} {outcome} ms={seconds}.{micros:03} netns={} pid={}{more}\n",
+            timestamp(now),
+            self.level(),
+            text(command),
+            text(container_id),
+            text(if_name),
+            text(netns),
+            std::process::id(),
+        )
+    }
 }
 
 fn quoted(text: &str) -> String {
@@ -63,13 +113,40 @@ mod tests {
 
     use super::*;
 
+    fn line(result: &Result<Done, CniError>, level: LogLevel) -> String {
+        let (command, container_id) = (Some("ADD".into()), Some("a\nb".into()));
+        let environment = Environment { command, container_id, args: Some("A=1;B=2".into()), ..Environment::default() };
+        let entry = Entry { environment: &environment, took: Duration::from_micros(2_812), result };
+        entry.line(Duration::from_millis(1_790_000_000_123), level)
+    }
+
     #[test]
     fn a_command_is_one_line_whatever_its_texts() {
-        let environment = Environment { command: Some("ADD".into()), container_id: Some("a\nb".into()), ..Environment::default() };
         let error = Err(CniError::new(Code::TryAgain, "no \"address\"\n").with_details("wait"));
-        let line = line(Duration::from_millis(1_790_000_000_123), &environment, Duration::from_micros(812), &error);
-        assert_eq!(line.matches('\n').count(), 1);
-        assert!(line.starts_with("time=2026-09-21T14:13:20.123Z level=error command=ADD container=\"a\\nb\" "), "{line}");
+        let failed = line(&error, LogLevel::Info);
+        assert_eq!(failed.matches('\n').count(), 1);
+        let start =
+            "time=2026-09-21T14:13:20.123Z level=error command=ADD container=\"a\\nb\" interface=- address=- outcome=failed code=11 ";
+        assert!(failed.starts_with(start) && failed.contains(" ms=2.812 "), "{failed}");
+        let done = Ok(Done { address: Some([10, 0, 0, 5].into()), what: "leased".into() });
+        assert!(line(&done, LogLevel::Info).contains(" address=10.0.0.5 outcome=ok msg=leased "));
+        assert!(!line(&done, LogLevel::Info).contains("A=1") && line(&done, LogLevel::Debug).contains(" args=\"A=1;B=2\""));
+    }
+
+    #[test]
+    fn a_long_log_is_moved_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("log"), folder.path().join("log.1"));
+        let open = || OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        let (one, other) = (open(), open());
+        rotate(&one, &path);
+        assert!(path.exists(), "it is short");
+        one.set_len(MOST_BYTES).unwrap();
+        rotate(&one, &path);
+        assert!(!path.exists() && aside.exists());
+        let _new = open();
+        rotate(&other, &path);
+        assert!(path.exists(), "what is the log now is not what the other had open");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod log;
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _, Read as _, Write},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -18,7 +19,7 @@ use std::{
 use azure_vnet_plugin_core::{
     attachment::Attachment,
     boot::BootId,
-    conf::{Ipam, Role, StatusConf},
+    conf::{Ipam, LogLevel, Role, StatusConf},
     error::{CniError, Code},
     ipam::OwnIpam,
     request::{Environment, Request},
@@ -80,12 +81,17 @@ struct Run<'a> {
 /// What a command did, for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Done {
+    address: Option<Ipv4Addr>,
     what: String,
 }
 
 impl Done {
     fn that(what: impl Into<String>) -> Self {
-        Self { what: what.into() }
+        Self { address: None, what: what.into() }
+    }
+
+    fn with(address: Ipv4Addr, what: impl Into<String>) -> Self {
+        Self { address: Some(address), what: what.into() }
     }
 }
 
@@ -120,7 +126,8 @@ fn command(role: Role, paths: &Paths, environment: &Environment, stdin: &[u8]) -
         Err((version, error)) => {
             let error = if environment.command.as_deref() == Some("DEL") { error.for_del() } else { error };
             let code = fail(version, &error);
-            log::append(&paths.log, environment, started.elapsed(), &Err(error));
+            let entry = log::Entry { environment, took: started.elapsed(), result: &Err(error) };
+            log::append(&paths.log, LogLevel::of(stdin), &entry);
             return code;
         }
     };
@@ -140,7 +147,7 @@ fn command(role: Role, paths: &Paths, environment: &Environment, stdin: &[u8]) -
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => fail(version, error),
     };
-    log::append(&paths.log, environment, started.elapsed(), &result);
+    log::append(&paths.log, LogLevel::of(stdin), &log::Entry { environment, took: started.elapsed(), result: &result });
     code
 }
 
