@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use serde_json::{Map, Value, json};
@@ -32,7 +32,7 @@ pub fn generated() -> Result<Vec<(PathBuf, String)>, Error> {
 /// # Errors
 /// When a definition cannot be written as YAML.
 pub fn definitions() -> Result<Vec<(PathBuf, String)>, Error> {
-    [AzureVnetConfig::crd(), AzureVnetNode::crd()]
+    [AzureVnetConfig::crd(), AzureVnetNode::crd(), AzureVnetSubnet::crd()]
         .iter()
         .map(|crd| Ok((chart().join(format!("crds/{}.yaml", crd.spec.names.plural)), yaml(crd)?)))
         .collect()

@@ -5,9 +5,11 @@
 pub mod config;
 pub mod node;
 mod schema;
+pub mod subnet;
 
 pub use config::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetConfigStatus};
 pub use node::{AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus};
+pub use subnet::{AzureVnetSubnet, AzureVnetSubnetSpec, AzureVnetSubnetStatus};
 
 /// The API group of all kinds.
 pub const GROUP: &str = "azure-vnet.dev";

@@ -11,7 +11,7 @@ mod generate;
 
 use std::collections::BTreeMap;
 
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet};
 use kube::CustomResourceExt as _;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -26,7 +26,9 @@ fn the_committed_files_are_those_of_the_types() {
 
 #[test]
 fn the_written_yaml_reads_back_as_the_definition() {
-    for ((_, text), crd) in generate::definitions().unwrap().into_iter().zip([AzureVnetConfig::crd(), AzureVnetNode::crd()]) {
+    for ((_, text), crd) in
+        generate::definitions().unwrap().into_iter().zip([AzureVnetConfig::crd(), AzureVnetNode::crd(), AzureVnetSubnet::crd()])
+    {
         let read: Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(without_floats(read), without_floats(serde_json::to_value(crd).unwrap()));
     }
@@ -80,7 +82,10 @@ fn sc1_a_nodes_addresses_are_one_atomic_list() {
 #[test]
 fn objects_that_machines_write_have_no_defaults_and_no_rule_of_users_fields() {
     for (path, schema) in schemas() {
-        assert!(!path.starts_with("AzureVnetNode.") || !schema.contains_key("default"), "{path} has a default");
+        assert!(
+            !["AzureVnetNode.", "AzureVnetSubnet."].iter().any(|kind| path.starts_with(kind)) || !schema.contains_key("default"),
+            "{path} has a default"
+        );
         assert!(!path.starts_with("AzureVnetNode.spec.effective") || !schema.contains_key("x-kubernetes-validations"), "{path} has rules");
     }
 }
@@ -127,7 +132,7 @@ fn wrong_configs() -> Vec<WrongConfig> {
 /// All schemas of both kinds with their paths; `[]` stands for items, `{}` for values of a map.
 fn schemas() -> Vec<(String, Map<String, Value>)> {
     let mut found = vec![];
-    for crd in [AzureVnetConfig::crd(), AzureVnetNode::crd()] {
+    for crd in [AzureVnetConfig::crd(), AzureVnetNode::crd(), AzureVnetSubnet::crd()] {
         let crd = serde_json::to_value(crd).unwrap();
         let root = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         collect(crd["spec"]["names"]["kind"].as_str().unwrap(), root, &mut found);

@@ -13,6 +13,7 @@ fn the_manifest_of_the_kinds_holds_the_committed_definitions() {
     let committed = [
         include_str!("../../charts/azure-vnet/crds/azurevnetconfigs.yaml"),
         include_str!("../../charts/azure-vnet/crds/azurevnetnodes.yaml"),
+        include_str!("../../charts/azure-vnet/crds/azurevnetsubnets.yaml"),
     ];
     assert_eq!(ours, committed.map(|text| serde_saphyr::from_str::<Value>(text).unwrap()));
 }

@@ -12,4 +12,5 @@ pub mod policy;
 pub mod provider;
 pub mod rules;
 pub mod size;
+pub mod subnet;
 pub mod sysctl;

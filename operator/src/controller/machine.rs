@@ -124,6 +124,13 @@ impl<A: Arm> Machines<A> {
         })
     }
 
+    /// What is known of a subnet's prefixes.
+    pub fn prefixes(&self, subnet: &ResourceId) -> Vec<String> {
+        let network = subnet.parent().and_then(|id| self.known(&id)).or_else(|| self.known(subnet));
+        let of = |network: &Network| network.subnets.iter().find(|(id, _)| id == subnet).map(|(_, prefixes)| prefixes.clone());
+        network.and_then(|(_, network)| of(&network)).unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
     /// Why the network of a subnet cannot be read, if it cannot.
     pub fn refusal(&self, subnet: &str) -> Option<Error> {
         let network = subnet.parse::<ResourceId>().ok()?.parent()?;
@@ -181,7 +188,7 @@ impl<A: Arm> Machines<A> {
 }
 
 /// Whether asking again soon is of no use.
-fn is_refusal(error: &Error) -> bool {
+pub fn is_refusal(error: &Error) -> bool {
     match &error.class {
         Class::Forbidden { .. } | Class::Locked | Class::Gone | Class::Rejected => true,
         Class::Throttled { .. }

@@ -21,6 +21,28 @@ pub struct Metrics {
     pub lost: Counter,
     /// Addresses missing to targets, over all nodes.
     pub deficit: Gauge,
+    /// Addresses left in a subnet.
+    pub subnet_free: Family<SubnetName, Gauge>,
+    /// Addresses that a subnet lacks.
+    pub subnet_needs: Family<SubnetName, Gauge>,
+    /// Seconds until a subnet is empty.
+    pub subnet_eta: Family<SubnetName, Gauge>,
+    /// Events told, by reason.
+    pub told: Family<Reason, Counter>,
+}
+
+/// A subnet, by the name of its object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SubnetName {
+    /// The name.
+    pub subnet: String,
+}
+
+/// Why an event was told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// One word.
+    pub reason: &'static str,
 }
 
 /// How a pass ended.
@@ -54,6 +76,18 @@ impl Metrics {
         registry.register("nic_writes", "Writes to NICs, by direction and how they ended", self.writes.clone());
         registry.register("pool_addresses", "Addresses over all nodes, by state", self.addresses.clone());
         registry.register("lost_addresses", "Addresses that vanished from NICs though wanted", self.lost.clone());
+        registry.register("subnet_free_addresses", "Addresses left in a subnet, by Azure's count", self.subnet_free.clone());
+        registry.register(
+            "subnet_needed_addresses",
+            "Addresses missing to nodes beyond what the subnet has left",
+            self.subnet_needs.clone(),
+        );
+        registry.register(
+            "subnet_exhaustion_eta_seconds",
+            "Time until the subnet is empty if use goes on growing; absent if it does not",
+            self.subnet_eta.clone(),
+        );
+        registry.register("pool_events", "Events told of nodes' pools, by reason", self.told.clone());
         registry.register("pool_deficit", "Addresses missing to targets, over all nodes", self.deficit.clone());
     }
 }

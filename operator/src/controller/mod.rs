@@ -10,6 +10,7 @@ mod node;
 mod pools;
 mod queue;
 mod random;
+mod subnets;
 mod taints;
 #[cfg(test)]
 mod tests;
@@ -74,7 +75,8 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
         () = caches.ready() => telemetry.set_ready(true),
     }
     let shell = Arc::new(Shell::new(arm, leadership, caches, &kube, metrics));
-    tasks.spawn(config_status::report(Arc::clone(&shell), kube));
+    tasks.spawn(config_status::report(Arc::clone(&shell), kube.clone()));
+    tasks.spawn(subnets::report(Arc::clone(&shell), kube));
     let mut dispatch = Dispatch { shell, queue, passes: JoinSet::new(), parallel: options.parallel.max(1), led: false };
     let beat = telemetry.beat("reconcile", Duration::from_mins(1));
     while !shutdown.is_set() {

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::{
     kinds::Node,
     machine::Target,
-    metrics::WriteOutcome,
+    metrics::{Reason, WriteOutcome},
     node::{Broken, Shell},
     pools::is_conflict,
 };
@@ -119,6 +119,7 @@ impl<A: Arm> Work<'_, A> {
 
     async fn tell(&self, object: Option<&AzureVnetNode>, events: Vec<Event>) {
         for event in events {
+            self.shell.metrics.told.get_or_create(&Reason { reason: event.reason }).inc();
             let type_ = if event.warning { EventType::Warning } else { EventType::Normal };
             match object {
                 Some(object) => self.shell.events.tell(object, type_, event.reason, &event.message).await,
