@@ -448,25 +448,29 @@ fn a_failed_add_leaves_nothing() {
 
 #[test]
 fn a_namespace_that_vanishes_in_the_middle_leaves_nothing() {
-    on_a_node(10, |node| {
-        let pod = node.sandbox("c1", "web-0");
-        let child = node.start(PLUGIN, &pod, "ADD");
-        let vanish = {
-            let pod = pod.clone();
-            move || pod.drop_netns()
-        };
-        let ended = std::thread::scope(|scope| {
-            let dropper = scope.spawn(vanish);
-            let ended = finish(child, &conf("1.0.0"));
-            dropper.join().unwrap();
-            ended
-        });
-        // Whichever was first: what ADD made goes with its DEL, and what it refused is not there.
-        if !ended.ok {
-            assert_eq!(node.leases(), []);
+    on_a_node(30, |node| {
+        let (mut failed, rounds) = (0, 20_u32);
+        for round in 0..rounds {
+            let pod = node.sandbox(&format!("c{round}"), &format!("web-{round}"));
+            let child = node.start(PLUGIN, &pod, "ADD");
+            let (pod, ended) = std::thread::scope(|scope| {
+                let ending = scope.spawn(move || finish(child, &conf("1.0.0")));
+                // A different moment each round.
+                for _ in 0..round * 20 {
+                    std::thread::yield_now();
+                }
+                pod.drop_netns();
+                (pod, ending.join().unwrap())
+            });
+            // Whichever was first: what ADD made goes with its DEL, and what it refused is not there.
+            if !ended.ok {
+                failed += 1;
+                assert_eq!(node.leases(), []);
+            }
+            assert!(node.del(&pod).ok);
+            node.assert_nothing_left("after the namespace vanished");
         }
-        assert!(node.del(&pod).ok);
-        node.assert_nothing_left("after the namespace vanished");
+        println!("ADD was refused in {failed} of {rounds} rounds");
     });
 }
 

@@ -25,7 +25,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use azure_vnet_plugin_core::wiring::Alias;
@@ -73,8 +73,19 @@ fn a_damaged_lease_keeps_its_address_from_others_and_its_pod_goes_in_peace() {
             assert_eq!(pod.links(), [], "DEL goes by the link's label");
         }
         assert_eq!(node.run(&node.sandbox("s", "s"), "STATUS", &conf("1.1.0")).out, "");
-        let gc = node.run(&node.sandbox("g", "g"), "GC", &conf("1.1.0"));
-        assert!(gc.ok, "{gc:?}");
+        let nobody = node.sandbox("g", "g");
+        let gc = || assert!(node.run(&nobody, "GC", &conf("1.1.0")).ok);
+        gc();
+        let unreadable = || node.store().counts().unwrap().unreadable;
+        assert_eq!(unreadable(), taken.len(), "they have not lain there for long");
+        for address in &taken {
+            let long_ago = SystemTime::now() - Duration::from_mins(11);
+            fs::File::open(store_file("lease").join(address.to_string())).unwrap().set_modified(long_ago).unwrap();
+        }
+        run("ip", &["route", "add", &taken.first().unwrap().to_string(), "dev", "eth0"]);
+        gc();
+        assert_eq!(unreadable(), 1, "one has a trace in the kernel");
+        assert_eq!(node.store().counts().unwrap().cooling, taken.len());
     });
 }
 

@@ -163,6 +163,14 @@ fn a_new_address_is_found_when_none_is_free_and_a_removed_one_is_not_given() {
         service.answer(wireserver(&addresses([1, 2, 4])));
         let_the_interval_pass(node);
         assert_eq!(add("c").address(), pool_address(4));
+        service.answer(wireserver(&addresses(1..=9)));
+        let_the_interval_pass(node);
+        let mut by_name = conf.clone();
+        by_name["runtimeConfig"] = json!({ "ips": ["10.240.1.9"] });
+        assert_eq!(node.run(&node.sandbox("d", "d"), "ADD", &by_name).address(), pool_address(9), "asked for by name");
+        service.answer("<Interfaces/>".into());
+        let_the_interval_pass(node);
+        assert_eq!(add("e").code(), 11, "the machine has no address for pods at the moment");
     });
 }
 

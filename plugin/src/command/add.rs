@@ -20,7 +20,7 @@ use crate::{
     netlink::{LinkBy, Lookup, Netlink},
     netns::Netns,
     source,
-    store::{Granted, Held, LeaseError, LeaseRequest, Origin},
+    store::{Granted, Held, LeaseRequest, Origin},
     wire::{self, Holder, Made, Sides, WireError},
 };
 
@@ -132,13 +132,14 @@ impl Run<'_> {
             machine.prepare(host, &add.conf.name, add.conf.mode).map_err(|error| errors::source(&error))?;
         }
         let mut granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address));
-        if let (Err(LeaseError::Exhausted { .. }), Some(machine)) = (&granted, &machine)
+        if let (Err(error), Some(machine)) = (&granted, &machine)
+            && error.may_be_news()
             && machine.renew(host).map_err(|error| errors::source(&error))?
         {
             granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address));
         }
         granted.map_err(|error| {
-            if let (true, Some(uid)) = (lacks_an_address(&error), add.pod.as_ref().and_then(|pod| pod.uid.as_ref())) {
+            if let (true, Some(uid)) = (error.is_demand(), add.pod.as_ref().and_then(|pod| pod.uid.as_ref())) {
                 // Demand that no lease shows (safety rule UP5); a node that cannot note it has worse trouble, which the answer names.
                 let _ = self.store.want(uid);
             }
@@ -238,18 +239,5 @@ fn leased(entry: Entry) -> Option<Lease> {
     match entry {
         Entry::Leased(lease) => Some(lease),
         Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
-    }
-}
-
-fn lacks_an_address(error: &LeaseError) -> bool {
-    match error {
-        LeaseError::Pool(_) | LeaseError::Exhausted { .. } => true,
-        LeaseError::RequestedForeign { .. }
-        | LeaseError::RequestedTaken { .. }
-        | LeaseError::RequestedOther { .. }
-        | LeaseError::Lost { .. }
-        | LeaseError::Busy { .. }
-        | LeaseError::Full(_)
-        | LeaseError::File(_) => false,
     }
 }

@@ -4,6 +4,7 @@ use azure_vnet_plugin_core::{
     attachment::Attachment,
     error::{CniError, Code, chain},
     ipam::Source,
+    source::Wanted,
 };
 
 use super::subject;
@@ -18,17 +19,19 @@ use crate::{
 const AGENT: &str = "the azure-vnet agent of this node adopts its pool and seals the store; see its log";
 const ANY: &str = "run the azure-vnet agent or `azure-vnet-operator standalone` on this machine: it provides the pool";
 
+const MACHINE: &str = "add secondary IP configurations to this machine's network interface";
+
 pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
     let answer = |code| CniError::because(code, error);
     match error {
-        LeaseError::Pool(pool @ PoolError::NoSubnet { .. }) => no_subnet(pool),
+        LeaseError::Pool(pool @ PoolError::NoSubnet { wanted, .. }) => no_subnet(pool, wanted),
         LeaseError::Pool(pool) => CniError::because(Code::TryAgain, pool).with_details(match source {
             Source::Pool => AGENT,
             Source::Azure(_) | Source::File => ANY,
         }),
         LeaseError::Exhausted { .. } => answer(Code::TryAgain).with_details(match source {
             Source::Pool => "the pool grows with demand: see `kubectl get azurevnetnode`",
-            Source::Azure(_) => "add secondary IP configurations to this machine's network interface",
+            Source::Azure(_) => MACHINE,
             Source::File => "add addresses to the file of interfaces",
         }),
         LeaseError::RequestedForeign { .. } | LeaseError::RequestedOther { .. } => {
@@ -42,13 +45,17 @@ pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
 
 pub(super) fn status(error: &PoolError, source: Source) -> CniError {
     match (error, source) {
-        (PoolError::NoSubnet { .. }, _) => no_subnet(error).with_code(Code::Unavailable),
+        (PoolError::NoSubnet { wanted, .. }, _) => no_subnet(error, wanted).with_code(Code::Unavailable),
         (_, Source::Pool) => CniError::because(Code::Unavailable, error).with_details(AGENT),
         (_, Source::Azure(_) | Source::File) => CniError::because(Code::Unavailable, error).with_details(ANY),
     }
 }
 
-fn no_subnet(error: &PoolError) -> CniError {
+/// What the configuration asks for is for its writer to mend; that there is nothing at all may pass.
+fn no_subnet(error: &PoolError, wanted: &Wanted) -> CniError {
+    if *wanted == Wanted::default() {
+        return CniError::because(Code::TryAgain, error).with_details(MACHINE);
+    }
     CniError::because(Code::InvalidConfig, error).with_details("change ipam.subnet or master, or leave them out")
 }
 

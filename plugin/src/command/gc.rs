@@ -1,26 +1,28 @@
 //! GC: frees what the runtime does not list and the kernel does not show (safety rule CM4). Links are left to DEL and the agent.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use azure_vnet_plugin_core::{
     attachment::Attachment,
     conf::{NodeConf, Role},
     error::{CniError, Code},
-    gc::{Claim, LinkWitness, NetnsWitness, Verdict, Witnesses},
+    gc::{self, Claim, LinkWitness, NetnsWitness, Verdict, Witnesses},
     lease::{Entry, Lease},
     wiring::{self, Alias},
 };
 
 use super::{Done, Run, errors};
 use crate::{
-    netlink::Netlink,
+    kernel_use,
+    netlink::{Link, Netlink},
     netns::{Netns, NetnsError},
-    store::Freed,
+    store::{Freed, KernelUse},
 };
 
 impl Run<'_> {
     pub(super) fn gc(&self, conf: &NodeConf) -> Result<Done, CniError> {
         let listed = self.store.list().map_err(|error| errors::file(&error))?;
+        let (unreadable, listed): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, entry)| matches!(entry, Entry::Unreadable(_)));
         // The list is of this network only: leases of another are none of its business.
         let unlisted = listed.into_iter().filter_map(|(address, entry)| match &entry {
             Entry::Leased(lease) if lease.network == conf.name && !conf.valid.contains(&lease.attachment) => {
@@ -41,6 +43,12 @@ impl Run<'_> {
                 Verdict::Keep | Verdict::RemoveLinkFirst => kept += 1,
             }
         }
+        for (address, entry) in &unreadable {
+            match self.cool_unreadable(*address, entry) {
+                Ok(is_freed) => freed += usize::from(is_freed),
+                Err(error) => failed.push(format!("{address}: {}", error.msg)),
+            }
+        }
         self.store.sweep_without_agent().unwrap_or_else(|error| failed.push(errors::hold(&error).msg));
         if let (Role::Network, Some(delegate)) = (self.role, &conf.delegate) {
             self.delegate(delegate).tell("GC").unwrap_or_else(|error| failed.push(error.msg));
@@ -50,6 +58,26 @@ impl Run<'_> {
         }
         Err(CniError::new(Code::TryAgain, format!("cannot free all that is unused: {}", failed.join("; "))))
     }
+}
+
+impl Run<'_> {
+    /// Sends an unreadable record to cooling that has lain there for long and of whose address the kernel has no trace.
+    fn cool_unreadable(&self, address: Ipv4Addr, entry: &Entry) -> Result<bool, CniError> {
+        let age = self.store.age(address).map_err(|error| errors::file(&error))?;
+        if !age.is_some_and(gc::may_cool_unreadable) || !has_no_trace(address) {
+            return Ok(false);
+        }
+        let freed = self.store.free_if(address, entry, &mut || has_no_trace(address)).map_err(|error| errors::hold(&error))?;
+        Ok(freed == Freed::Cooling)
+    }
+}
+
+/// Whether neither a route nor a link's label names the address; without the kernel's answer both might.
+fn has_no_trace(address: Ipv4Addr) -> bool {
+    let Ok(mut host) = Netlink::open() else { return false };
+    let labelled =
+        |link: &Link| link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok()).is_some_and(|alias| alias.address == address);
+    kernel_use::observe(&mut host, address) == KernelUse::Free && host.links().is_ok_and(|links| !links.iter().any(labelled))
 }
 
 /// The verdict by what the kernel shows at this moment; without its answer nothing is free.

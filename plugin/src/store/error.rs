@@ -240,6 +240,21 @@ impl From<FileError> for HoldError {
 }
 
 impl LeaseError {
+    /// Whether an address that the machine got meanwhile could serve.
+    #[must_use]
+    pub fn may_be_news(&self) -> bool {
+        match self {
+            Self::Exhausted { .. } | Self::RequestedForeign { .. } | Self::Pool(PoolError::NoSubnet { .. }) => true,
+            Self::Pool(_)
+            | Self::RequestedTaken { .. }
+            | Self::RequestedOther { .. }
+            | Self::Lost { .. }
+            | Self::Busy { .. }
+            | Self::Full(_)
+            | Self::File(_) => false,
+        }
+    }
+
     /// Whether the pod's demand should be noted with [`Store::want`]: the pool is too small, or not there yet.
     #[must_use]
     pub fn is_demand(&self) -> bool {

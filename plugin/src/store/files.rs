@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::error::FileError;
@@ -45,6 +45,10 @@ pub(super) fn open_or_create(path: &Path) -> Result<File, FileError> {
 
 pub(super) fn inode(path: &Path) -> Result<Option<Inode>, FileError> {
     Ok(absent(fs::symlink_metadata(path)).map_err(failed("look at", path))?.map(|meta| (meta.dev(), meta.ino())))
+}
+
+pub(super) fn written(path: &Path) -> Result<Option<SystemTime>, FileError> {
+    absent(fs::symlink_metadata(path).and_then(|meta| meta.modified())).map_err(failed("look at", path))
 }
 
 pub(super) fn inode_of(file: &File, path: &Path) -> Result<Inode, FileError> {

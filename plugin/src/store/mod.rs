@@ -17,7 +17,7 @@ use std::{
     io::ErrorKind,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use azure_vnet_plugin_core::{
@@ -108,6 +108,15 @@ impl Store {
             Err(error) if error.source.kind() == ErrorKind::IsADirectory => Ok(Some(Entry::read(address, &[]))),
             bytes => Ok(bytes?.map(|bytes| Entry::read(address, &bytes))),
         }
+    }
+
+    /// For how long an address's file has been as it is; `None` where it has no file.
+    ///
+    /// # Errors
+    /// The file is there and cannot be looked at.
+    pub fn age(&self, address: Ipv4Addr) -> Result<Option<Duration>, FileError> {
+        let written = files::written(&self.lease_path(address))?;
+        Ok(written.map(|written| SystemTime::now().duration_since(written).unwrap_or_default()))
     }
 
     /// All addresses that have a file, ascending. A store that is not there has none.

@@ -2,6 +2,11 @@
 
 use std::io;
 
+use azure_vnet_plugin_core::{
+    boot::BootTime,
+    source::{Learned, Origin},
+};
+
 use super::{
     super::{
         KeeperError, Quarantining,
@@ -292,4 +297,56 @@ fn st3_a_start_that_is_stopped_anywhere_is_done_by_the_next() {
 
 fn opened(node: &Node) -> Result<Keeper, KeeperError> {
     Keeper::open(&node.path("run"), &node.path("lib"), node.boot.parse().unwrap())
+}
+
+#[test]
+fn st3_a_seal_without_an_agent_that_is_stopped_anywhere_is_made_by_the_next() {
+    let links = [kernel_lease(4, "lives")];
+    sweep(
+        &[End::Process],
+        without_agent,
+        |node| node.store().seal_without_agent(&links).is_ok(),
+        |node, is_sealed, _| {
+            let store = node.store();
+            assert!(!is_sealed || store.seal().is_ok());
+            assert_eq!(store.seal_without_agent(&links).unwrap(), SealOwner::Plugin);
+            assert!(is_leased(&store, 4), "who lives has its lease");
+            assert_eq!(store.find(&attachment("lives")).unwrap().unwrap().lease().address, address(4));
+            store.sweep_without_agent().unwrap();
+            assert_eq!(names(node, "run"), ["by", "lease", "lock", "sealed", "want"]);
+        },
+    );
+}
+
+#[test]
+fn st5_what_is_learned_is_there_wholly_or_as_it_was() {
+    let learned =
+        |at| Learned { boot: "boot-1".parse().unwrap(), origin: Origin::Wireserver, asked: BootTime::from_millis(at), subnets: Vec::new() };
+    let prepare = || {
+        let node = without_agent();
+        node.store().seal_without_agent(&[]).unwrap();
+        node.store().learn(&learned(5)).unwrap();
+        node
+    };
+    sweep(
+        &[End::Process],
+        prepare,
+        |node| node.store().learn(&learned(7)).is_ok(),
+        |node, is_kept, _| {
+            let now = node.store().learned().unwrap().unwrap();
+            assert!(now == learned(7) || (now == learned(5) && !is_kept), "{now:?}");
+            node.store().learn(&learned(6)).unwrap();
+            assert_ne!(node.store().learned().unwrap().unwrap().asked.as_millis(), 5);
+            node.store().learn(&learned(8)).unwrap();
+            node.store().learn(&learned(6)).unwrap();
+            assert_eq!(node.store().learned().unwrap(), Some(learned(8)), "a later question's answer stays");
+        },
+    );
+}
+
+/// A node whose durable folder no one has ever used.
+fn without_agent() -> Node {
+    let node = Node::new();
+    std::fs::create_dir_all(node.path("lib/quarantine")).unwrap();
+    node
 }
