@@ -340,3 +340,30 @@ fn pods_of_the_original_keep_their_addresses_and_their_del_works() {
         assert!(!node.leases().iter().any(|lease| lease.address == pool_address(2)));
     });
 }
+
+#[test]
+fn st3_a_container_of_another_plugin_keeps_its_address_when_the_store_is_lost() {
+    on_a_bare_node(|node| {
+        let service = Service::start(wireserver(&addresses(1..=3)));
+        let conf = alone(&service);
+        let ipam = |pod: &Sandbox, command: &str| finish(node.start(IPAM, pod, command), &conf);
+        let pod = node.sandbox("c1", "web-0");
+        let address = ipam(&pod, "ADD").address();
+        // What a bridge plugin does: the host has neither a route nor a label for it.
+        inside(&pod.netns, move || run("ip", &["address", "add", &format!("{address}/16"), "dev", "lo"]));
+        fs::rename(RUN, "/run/lost").unwrap();
+        let others: BTreeSet<_> = ["c2", "c3"].map(|id| ipam(&node.sandbox(id, id), "ADD").address()).into();
+        assert!(!others.contains(&address), "{address} is in use");
+        assert_eq!(ipam(&node.sandbox("c4", "c4"), "ADD").code(), 11);
+        let gc = || assert!(finish(node.start(IPAM, &pod, "GC"), &conf).ok);
+        let unreadable = || node.store().counts().unwrap().unreadable;
+        let file = Path::new(RUN).join("lease").join(address.to_string());
+        fs::File::open(file).unwrap().set_modified(std::time::SystemTime::now() - Duration::from_mins(11)).unwrap();
+        gc();
+        assert_eq!(unreadable(), 1);
+        assert!(ipam(&pod, "DEL").ok);
+        pod.drop_netns();
+        gc();
+        assert_eq!(unreadable(), 0);
+    });
+}

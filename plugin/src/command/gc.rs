@@ -16,6 +16,7 @@ use crate::{
     kernel_use,
     netlink::{Link, Netlink},
     netns::{Netns, NetnsError},
+    source,
     store::{Freed, KernelUse},
 };
 
@@ -72,12 +73,13 @@ impl Run<'_> {
     }
 }
 
-/// Whether neither a route nor a link's label names the address; without the kernel's answer both might.
+/// Whether no route, no link's label and no namespace has the address; without the kernel's answer one might.
 fn has_no_trace(address: Ipv4Addr) -> bool {
     let Ok(mut host) = Netlink::open() else { return false };
-    let labelled =
-        |link: &Link| link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok()).is_some_and(|alias| alias.address == address);
-    kernel_use::observe(&mut host, address) == KernelUse::Free && host.links().is_ok_and(|links| !links.iter().any(labelled))
+    let alias = |link: &Link| link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok());
+    kernel_use::observe(&mut host, address) == KernelUse::Free
+        && host.links().is_ok_and(|links| !links.iter().filter_map(alias).any(|alias| alias.address == address))
+        && !source::addresses_in_namespaces().contains(&address)
 }
 
 /// The verdict by what the kernel shows at this moment; without its answer nothing is free.

@@ -172,13 +172,18 @@ impl Run<'_> {
             Ipam::Delegated(name) => return self.delegate(name).tell("STATUS"),
             Ipam::Own(own) => own,
         };
-        if let Some(machine) = self.machine(own)
-            && self.store.learned().is_ok_and(|learned| learned.is_none())
-        {
-            let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
-            machine.prepare(&mut host, &conf.name, conf.mode).map_err(|error| errors::source(&error).with_code(Code::Unavailable))?;
-        }
-        self.store.has_pool(&source::supply(own)).map_err(|error| errors::status(&error, own.source))
+        let supply = source::supply(own);
+        let found = self.store.has_pool(&supply);
+        let found = match (found, self.machine(own)) {
+            (Err(_), Some(machine)) => {
+                let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
+                let prepared = machine.prepare(&mut host, &conf.name, conf.mode);
+                prepared.map_err(|error| errors::source(&error).with_code(Code::Unavailable))?;
+                self.store.has_pool(&supply)
+            }
+            (found, _) => found,
+        };
+        found.map_err(|error| errors::status(&error, own.source))
     }
 
     /// The machine's own services, where the configuration lets them be asked.

@@ -3,6 +3,7 @@
 
 mod http;
 mod original;
+mod strangers;
 
 use std::{
     collections::BTreeSet,
@@ -24,6 +25,7 @@ use azure_vnet_plugin_core::{
 
 pub use http::GetError;
 pub use original::StateFiles;
+pub use strangers::addresses as addresses_in_namespaces;
 
 use crate::{
     netlink::{Link, Netlink, NetlinkError},
@@ -36,7 +38,9 @@ const NEEDED: Duration = Duration::from_secs(2);
 const SERVED: Duration = Duration::from_millis(50);
 /// How long a process without a cache waits for the one that asks.
 const OTHERS: Duration = Duration::from_secs(6);
-const PAUSE: Duration = Duration::from_millis(2);
+/// Between two looks at whether it has; longer each time.
+const PAUSE: Duration = Duration::from_millis(1);
+const MOST_PAUSE: Duration = Duration::from_millis(16);
 
 /// Why nothing was learned.
 #[derive(Debug, thiserror::Error)]
@@ -132,10 +136,16 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// See [`SourceError`].
     pub fn prepare(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<(), SourceError> {
-        match self.sealed(host, network, mode)? {
-            SealOwner::Agent => Ok(()),
-            SealOwner::Plugin => self.freshen(host, self.store.now(), None),
+        match self.store.seal() {
+            Ok(sealed) if sealed.owner == SealOwner::Agent => return Ok(()),
+            Ok(_) => return self.freshen(host, self.store.now(), None),
+            Err(error) if error.is_of_a_later_version() => return Err(SourceError::Seal(error)),
+            Err(PoolError::File(error)) => return Err(error.into()),
+            Err(_) => {}
         }
+        self.store.make_folders()?;
+        self.freshen(host, self.store.now(), None)?;
+        self.seal(host, network, mode)
     }
 
     /// Asks anew, if that is due, since the cache has nothing free. Answers whether there is news.
@@ -156,20 +166,17 @@ impl<'a> Machine<'a> {
         })
     }
 
-    fn sealed(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<SealOwner, SourceError> {
-        match self.store.seal() {
-            Ok(sealed) => return Ok(sealed.owner),
-            Err(error) if error.is_of_a_later_version() => return Err(SourceError::Seal(error)),
-            Err(PoolError::File(error)) => return Err(error.into()),
-            Err(_) => {}
-        }
-        // The kernel is asked before the lock is taken (safety rule ST2). Nothing is leased in between: there is no seal.
+    /// Makes the store whole by what the kernel shows (safety rule ST3), which is asked before the lock is taken (safety rule ST2). Nothing is
+    /// leased in between: there is no seal.
+    fn seal(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<(), SourceError> {
         let links = host.links().map_err(SourceError::Links)?;
         let mut leases = self.places.original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
         leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, mode)));
-        let owner = self.store.seal_without_agent(&leases).map_err(SourceError::Sealing)?;
+        let learned = self.store.learned()?.map(|learned| learned.addresses()).unwrap_or_default();
+        let in_use = strangers::addresses().intersection(&learned).copied().collect();
+        self.store.seal_without_agent(&leases, &in_use).map_err(SourceError::Sealing)?;
         self.places.original.set_aside();
-        Ok(owner)
+        Ok(())
     }
 
     fn freshen(&self, host: &mut Netlink, now: BootTime, need: Option<Need>) -> Result<(), SourceError> {
@@ -217,8 +224,10 @@ impl<'a> Machine<'a> {
     /// Waits, without a cache, for what the process that asks will have learned; the right to ask, if that process failed.
     fn wait_for_others(&self) -> Result<Option<Query>, SourceError> {
         let deadline = Instant::now() + OTHERS;
+        let mut pause = PAUSE;
         while Instant::now() < deadline {
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
+            pause = (pause * 2).min(MOST_PAUSE);
             if self.store.learned()?.is_some() {
                 return Ok(None);
             }

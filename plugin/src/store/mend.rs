@@ -11,6 +11,9 @@ use azure_vnet_plugin_core::{
 
 use super::{FileError, HoldError, KeeperError, Lock, Store, files};
 
+/// No record, hence occupied, for people to read.
+const OCCUPIED: &str = "in a container that was there when the store was made; GC frees the address once it is gone\n";
+
 /// A pod's link as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelLease {
@@ -55,20 +58,32 @@ pub struct Swept {
 }
 
 impl Store {
-    /// Says that the store is whole where no agent does (safety rule ST3), after making the leases of pods that are there. Answers who
-    /// says so: a seal of this boot stays as it is.
+    /// Makes the folders of a store that no agent has made.
     ///
     /// # Errors
-    /// See [`KeeperError`].
-    pub fn seal_without_agent(&self, links: &[KernelLease]) -> Result<SealOwner, KeeperError> {
+    /// One cannot be made.
+    pub fn make_folders(&self) -> Result<(), FileError> {
         for folder in [&self.folder, &self.folder.join("lease"), &self.folder.join("by"), &self.folder.join("want")] {
             files::make_folder(folder)?;
         }
+        Ok(())
+    }
+
+    /// Says that the store is whole where no agent does (safety rule ST3), after making the leases of pods that are there, and occupying
+    /// addresses that are `in_use` by no one knows whom. Answers who says so: a seal of this boot stays as it is.
+    ///
+    /// # Errors
+    /// See [`KeeperError`].
+    pub fn seal_without_agent(&self, links: &[KernelLease], in_use: &BTreeSet<Ipv4Addr>) -> Result<SealOwner, KeeperError> {
+        self.make_folders()?;
         let lock = self.lock()?;
         if let Ok(sealed) = self.seal() {
             return Ok(sealed.owner);
         }
         self.rebuild(&lock, links)?;
+        for address in in_use {
+            files::link_new(&self.folder, &self.lease_path(*address), OCCUPIED)?;
+        }
         let sealed = Sealed { store: StoreId::from_random(random()?), boot: self.boot.clone(), owner: SealOwner::Plugin };
         files::replace(&self.folder, &self.folder.join("sealed"), &sealed.print())?;
         Ok(sealed.owner)

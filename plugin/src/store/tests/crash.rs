@@ -1,6 +1,6 @@
 //! Every operation, stopped or failing at each of its changes to the file system in turn, with and without a power cut, and what is found after.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use azure_vnet_plugin_core::{
     boot::BootTime,
@@ -305,12 +305,13 @@ fn st3_a_seal_without_an_agent_that_is_stopped_anywhere_is_made_by_the_next() {
     sweep(
         &[End::Process],
         without_agent,
-        |node| node.store().seal_without_agent(&links).is_ok(),
+        |node| node.store().seal_without_agent(&links, &[address(9)].into()).is_ok(),
         |node, is_sealed, _| {
             let store = node.store();
             assert!(!is_sealed || store.seal().is_ok());
-            assert_eq!(store.seal_without_agent(&links).unwrap(), SealOwner::Plugin);
+            assert_eq!(store.seal_without_agent(&links, &[address(9)].into()).unwrap(), SealOwner::Plugin);
             assert!(is_leased(&store, 4), "who lives has its lease");
+            assert!(matches!(store.read(address(9)).unwrap(), Some(Entry::Unreadable(_))));
             assert_eq!(store.find(&attachment("lives")).unwrap().unwrap().lease().address, address(4));
             store.sweep_without_agent().unwrap();
             assert_eq!(names(node, "run"), ["by", "lease", "lock", "sealed", "want"]);
@@ -324,7 +325,7 @@ fn st5_what_is_learned_is_there_wholly_or_as_it_was() {
         |at| Learned { boot: "boot-1".parse().unwrap(), origin: Origin::Wireserver, asked: BootTime::from_millis(at), subnets: Vec::new() };
     let prepare = || {
         let node = without_agent();
-        node.store().seal_without_agent(&[]).unwrap();
+        node.store().seal_without_agent(&[], &BTreeSet::new()).unwrap();
         node.store().learn(&learned(5)).unwrap();
         node
     };
