@@ -57,6 +57,13 @@ fn st3_without_an_agent_the_plugin_makes_the_store_and_losing_it_frees_nothing()
         assert_eq!(others, addresses([2, 3]).into_iter().collect());
         assert_eq!(node.run(&node.sandbox("c4", "c4"), "ADD", &conf).code(), 11);
         assert_eq!(node.run(&pod, "ADD", &conf).json(), added.json(), "the pod that ran has its lease again");
+        // Its namespace was found, so that GC has both witnesses when it dies without a DEL.
+        fs::rename(RUN, "/run/lost-again").unwrap();
+        assert!(node.run(&node.sandbox("c5", "c5"), "STATUS", &conf).ok);
+        pod.drop_netns();
+        node::await_that("its link goes", || node.host_links().len() == 2);
+        assert!(node.run(&node.sandbox("c6", "c6"), "GC", &conf).ok);
+        assert!(!node.leases().iter().any(|lease| lease.address == added.address()));
         assert!(node.run(&pod, "DEL", &conf).ok);
         assert!(!node.leases().iter().any(|lease| lease.address == added.address()));
     });

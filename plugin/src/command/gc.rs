@@ -79,7 +79,7 @@ fn has_no_trace(address: Ipv4Addr) -> bool {
     let alias = |link: &Link| link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok());
     kernel_use::observe(&mut host, address) == KernelUse::Free
         && host.links().is_ok_and(|links| !links.iter().filter_map(alias).any(|alias| alias.address == address))
-        && !source::addresses_in_namespaces().contains(&address)
+        && !source::namespaces().contains_key(&address)
 }
 
 /// The verdict by what the kernel shows at this moment; without its answer nothing is free.

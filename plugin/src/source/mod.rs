@@ -2,19 +2,20 @@
 //! a file. Whatever it learns lies in the store as a cache, and whoever finds the cache fit asks no one (safety rules ST3 and ST5).
 
 mod http;
+mod namespaces;
 mod original;
-mod strangers;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    net::Ipv4Addr,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
 use azure_vnet_plugin_core::{
-    attachment::{Mode, NetworkName},
+    attachment::{IfName, Mode, NameError, NetnsPath, NetworkName},
     boot::BootTime,
     error::chain,
     ipam::{OwnIpam, Services, Source},
@@ -24,8 +25,8 @@ use azure_vnet_plugin_core::{
 };
 
 pub use http::GetError;
+pub use namespaces::namespaces;
 pub use original::StateFiles;
-pub use strangers::addresses as addresses_in_namespaces;
 
 use crate::{
     netlink::{Link, Netlink, NetlinkError},
@@ -171,9 +172,10 @@ impl<'a> Machine<'a> {
     fn seal(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<(), SourceError> {
         let links = host.links().map_err(SourceError::Links)?;
         let mut leases = self.places.original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
-        leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, mode)));
+        let namespaces = namespaces();
+        leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, mode, &namespaces)));
         let learned = self.store.learned()?.map(|learned| learned.addresses()).unwrap_or_default();
-        let in_use = strangers::addresses().intersection(&learned).copied().collect();
+        let in_use = namespaces.into_keys().filter(|address| learned.contains(address)).collect();
         self.store.seal_without_agent(&leases, &in_use).map_err(SourceError::Sealing)?;
         self.places.original.set_aside();
         Ok(())
@@ -279,7 +281,7 @@ impl<'a> Machine<'a> {
         self.store.learn(&learned).map_err(SourceError::Store)
     }
 
-    fn set_aside(&self) -> BTreeSet<std::net::Ipv4Addr> {
+    fn set_aside(&self) -> BTreeSet<Ipv4Addr> {
         let names =
             fs::read_dir(&self.places.set_aside).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         names.filter_map(|name| name.parse().ok()).collect()
@@ -306,23 +308,21 @@ fn question(origin: Origin, services: Services, patience: Duration) -> Result<Re
 
 fn from_environment(variable: &'static str, default: Endpoint) -> Result<Endpoint, SourceError> {
     match std::env::var(variable) {
-        Ok(text) if !text.is_empty() => text
-            .parse()
-            .map_err(|error: azure_vnet_plugin_core::attachment::NameError| SourceError::Endpoint { variable, why: error.to_string() }),
+        Ok(text) if !text.is_empty() => text.parse().map_err(|error: NameError| SourceError::Endpoint { variable, why: error.to_string() }),
         Ok(_) | Err(_) => Ok(default),
     }
 }
 
 /// A link that could be an interface of Azure's: neither ours, nor a bridge, nor the loopback.
 fn host_link(link: &Link) -> Option<HostLink> {
-    let name: azure_vnet_plugin_core::attachment::IfName = link.name.parse().ok()?;
+    let name: IfName = link.name.parse().ok()?;
     let is_other = link.kind.as_deref() == Some("bridge") || link.name.starts_with(HOST_LINK_PREFIX) || link.name == "lo";
     (!is_other).then_some(HostLink { index: link.index, name, mac: link.mac?, controller: link.controller })
 }
 
-/// The lease that a pod's link stands for, by its alias (safety rule CM6).
-fn kernel_lease(link: &Link, network: &NetworkName, mode: Mode) -> Option<KernelLease> {
+/// The lease that a pod's link stands for, by its alias (safety rule CM6). With its namespace GC has its second witness.
+fn kernel_lease(link: &Link, network: &NetworkName, mode: Mode, namespaces: &BTreeMap<Ipv4Addr, NetnsPath>) -> Option<KernelLease> {
     let Alias { attachment, address } = link.alias.as_deref()?.parse().ok()?;
-    let host_link = link.name.parse().ok()?;
-    Some(KernelLease { address, attachment, host_link, pod: None, network: network.clone(), mode, netns: None })
+    let (host_link, netns) = (link.name.parse().ok()?, namespaces.get(&address).cloned());
+    Some(KernelLease { address, attachment, host_link, pod: None, network: network.clone(), mode, netns })
 }

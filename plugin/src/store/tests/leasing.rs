@@ -411,3 +411,19 @@ fn a_rest_says_who_had_the_address() {
     let Some(Entry::Cooling(Cooling { previous, .. })) = store.read(address(4)).unwrap() else { panic!("not cooling") };
     assert_eq!(previous, Some(attachment("a").hash()));
 }
+
+#[test]
+fn st12_a_store_of_a_former_boot_is_made_anew_by_the_plugin() {
+    let mut node = Node::new();
+    let nobody = std::collections::BTreeSet::new();
+    node.store().seal_without_agent(&[kernel_lease(4, "lives"), kernel_lease(5, "dies")], &nobody).unwrap();
+    node.boot.push('1');
+    let store = node.store();
+    assert!(matches!(store.seal(), Err(PoolError::OtherBoot { .. })));
+    store.seal_without_agent(&[kernel_lease(4, "lives")], &nobody).unwrap();
+    assert!(store.seal().is_ok());
+    assert_eq!(store.list().unwrap().into_iter().map(|(at, _)| at).collect::<Vec<_>>(), [address(4)]);
+    assert_eq!(store.find(&attachment("lives")).unwrap().unwrap().lease().boot, *store.boot());
+    store.sweep_without_agent().unwrap();
+    assert_eq!(names(&node, "run/by").len(), 1);
+}
