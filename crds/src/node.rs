@@ -262,7 +262,7 @@ pub struct AzureVnetNodeStatus {
     /// Written by the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
-    /// Of the controller: Ready, `InDeficit`, `AtCapacity`, `NicWritable`, `AgentAlive`. Of the agent: `PoolAdopted`, `StoreHealthy`, `RulesInSync`.
+    /// Of the controller: Ready, `InDeficit`, `AtCapacity`, `NicWritable`, `AgentAlive`. Of the agent: `PoolAdopted`, `StoreHealthy`, `RulesInSync`, `ConflistInPlace`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

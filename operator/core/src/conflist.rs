@@ -128,6 +128,13 @@ fn file_name(name: &str) -> Result<FileName, ConflistError> {
     }
 }
 
+/// Which of a folder's files runtimes read before the list of this name: they take the first only.
+#[must_use]
+pub fn shadowing<'a>(file: &FileName, names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let is_read = |name: &&str| [".conf", ".conflist", ".json"].iter().any(|ending| name.ends_with(ending));
+    names.into_iter().filter(is_read).filter(|name| *name < file.as_str()).collect()
+}
+
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.len() <= 128 && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
@@ -207,6 +214,15 @@ mod tests {
         assert_eq!(conflist("1.1.0").version(&[new.clone(), old.clone()]), Some("1.0.0"));
         assert_eq!(conflist("Auto").version(&[new.clone(), new.clone()]), Some("1.0.0"));
         assert_eq!(conflist("0.3.1").version(&[new, old]), None);
+    }
+
+    #[test]
+    fn what_sorts_before_the_list_shadows_it_if_runtimes_read_it() {
+        let file = FileName("10-azure-vnet.conflist".into());
+        let names =
+            ["05-cilium.conflist", "10-azure-vnet.conflist", "10-azure.conflist", "05-old.conflist.bak", "99-loopback.conf", ".x.new"];
+        assert_eq!(shadowing(&file, names), ["05-cilium.conflist"].into());
+        assert_eq!(shadowing(&file, ["10-azure.conflist", "00.json"]), ["00.json"].into(), "a dot sorts after a hyphen");
     }
 
     #[test]

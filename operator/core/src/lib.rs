@@ -2,6 +2,7 @@
 pub mod adoption;
 pub mod arm;
 pub mod conflist;
+pub mod contest;
 pub mod decide;
 pub mod demand;
 pub mod exhaustion;

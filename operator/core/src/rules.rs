@@ -330,6 +330,55 @@ fn jumps(table: Table, observed: &Chains) -> Vec<String> {
     lines
 }
 
+/// Rules of others that come before ours and decide about pods' packets in their place. They stay: whose they are is not for us to know.
+#[must_use]
+pub fn foreign(observed: &Chains, pool: &BTreeSet<Ipv4Addr>) -> Vec<String> {
+    let decides = |table: Table, rule: &Foreign<'_>| match table {
+        Table::Nat => matches!(rule.target, "MASQUERADE" | "SNAT" | "NETMAP" | "ACCEPT" | "IP-MASQ-AGENT"),
+        Table::Filter => matches!(rule.target, "DROP" | "REJECT"),
+    };
+    let mut found = vec![];
+    for table in Table::ALL {
+        let ours = match table {
+            Table::Nat => format!("-j {MASQ}"),
+            Table::Filter => format!("-j {FORWARD}"),
+        };
+        let before = observed.get(table, table.base()).unwrap_or_default().iter().take_while(|rule| **rule != ours);
+        let decisive = before.filter(|text| Foreign::read(text).is_some_and(|rule| decides(table, &rule) && rule.concerns(pool)));
+        found.extend(decisive.map(|rule| format!("{}/{}: {rule}", table.name(), table.base())));
+    }
+    found
+}
+
+/// What matters of another's rule.
+struct Foreign<'a> {
+    target: &'a str,
+    source: Option<Ipv4Net>,
+    destination: Option<Ipv4Net>,
+}
+
+impl<'a> Foreign<'a> {
+    /// Reads a rule; `None` for one that asks for more than addresses, as a mark or a state: whom it means cannot be told.
+    fn read(rule: &'a str) -> Option<Self> {
+        let words: Vec<&str> = rule.split(' ').collect();
+        let is_narrow = words.windows(2).any(|pair| matches!(pair, ["-m", "mark" | "conntrack" | "state" | "set" | "addrtype"]));
+        let value = |flag: &str| {
+            let at = words.iter().position(|word| *word == flag)?;
+            let is_negated = at.checked_sub(1).and_then(|at| words.get(at)).is_some_and(|word| *word == "!");
+            words.get(at + 1).copied().filter(|_| !is_negated)
+        };
+        let net = |flag: &str| value(flag).and_then(|text| text.parse().ok());
+        let target = value("-j").filter(|_| !is_narrow)?;
+        Some(Self { target, source: net("-s"), destination: net("-d") })
+    }
+
+    /// Whether it is about pods: rules for a single other destination are somebody's intention.
+    fn concerns(&self, pool: &BTreeSet<Ipv4Addr>) -> bool {
+        let holds = |net: &Option<Ipv4Net>| net.is_none_or(|net| pool.iter().any(|address| net.contains(address)));
+        holds(&self.source) && holds(&self.destination)
+    }
+}
+
 /// Plans towards nothing of ours: for the back end that the node does not use, and for uninstalling.
 #[must_use]
 pub fn withdraw(observed: &Chains) -> Plan {
@@ -534,6 +583,34 @@ COMMIT
         let chains = desire(&policy);
         let rules = chains.get(Table::Nat, EGRESS).unwrap();
         assert!(rules.iter().all(|rule| rule.starts_with("-d ")), "{rules:?}");
+    }
+
+    #[test]
+    fn others_rules_that_decide_about_pods_before_ours_are_named() {
+        let mut chains = Chains::default();
+        let nat = [
+            "-m comment --comment x -j KUBE-POSTROUTING",
+            "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
+            "! -d 10.0.0.0/8 -m comment --comment kubenet -j MASQUERADE",
+            "-m mark --mark 0x4000/0x4000 -j MASQUERADE",
+            "-d 192.0.2.1/32 -j ACCEPT",
+            "-s 10.240.0.0/16 -j SNAT --to-source 10.0.0.4",
+            "-j AZURE-VNET-MASQ",
+            "-j MASQUERADE",
+        ];
+        chains.set(Table::Nat, "POSTROUTING", nat.map(str::to_owned).to_vec());
+        chains.set(
+            Table::Filter,
+            "FORWARD",
+            vec!["-d 168.63.129.16/32 -j DROP".into(), "-j REJECT".into(), "-j AZURE-VNET-FORWARD".into()],
+        );
+        let expected = [
+            "nat/POSTROUTING: ! -d 10.0.0.0/8 -m comment --comment kubenet -j MASQUERADE",
+            "nat/POSTROUTING: -s 10.240.0.0/16 -j SNAT --to-source 10.0.0.4",
+            "filter/FORWARD: -j REJECT",
+        ];
+        assert_eq!(foreign(&chains, &policy(&["10.240.0.8"]).pool), expected);
+        assert_eq!(foreign(&chains, &BTreeSet::new()), [expected[0], expected[2]]);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
-use azure_vnet_operator_core::conflist::{Conflist, PluginName};
+use azure_vnet_operator_core::conflist::{self, Conflist, FileName, PluginName};
 use rustix::io::Errno;
 
+use super::plugins::Stamp;
 use crate::install::version::{self, VersionError};
 
 /// Why the list was not written. One that is there stays.
@@ -32,23 +32,13 @@ pub enum ConflistError {
     },
 }
 
-/// What tells one state of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: Option<SystemTime>,
-    mode: u32,
-}
-
 /// The versions that plugins named, remembered while their files stay the same.
 #[derive(Debug, Default)]
 pub struct Versions(BTreeMap<PathBuf, (Stamp, BTreeSet<String>)>);
 
 impl Versions {
     fn of(&mut self, path: &Path) -> Result<BTreeSet<String>, VersionError> {
-        let now = stamp(path);
+        let now = Stamp::of(path);
         if let (Some(now), Some((then, versions))) = (now, self.0.get(path))
             && now == *then
         {
@@ -61,17 +51,6 @@ impl Versions {
         }
         Ok(versions)
     }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = fs::metadata(path).ok()?;
-    Some(Stamp {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.size(),
-        modified: metadata.modified().ok(),
-        mode: metadata.mode(),
-    })
 }
 
 /// What was found.
@@ -104,6 +83,15 @@ pub fn converge(desired: &Conflist, plugins: &Path, folder: &Path, versions: &mu
     Ok(found)
 }
 
+/// Files of others that runtimes read in the list's place. They stay: who put them there may rely on them.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn shadowing(file: &FileName, folder: &Path) -> io::Result<Vec<String>> {
+    let names: Vec<String> = fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    Ok(conflist::shadowing(file, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect())
+}
+
 /// The runtime sees the old list or the whole new one. It reads names that end in .conf, .conflist or .json: the temporary one does not.
 fn replace(path: &Path, folder: &Path, text: &str) -> io::Result<()> {
     fs::create_dir_all(folder)?;
@@ -129,7 +117,7 @@ fn write_synced(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use azure_vnet_crds::config::CniSpec;
     use azure_vnet_operator_core::conflist;

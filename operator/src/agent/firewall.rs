@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::{
     generation,
-    iptables::{self, Iptables, IptablesError, Settled},
+    iptables::{self, Iptables, IptablesError, Looked, Settled},
 };
 
 /// What is known of the back end.
@@ -15,6 +15,8 @@ pub struct Firewall {
     chosen: Option<Chosen>,
     /// What was in place when the rules of the kernel had this generation.
     seen: Option<(u32, Chains)>,
+    /// Rules of others that decide about pods before ours.
+    pub foreign: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -40,7 +42,8 @@ impl Firewall {
         if self.seen.as_ref().is_some_and(|(seen, chains)| Some(*seen) == generation && *chains == desired) {
             return Ok(vec![]);
         }
-        let differed = iptables::converge(&iptables, &desired)?;
+        let Looked { differed, chains } = iptables::converge(&iptables, &desired)?;
+        self.foreign = rules::foreign(&chains, &policy.pool);
         self.seen = generation.map(|generation| (generation, desired));
         Ok(differed)
     }

@@ -28,7 +28,7 @@ use super::{
     memory::Memory,
     object::Object,
     orphans::{Action, Orphans, Trace},
-    problems::{Problems, Report, Topic, chain},
+    problems::{News, Problems, Report, Topic, chain},
 };
 
 /// How long one look may spend on leases of pods that are gone.
@@ -131,6 +131,7 @@ impl Node {
         if taken && basis.whole && self.keeper.is_sealed() {
             self.host.place_conflist(&self.options, spec, problems);
         }
+        self.host.remark(problems);
         outcome.ready = self.keeper.is_sealed() && self.host.placed();
         outcome.waits_for_metadata = self.sightings.waiting(now);
         outcome.due = self.sightings.next_due(now).map(|due| due.saturating_sub(now));
@@ -276,11 +277,14 @@ impl Node {
         }))
     }
 
-    /// Says once what stands in the way, and once when it does no more.
-    pub(super) fn finish(&mut self, seen: &Seen, problems: Problems) {
-        for (topic, problem) in problems.iter() {
-            if !self.said.iter().any(|said| said == (topic, problem)) {
-                warn!(?topic, reason = problem.reason, "{}", problem.message);
+    /// Says once what stands in the way or is worth knowing, and once when it does no more. Before the node is ready for the first time the
+    /// conditions tell enough: every start has its waits.
+    pub(super) fn finish(&mut self, seen: &Seen, problems: Problems) -> Vec<News> {
+        let mut news = std::mem::take(&mut self.host.news);
+        for (topic, problem) in problems.beyond(&self.said) {
+            warn!(?topic, reason = problem.reason, "{}", problem.message);
+            if self.host.placed() {
+                news.push(News { reason: problem.reason, note: problem.message.clone() });
             }
         }
         for (topic, _) in self.said.iter().filter(|(topic, _)| problems.none(*topic)) {
@@ -290,6 +294,7 @@ impl Node {
         if seen.look == Look::ForDrift {
             Host::tidy(&self.options);
         }
+        news
     }
 }
 

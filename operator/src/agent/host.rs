@@ -6,17 +6,20 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use azure_vnet_crds::AzureVnetNodeSpec;
 use azure_vnet_operator_core::{
     conflist as plan,
+    contest::Contests,
     rules::{Forward, Masquerade, Policy, parse_nets},
 };
 use tracing::{info, warn};
 
 use super::{
     Options,
+    clocks::since_boot,
     conflist::{self, Found, Versions},
     firewall::Firewall,
     kernel::{Kernel, View},
     logs,
-    problems::{Problems, Topic},
+    plugins::Plugins,
+    problems::{News, Problems, Topic},
     sysctl,
 };
 
@@ -31,8 +34,14 @@ pub struct Host {
     settled: bool,
     /// Whether the CNI configuration is in place.
     placed: bool,
+    plugins: Plugins,
+    contests: Contests,
+    /// Whether there is a link with the MAC that the node's NIC should have.
+    nic_missing: Option<String>,
     /// What was mended since the start.
     pub repairs: u64,
+    /// What is to be told once.
+    pub news: Vec<News>,
 }
 
 /// Whether to look for what others changed, or only to follow our own changes.
@@ -55,6 +64,7 @@ impl Host {
         (look, problems): (Look, &mut Problems),
     ) {
         let nic = view.nic(&spec.node.mac);
+        self.nic_missing = nic.is_none().then(|| spec.node.mac.clone());
         let mut differed = vec![];
         let set = sysctl::converge(&options.proc_sys_net, &spec.effective.host, nic);
         differed.extend(problems.check(Topic::RulesInSync, "SysctlFailed", set).unwrap_or_default());
@@ -77,13 +87,38 @@ impl Host {
     fn report(&mut self, differed: &[String], problems: &Problems) {
         match (self.settled, differed) {
             (_, []) => {}
-            (true, differed) => {
-                self.repairs += 1;
-                warn!(differed = differed.join(", "), "mended what another program changed on the host");
-            }
+            (true, differed) => self.mended(differed),
             (false, differed) => info!(set = differed.join(", "), "prepared the host"),
         }
         self.settled |= problems.none(Topic::RulesInSync);
+    }
+
+    fn mended(&mut self, things: &[String]) {
+        self.repairs += 1;
+        let things = self.contests.mended(since_boot(), things).join(", ");
+        if !things.is_empty() {
+            warn!(things, "mended what another program changed");
+            self.news.push(News { reason: "Mended", note: format!("another program changed {things}; set back") });
+        }
+    }
+
+    /// Says what is in order, and yet worth knowing.
+    pub fn remark(&mut self, problems: &mut Problems) {
+        if let Some(mac) = &self.nic_missing {
+            let message = format!("no link of this node has the MAC {mac} of its NIC in Azure: its settings cannot be kept");
+            problems.remark(Topic::RulesInSync, "NicMissing", message);
+        }
+        let contested = self.contests.contested(since_boot());
+        if !contested.is_empty() {
+            let message =
+                format!("another program keeps changing {}; it is set back each time: find that program and stop it", contested.join(", "));
+            problems.remark(Topic::RulesInSync, "Contested", message);
+        }
+        if !self.firewall.foreign.is_empty() {
+            let rules = self.firewall.foreign.join("; ");
+            let message = format!("rules of other programs decide about pods before ours do, and were left: {rules}");
+            problems.remark(Topic::RulesInSync, "ForeignRules", message);
+        }
     }
 
     /// Writes the CNI configuration: for the first time only on a host that is ready for pods, later whenever it drifts.
@@ -93,18 +128,33 @@ impl Host {
             return;
         }
         let Some(desired) = problems.check(Topic::ConflistInPlace, "ConfigInvalid", plan::desire(&spec.effective.cni)) else { return };
+        self.keep_plugins(options, problems);
         let found = conflist::converge(&desired, &options.cni_bin_dir, &options.cni_conf_dir, &mut self.versions);
         match (problems.check(Topic::ConflistInPlace, "PluginMissing", found), self.placed) {
-            (None, _) => {}
-            (Some(Found::Same), _) => self.placed = true,
-            (Some(Found::Missing | Found::Other), false) => {
-                info!(file = desired.file.as_str(), "CNI configuration written");
-                self.placed = true;
-            }
-            (Some(Found::Missing | Found::Other), true) => {
-                self.repairs += 1;
-                warn!(file = desired.file.as_str(), "the CNI configuration had been changed or removed; written again");
-            }
+            (None, _) => return,
+            (Some(Found::Same), _) => {}
+            (Some(Found::Missing | Found::Other), false) => info!(file = desired.file.as_str(), "CNI configuration written"),
+            (Some(Found::Missing | Found::Other), true) => self.mended(&[desired.file.as_str().to_owned()]),
+        }
+        self.placed = true;
+        let Ok(others) = conflist::shadowing(&desired.file, &options.cni_conf_dir) else { return };
+        if !others.is_empty() {
+            let message = format!(
+                "the runtime reads {} instead of {}: remove what is not meant, or set spec.cni.confName to a name that sorts before",
+                others.join(", "),
+                desired.file.as_str()
+            );
+            problems.note(Topic::ConflistInPlace, "Shadowed", message);
+        }
+    }
+
+    /// A plugin that cannot be put back, and still answers, does not keep pods from starting.
+    fn keep_plugins(&mut self, options: &Options, problems: &mut Problems) {
+        let Some(from) = &options.install_from else { return };
+        let differed = self.plugins.converge(from, &options.cni_bin_dir);
+        match problems.check(Topic::ConflistInPlace, "PluginBroken", differed) {
+            Some(differed) if !differed.is_empty() => self.mended(&differed),
+            Some(_) | None => {}
         }
     }
 

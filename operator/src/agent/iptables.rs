@@ -153,18 +153,29 @@ impl Iptables {
     }
 }
 
-/// Brings our chains to what is desired, and looks again. Answers what differed.
+/// What a look at the rules found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// What of ours differed.
+    pub differed: Vec<String>,
+    /// What is there now.
+    pub chains: Chains,
+}
+
+/// Brings our chains to what is desired, and looks again.
 ///
 /// # Errors
 /// When reading or writing fails, or the kernel holds something else afterwards.
-pub fn converge(iptables: &Iptables, desired: &Chains) -> Result<Vec<String>, IptablesError> {
-    let plan = rules::plan(&iptables.observe()?, desired);
+pub fn converge(iptables: &Iptables, desired: &Chains) -> Result<Looked, IptablesError> {
+    let chains = iptables.observe()?;
+    let plan = rules::plan(&chains, desired);
     if plan.is_empty() {
-        return Ok(vec![]);
+        return Ok(Looked { differed: vec![], chains });
     }
     iptables.apply(&plan)?;
-    let left = rules::plan(&iptables.observe()?, desired);
-    if left.is_empty() { Ok(plan.differs) } else { Err(IptablesError::Differs(left.differs)) }
+    let chains = iptables.observe()?;
+    let left = rules::plan(&chains, desired);
+    if left.is_empty() { Ok(Looked { differed: plan.differs, chains }) } else { Err(IptablesError::Differs(left.differs)) }
 }
 
 /// Takes our chains out of a back end.

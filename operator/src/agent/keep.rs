@@ -24,7 +24,7 @@ use super::{
     memory::Memory,
     object::Object,
     orphans::{self, Orphans},
-    problems::{Problems, Report, Topic},
+    problems::{News, Problems, Report, Topic},
 };
 
 /// One answer of the node's metadata.
@@ -83,6 +83,8 @@ pub struct Outcome {
     pub wants: BTreeSet<Want>,
     /// Addresses whose host route was removed since the NIC lost them (safety rule RE7).
     pub cut_off: Vec<Ipv4Addr>,
+    /// What is to be told once, beyond the conditions.
+    pub news: Vec<News>,
 }
 
 /// The node.
@@ -171,7 +173,7 @@ impl Node {
                 None => problems.note(Topic::PoolAdopted, "NoObject", "waits for the controller to publish this node's pool".into()),
             }
         }
-        self.finish(seen, problems);
+        outcome.news = self.finish(seen, problems);
         Ok(outcome)
     }
 

@@ -18,6 +18,7 @@ mod metadata;
 mod object;
 mod options;
 mod orphans;
+mod plugins;
 mod pods;
 mod problems;
 mod reporter;
@@ -128,6 +129,7 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
         world.telemetry.set_ready(outcome.ready);
         reporter.report(outcome.report.as_ref(), object.as_ref()).await;
         reporter.announce(&outcome.cut_off, object.as_ref()).await;
+        reporter.tell(&outcome.news).await;
         let due = outcome.due.map_or(DRIFT, |due| due.min(DRIFT)).max(GATHER);
         next_pass = Instant::now() + due;
     }

@@ -23,6 +23,9 @@ pub struct Options {
     /// The node's plugin folder
     #[arg(long, default_value = "/opt/cni/bin", env = "AZURE_VNET_CNI_BIN_DIR")]
     pub cni_bin_dir: PathBuf,
+    /// Folder with the plugins of this image: what differs on the node is put back from it
+    #[arg(long, env = "AZURE_VNET_INSTALL_FROM")]
+    pub install_from: Option<PathBuf>,
     /// The folder that the container runtime reads its network configuration from
     #[arg(long, default_value = "/etc/cni/net.d", env = "AZURE_VNET_CNI_CONF_DIR")]
     pub cni_conf_dir: PathBuf,

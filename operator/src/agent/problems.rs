@@ -36,14 +36,31 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The first problem of each topic.
+/// The first problem of each topic, and what is to be known of topics that are in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Problems(BTreeMap<Topic, Problem>);
+pub struct Problems {
+    broken: BTreeMap<Topic, Problem>,
+    remarks: BTreeMap<Topic, Problem>,
+}
+
+/// Something that people who look after the node should hear once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// One word, for programs.
+    pub reason: &'static str,
+    /// For people, with what to do.
+    pub note: String,
+}
 
 impl Problems {
     /// Notes a failure; what failed first is what the reader should look at first.
     pub fn note(&mut self, topic: Topic, reason: &'static str, message: String) {
-        self.0.entry(topic).or_insert(Problem { reason, message });
+        self.broken.entry(topic).or_insert(Problem { reason, message });
+    }
+
+    /// Notes what does not stand in the way, and is worth knowing.
+    pub fn remark(&mut self, topic: Topic, reason: &'static str, message: String) {
+        self.remarks.entry(topic).or_insert(Problem { reason, message });
     }
 
     /// Notes the failure of a step, and goes on.
@@ -54,12 +71,19 @@ impl Problems {
     /// Whether nothing stands in the way of a topic.
     #[must_use]
     pub fn none(&self, topic: Topic) -> bool {
-        !self.0.contains_key(&topic)
+        !self.broken.contains_key(&topic)
     }
 
-    /// All of them.
+    /// All that stand in the way.
     pub fn iter(&self) -> impl Iterator<Item = (Topic, &Problem)> {
-        self.0.iter().map(|(topic, problem)| (*topic, problem))
+        self.broken.iter().map(|(topic, problem)| (*topic, problem))
+    }
+
+    /// What was noted or remarked here and not there.
+    pub fn beyond<'a>(&'a self, there: &'a Self) -> impl Iterator<Item = (Topic, &'a Problem)> {
+        let known = |topic: &Topic, problem: &Problem| [&there.broken, &there.remarks].iter().any(|map| map.get(topic) == Some(problem));
+        let all = self.broken.iter().chain(&self.remarks);
+        all.filter(move |(topic, problem)| !known(topic, problem)).map(|(topic, problem)| (*topic, problem))
     }
 }
 
@@ -89,9 +113,12 @@ impl Report {
     #[must_use]
     pub fn conditions(&self, present: &[Condition], now: &Time) -> Vec<Condition> {
         let condition = |(topic, kind, good): (Topic, &str, &str)| {
-            let (status, reason, message) = match self.problems.0.get(&topic) {
-                None => ("True", good, String::new()),
-                Some(Problem { reason, message }) => ("False", *reason, message.chars().take(1024).collect()),
+            let Problems { broken, remarks } = &self.problems;
+            let cut = |message: &str| message.chars().take(1024).collect();
+            let (status, reason, message) = match (broken.get(&topic), remarks.get(&topic)) {
+                (Some(Problem { reason, message }), _) => ("False", *reason, cut(message)),
+                (None, Some(Problem { reason, message })) => ("True", *reason, cut(message)),
+                (None, None) => ("True", good, String::new()),
             };
             let same = present.iter().find(|present| present.type_ == kind && present.status == status);
             let last_transition_time = same.map_or_else(|| now.clone(), |present| present.last_transition_time.clone());

@@ -15,12 +15,17 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use super::{object::Object, problems::Report};
+use super::{
+    object::Object,
+    problems::{News, Report},
+};
 
 /// Between two reports of mere numbers.
 const PACE: Duration = Duration::from_secs(2);
 /// Longest wait for the API server; the host is looked after meanwhile only if this is short.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// Events of one look.
+const MOST_NEWS: usize = 5;
 /// How long the watch may take to show what was written.
 const ECHO: Duration = Duration::from_secs(30);
 
@@ -60,6 +65,21 @@ impl Reporter {
         };
         if !matches!(timeout(DEADLINE, self.events.publish(&event, &reference)).await, Ok(Ok(()))) {
             warn!(addresses, "an event was not published: addresses vanished from the NIC while pods had them");
+        }
+    }
+
+    /// Says what is new of the host, as events of its Node. Those that cannot be published are lost: the log has them.
+    pub async fn tell(&self, news: &[News]) {
+        // The node's own components name it so: `kubectl describe node` finds events by it.
+        let name = Some(self.node.clone());
+        let (kind, api_version) = (Some("Node".into()), Some("v1".into()));
+        let reference = ObjectReference { uid: name.clone(), name, api_version, kind, ..ObjectReference::default() };
+        for News { reason, note } in news.iter().take(MOST_NEWS) {
+            let note = Some(note.chars().take(1024).collect());
+            let event = Event { type_: EventType::Warning, reason: (*reason).into(), note, action: "Keep".into(), secondary: None };
+            if !matches!(timeout(DEADLINE, self.events.publish(&event, &reference)).await, Ok(Ok(()))) {
+                return;
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! The whole agent but for its watches, on real files and a real kernel: each test in a network and mount namespace of its own.
 
+mod host;
+
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use azure_vnet_crds::{
@@ -10,6 +12,7 @@ use azure_vnet_crds::{
 use azure_vnet_operator_core::adoption::Source;
 use azure_vnet_plugin::store::{KernelUse, LeaseRequest, Supply};
 use azure_vnet_plugin_core::attachment::{Attachment, Mode, PodRef};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -83,22 +86,35 @@ impl Machine {
     }
 
     fn start(&self) -> Node {
-        let options = Options {
+        self.start_with(|_| ())
+    }
+
+    fn start_with(&self, change: impl FnOnce(&mut Options)) -> Node {
+        let mut options = Options {
             node_name: "n1".into(),
             proc_sys_net: self.path("sys"),
             boot_id_file: self.path("boot_id"),
             run_dir: self.path("run"),
             state_dir: self.path("state"),
             cni_bin_dir: self.path("bin"),
+            install_from: Some(self.path("image")).filter(|image| image.exists()),
             cni_conf_dir: self.path("conf"),
             log_dir: self.path("log"),
         };
+        change(&mut options);
         Node::open(options).unwrap()
     }
 
     fn conflist(&self) -> bool {
         self.path("conf/10-azure-vnet.conflist").exists()
     }
+}
+
+/// What `remark` says of a topic that is in order, or `note` of one that is not.
+fn told(outcome: &Outcome, kind: &str) -> (String, String, String) {
+    let conditions = outcome.report.as_ref().unwrap().conditions(&[], &Time(jiff::Timestamp::UNIX_EPOCH));
+    let condition = conditions.into_iter().find(|condition| condition.type_ == kind).unwrap();
+    (condition.status, condition.reason, condition.message)
 }
 
 fn empty(folder: &Path) {
@@ -406,99 +422,6 @@ fn pk1_every_pool_address_is_unreachable_until_it_leaves_and_re7_a_lost_one_lose
         assert_eq!(run("ip", &["route", "show", "10.0.0.6/32"]), "");
         let left = unreachable();
         assert!(left.contains("10.0.0.5") && left.contains("10.9.9.9") && left.lines().count() == 2, "{left}");
-    });
-}
-
-#[test]
-fn rules_are_mended_when_flushed_and_foreign_ones_stay_in_either_back_end() {
-    for (backend, program) in [(Backend::Nft, "iptables-nft"), (Backend::Legacy, "iptables-legacy")] {
-        apart(move || {
-            let machine = Machine::new();
-            let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
-            object.spec.effective.masquerade.backend = backend;
-            run(program, &["-t", "nat", "-A", "POSTROUTING", "-d", "192.0.2.1", "-j", "ACCEPT"]);
-            run(program, &["-A", "FORWARD", "-d", "192.0.2.1", "-j", "ACCEPT"]);
-            let mut node = machine.start();
-            let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
-            assert_eq!(condition(&outcome, super::problems::Topic::RulesInSync), None);
-            let dump = || ["nat", "filter"].map(|table| run(program, &["-t", table, "-S"])).concat();
-            let first = dump();
-            assert!(first.contains("-A AZURE-VNET-FORWARD -s 10.0.0.6/32 -j ACCEPT"), "{first}");
-            assert!(first.contains("-A POSTROUTING -d 192.0.2.1/32 -j ACCEPT\n-A POSTROUTING -j AZURE-VNET-MASQ"), "{first}");
-            node.reconcile(&seen(Some(&object), vec![])).unwrap();
-            assert_eq!(node.host.repairs, 0, "nothing differs the second time");
-            run(program, &["-F", "AZURE-VNET-FORWARD"]);
-            run(program, &["-t", "nat", "-D", "POSTROUTING", "-j", "AZURE-VNET-MASQ"]);
-            node.reconcile(&seen(Some(&object), vec![])).unwrap();
-            assert_eq!(dump(), first);
-            assert_eq!(node.host.repairs, 1);
-        });
-    }
-}
-
-/// In this thread's mounts, a script stands for the program behind both of a back end's names.
-fn stand_in(program: &str, script: &str) {
-    let (real, fake) = (fs::canonicalize(format!("/usr/sbin/{program}")).unwrap(), Path::new("/run").join(program));
-    fs::write(&fake, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
-    mount(Some(&fake), &real, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-}
-
-#[test]
-fn an_iptables_that_hangs_is_ended_and_named() {
-    apart(|| {
-        let machine = Machine::new();
-        stand_in("iptables-nft", "exec sleep 1000");
-        let mut node = machine.start();
-        let outcome = node.reconcile(&seen(Some(&object(1, &["1/10.0.0.5"])), vec![])).unwrap();
-        let report = outcome.report.unwrap();
-        let (_, problem) = report.problems.iter().find(|(topic, _)| *topic == super::problems::Topic::RulesInSync).unwrap();
-        assert_eq!(problem.message, "cannot run iptables-nft: it did not end within 10 s and was killed");
-        assert_eq!(offered(&node).map(|pool| pool.len()), Some(0), "the pool was taken over all the same");
-    });
-}
-
-#[test]
-fn sc2_no_rule_is_read_while_none_changed_and_then_only_what_is_ours() {
-    for (backend, program, read) in [(Backend::Nft, "iptables-nft", "-S"), (Backend::Legacy, "iptables-legacy", "-t")] {
-        apart(move || {
-            let machine = Machine::new();
-            let mut object = object(1, &["1/10.0.0.5"]);
-            object.spec.effective.masquerade.backend = backend;
-            fs::copy(fs::canonicalize(format!("/usr/sbin/{program}")).unwrap(), "/run/real").unwrap();
-            stand_in(program, "echo \"${0##*/} $*\" >> /run/calls; exec /run/real \"${0##*/}\" \"$@\"");
-            let calls = || fs::read_to_string("/run/calls").unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
-            let mut node = machine.start();
-            for _ in 0..3 {
-                node.reconcile(&seen(Some(&object), vec![])).unwrap();
-            }
-            let settled = calls().len();
-            node.reconcile(&seen(Some(&object), vec![])).unwrap();
-            let again = calls().split_off(settled);
-            assert_eq!(again.len(), if backend == Backend::Nft { 0 } else { 2 }, "{again:?}");
-            run(program, &["-N", "FOREIGN"]);
-            let before = calls().len();
-            node.reconcile(&seen(Some(&object), vec![])).unwrap();
-            let reads = calls().split_off(before);
-            assert!(!reads.is_empty() && reads.iter().all(|call| call.contains(read) && call.contains("-t ")), "{reads:?}");
-            assert_eq!(node.host.repairs, 0, "another's chain is no drift");
-        });
-    }
-}
-
-#[test]
-fn the_back_end_is_the_one_that_others_use() {
-    apart(|| {
-        let machine = Machine::new();
-        let mut object = object(1, &["1/10.0.0.5"]);
-        object.spec.effective.masquerade.backend = Backend::Auto;
-        let mut node = machine.start();
-        node.reconcile(&seen(Some(&object), vec![])).unwrap();
-        assert!(run("iptables-nft", &["-t", "nat", "-S"]).contains("AZURE-VNET-MASQ"), "nft while nothing tells");
-        run("iptables-legacy", &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
-        node.reconcile(&seen(Some(&object), vec![])).unwrap();
-        assert!(run("iptables-legacy", &["-t", "nat", "-S"]).contains("AZURE-VNET-MASQ"));
-        assert!(!run("iptables-nft", &["-t", "nat", "-S"]).contains("AZURE-VNET"), "no rules are left in the other");
     });
 }
 

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 use tracing::info;
 
+pub(crate) use file::{Done, Existing, InstallError, install};
+
 /// Our own plugins: always brought to this image's version.
-const OURS: [&str; 2] = ["azure-vnet", "azure-vnet-ipam"];
+pub(crate) const OURS: [&str; 2] = ["azure-vnet", "azure-vnet-ipam"];
 
 /// Puts the plugins into the node's plugin folder.
 #[derive(Clone, Debug, clap::Args)]
