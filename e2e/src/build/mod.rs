@@ -2,6 +2,7 @@
 //!
 //! Results live in a cache outside the checkout, each under the hash of what it is made from, so an unchanged input costs nothing.
 
+mod compiler;
 mod image;
 mod packages;
 mod product;
@@ -16,7 +17,9 @@ use sha2::{Digest as _, Sha256};
 
 pub use image::{Entry, Image};
 pub use packages::require_packages;
-pub use product::{OPERATOR_IMAGE, PAUSE_IMAGE, PROBE_IMAGE, Product, image_of_probe, operator_image, pause_image, probe_binary, product};
+pub use product::{
+    OPERATOR_IMAGE, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, probe_binary, product,
+};
 pub use tools::Tools;
 
 /// Where built things are kept between runs.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::progress;
+use super::{compiler, progress};
 
 /// The Debian package and one file of it that the lab uses.
 const NEEDED: &[(&str, &[&str])] = &[
@@ -22,31 +22,39 @@ const NEEDED: &[(&str, &[&str])] = &[
     ("libc6-dev", &["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a", "/usr/lib64/libc.a"]),
 ];
 
-/// Makes sure that the Debian packages the lab uses are there: installs what is missing when run as root, else names it.
+/// Makes sure that the Debian packages the lab uses are there: installs what is missing when run as root, else names it. Those that only
+/// make the plugins faster are no reason to stop.
 ///
 /// # Errors
 /// If something is missing and cannot be installed.
 pub fn require_packages() -> Result<()> {
-    let missing = missing();
-    if missing.is_empty() {
+    install(&missing())?;
+    if compiler::lacks_packages() {
+        install(compiler::PACKAGES).unwrap_or_else(|error| progress(&format!("{error:#}")));
+    }
+    match missing().as_slice() {
+        [] => Ok(()),
+        still => bail!("still missing after apt-get install: {}", still.join(" ")),
+    }
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
         return Ok(());
     }
-    let list = missing.join(" ");
+    let list = packages.join(" ");
     if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
         bail!("these Debian packages are missing: {list}\n  install them: sudo apt-get update && sudo apt-get install -y {list}");
     }
     progress(&format!("installing Debian packages: {list}"));
-    for arguments in [vec!["update", "-q"], [&["install", "-y", "-q", "--no-install-recommends"][..], &missing].concat()] {
+    for arguments in [vec!["update", "-q"], [&["install", "-y", "-q", "--no-install-recommends"][..], packages].concat()] {
         let output =
             Command::new("apt-get").args(&arguments).env("DEBIAN_FRONTEND", "noninteractive").output().context("cannot run apt-get")?;
         if !output.status.success() {
             bail!("apt-get {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         }
     }
-    match self::missing().as_slice() {
-        [] => Ok(()),
-        still => bail!("still missing after apt-get install: {}", still.join(" ")),
-    }
+    Ok(())
 }
 
 fn missing() -> Vec<&'static str> {

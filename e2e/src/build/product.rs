@@ -1,12 +1,14 @@
 //! The project's own executables and the images made of them.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::compiler::Compiler;
 use super::{Cache, Entry, Image, checkout, key, progress, replace};
 
 /// The sandbox image.
@@ -29,18 +31,14 @@ pub struct Product {
 /// If cargo fails.
 pub fn product(cache: &Cache) -> Result<Product> {
     let _lock = cache.lock()?;
-    let host = host_triple();
-    let flags = "-C target-feature=+crt-static -C relocation-model=static";
-    let plugins =
-        cargo(&["--profile", "plugin", "-p", "azure-vnet-plugin", "--bins", "--target", &host], &[("RUSTFLAGS", flags)], "the plugins")?;
-    let operator = cargo(&["--profile", "lab", "-p", "azure-vnet-operator", "--bins"], &[], "the operator")?;
+    let Compiler { rustc, target, flags } = Compiler::find(cache);
+    let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
+    let arguments = ["--profile", "plugin", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
+    let plugins = cargo(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("plugin");
+    let operator = cargo(&["--profile", "lab", "-p", "azure-vnet-operator", "--bins"], &[], &target_folder()?, "the operator")?.join("lab");
     let bin = cache.path("product");
     fs::create_dir_all(&bin)?;
-    for (folder, name) in [
-        (plugins.join(&host).join("plugin"), "azure-vnet"),
-        (plugins.join(&host).join("plugin"), "azure-vnet-ipam"),
-        (operator.join("lab"), "azure-vnet-operator"),
-    ] {
+    for (folder, name) in [(&plugins, "azure-vnet"), (&plugins, "azure-vnet-ipam"), (&operator, "azure-vnet-operator")] {
         let target = bin.join(name);
         let temporary = target.with_extension("tmp");
         fs::copy(folder.join(name), &temporary).with_context(|| format!("cannot copy {}", folder.join(name).display()))?;
@@ -94,27 +92,38 @@ pub fn image_of_probe(cache: &Cache) -> Result<PathBuf> {
 /// # Errors
 /// If rustc fails.
 pub fn probe_binary(cache: &Cache) -> Result<PathBuf> {
-    let source = checkout().join("e2e/src/bin/probe.rs");
-    let flags = ["--edition", "2024", "-C", "opt-level=s", "-C", "panic=abort", "-C", "strip=symbols", "-C", "target-feature=+crt-static"];
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let version = Command::new(&rustc).arg("-vV").output().context("cannot run rustc")?.stdout;
-    let key = key(&[("rustc", &version), ("flags", flags.join(" ").as_bytes()), ("probe.rs", &fs::read(&source)?)]);
-    let output = cache.path("tools").join(format!("probe-{key}")).join("probe");
+    compile(cache, "probe", &fs::read(checkout().join("e2e/src/bin/probe.rs"))?)
+}
+
+/// Builds a program that does nothing, started as the plugins are.
+///
+/// # Errors
+/// If rustc fails.
+pub fn empty_program(cache: &Cache) -> Result<PathBuf> {
+    compile(cache, "empty", b"fn main() {}\n")
+}
+
+/// Compiles one file to a static executable.
+fn compile(cache: &Cache, name: &str, source: &[u8]) -> Result<PathBuf> {
+    let compiler = Compiler::find(cache);
+    let options =
+        ["--edition", "2024", "-C", "opt-level=s", "-C", "panic=abort", "-C", "strip=symbols", "-C", "lto=fat"].map(str::to_owned);
+    let flags = [&options[..], &compiler.flags].concat();
+    let key = key(&[("rustc", &compiler.version()?), ("flags", flags.join(" ").as_bytes()), (name, source)]);
+    let output = cache.path("tools").join(format!("{name}-{key}")).join(name);
     if output.exists() {
         return Ok(output);
     }
     let folder = output.parent().context("a file has a folder")?;
     fs::create_dir_all(folder)?;
-    let unfinished = folder.join(format!("unfinished-{}", std::process::id()));
-    progress("building the test tool");
-    let result = Command::new(&rustc)
-        .args(flags)
-        .args(["--target", &host_triple(), "--crate-name", "probe", "-o"])
-        .arg(&unfinished)
-        .arg(&source)
-        .output()?;
+    let (file, unfinished) = (folder.join(format!("{name}.rs")), folder.join(format!("unfinished-{}", std::process::id())));
+    fs::write(&file, source)?;
+    progress(&format!("building the program {name}"));
+    let mut rustc = Command::new(&compiler.rustc);
+    rustc.args(flags).args(["--target", &compiler.target, "--crate-name", name, "-o"]).arg(&unfinished).arg(&file);
+    let result = rustc.output()?;
     if !result.status.success() {
-        bail!("rustc failed on {}:\n{}", source.display(), String::from_utf8_lossy(&result.stderr));
+        bail!("rustc failed on {}:\n{}", file.display(), String::from_utf8_lossy(&result.stderr));
     }
     fs::rename(&unfinished, &output)?;
     Ok(output)
@@ -130,27 +139,27 @@ fn write(cache: &Cache, file: &str, image: &Image) -> Result<PathBuf> {
 }
 
 /// Runs `cargo build` and answers the target folder.
-fn cargo(arguments: &[&str], environment: &[(&str, &str)], what: &str) -> Result<PathBuf> {
+fn cargo(arguments: &[&str], environment: &[(&str, OsString)], target: &Path, what: &str) -> Result<PathBuf> {
     progress(&format!("building {what}"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from);
-    let target = std::path::absolute(target)?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.arg("build").args(["--quiet", "--locked"]).args(arguments).current_dir(checkout()).env("CARGO_TARGET_DIR", &target);
+    cargo.arg("build").args(["--quiet", "--locked"]).args(arguments).current_dir(checkout()).env("CARGO_TARGET_DIR", target);
     // What cargo tells a program that it runs would make cargo build everything anew.
     for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| is_cargos_own(name)) {
         cargo.env_remove(name);
     }
-    let output = cargo.envs(environment.iter().copied()).process_group(0).output().context("cannot run cargo")?;
+    let cargo = cargo.envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
+    let output = cargo.output().context("cannot run cargo")?;
     if !output.status.success() {
         bail!("cargo build {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     }
-    Ok(target)
+    Ok(target.to_owned())
+}
+
+fn target_folder() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from);
+    Ok(std::path::absolute(target)?)
 }
 
 fn is_cargos_own(name: &str) -> bool {
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY"].iter().any(|prefix| name.starts_with(prefix))
-}
-
-fn host_triple() -> String {
-    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }

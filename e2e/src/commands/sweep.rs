@@ -4,15 +4,18 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::build::checkout;
+use crate::build::{checkout, require_packages};
+use crate::suite::shipped_plugins;
 
 /// Runs the sweep over ADD and DEL, sampled or whole.
 ///
 /// # Errors
 /// If something is left behind after a kill.
 pub fn run(all: bool) -> Result<()> {
+    require_packages()?;
     let mut sweep = Command::new("cargo");
     sweep.args(["test", "--package", "azure-vnet-plugin", "--test", "sweep", "--", "--nocapture"]).current_dir(checkout());
+    sweep.envs([shipped_plugins()?]);
     if all {
         sweep.env("AZURE_VNET_SWEEP", "all");
     }

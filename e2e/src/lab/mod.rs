@@ -34,7 +34,7 @@ pub use node::Node;
 pub use node_init::node_init;
 pub use node_up::node_up;
 pub use options::{Cni, LabOptions};
-pub use run::ip;
+pub use run::{finish, ip};
 pub use state::xtask;
 
 use crate::azure::AdminClient;

@@ -5,13 +5,13 @@
 mod tally;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::{checkout, progress, require_packages};
+use crate::build::{Cache, checkout, product, progress, require_packages};
 pub use tally::Tally;
 
 /// One step: what it is called, and what is run in the checkout.
@@ -19,19 +19,42 @@ struct Step {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
+    plugins: Plugins,
+}
+
+/// Which plugins a step runs, if any.
+enum Plugins {
+    AsBuilt,
+    AsShipped,
 }
 
 /// In the order that shows the cheapest mistake first. Labs share two cores and the machine's inotify instances, so their tests run one at a time.
 const STEPS: &[Step] = &[
-    Step { name: "format", program: "cargo", arguments: &["fmt", "--all", "--check"] },
-    Step { name: "lints", program: "cargo", arguments: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"] },
-    Step { name: "unit, property and kernel tests", program: "cargo", arguments: &["test", "--workspace", "--exclude", "azure-vnet-e2e"] },
+    Step { name: "format", program: "cargo", arguments: &["fmt", "--all", "--check"], plugins: Plugins::AsBuilt },
+    Step {
+        name: "lints",
+        program: "cargo",
+        arguments: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"],
+        plugins: Plugins::AsBuilt,
+    },
+    Step {
+        name: "unit, property and kernel tests",
+        program: "cargo",
+        arguments: &["test", "--workspace", "--exclude", "azure-vnet-e2e"],
+        plugins: Plugins::AsShipped,
+    },
     Step {
         name: "emulated Azure, chart, end to end",
         program: "cargo",
         arguments: &["test", "--package", "azure-vnet-e2e", "--", "--test-threads=1"],
+        plugins: Plugins::AsBuilt,
     },
 ];
+
+/// The variable that tells kernel tests to run the plugins as they ship.
+pub(crate) fn shipped_plugins() -> Result<(&'static str, PathBuf)> {
+    Ok(("AZURE_VNET_PLUGINS", product(&Cache::open()?)?.bin))
+}
 
 /// Runs everything, prints the summary, and fails if anything did.
 ///
@@ -64,6 +87,10 @@ fn run_step(step: &Step) -> Result<Outcome> {
 fn follow(step: &Step, folder: &Path) -> Result<(Tally, bool)> {
     let mut command = Command::new(step.program);
     command.args(step.arguments).current_dir(folder).stdout(Stdio::piped());
+    match step.plugins {
+        Plugins::AsBuilt => {}
+        Plugins::AsShipped => _ = command.envs([shipped_plugins()?]),
+    }
     let mut child = command.spawn().with_context(|| format!("cannot run {}", step.program))?;
     let output = child.stdout.take().context("a child with a piped output has one")?;
     let mut tally = Tally::default();

@@ -41,6 +41,12 @@ pub const RUN: &str = "/run/azure-vnet";
 /// How long any awaited condition may take.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The plugin to be run: that of the folder `$AZURE_VNET_PLUGINS`, where what ships is to be tried, else the one that was built with the test.
+pub fn program(built: &str) -> PathBuf {
+    let folder = std::env::var_os("AZURE_VNET_PLUGINS");
+    folder.map_or_else(|| built.into(), |folder| Path::new(&folder).join(Path::new(built).file_name().unwrap()))
+}
+
 /// The `n`th address of the test's pool.
 pub fn pool_address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 240, 1, n)
@@ -215,13 +221,13 @@ impl Node {
     /// A plugin that waits for its configuration.
     pub fn start(&self, plugin: &str, sandbox: &Sandbox, command: &str) -> Child {
         let Sandbox { container, pod, netns } = sandbox;
-        Command::new(plugin)
+        Command::new(program(plugin))
             .env_clear()
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", container)
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", Path::new(PLUGIN).parent().unwrap())
+            .env("CNI_PATH", program(PLUGIN).parent().unwrap())
             .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID=uid-of-{pod}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
