@@ -1,7 +1,6 @@
 //! One measured number.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -38,7 +37,7 @@ impl Figure {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<44} {:>9.3} {:<5}", self.name, self.value, self.unit)?;
+        write!(f, "{:<64} {:>9.3} {:<5}", self.name, self.value, self.unit)?;
         match (self.floor, self.ratio) {
             (Some(floor), Some(ratio)) => write!(f, " floor {floor:>9.3}  ratio {ratio:>6.2}"),
             _ => Ok(()),
@@ -46,10 +45,10 @@ impl fmt::Display for Figure {
     }
 }
 
-/// The median, in milliseconds.
+/// The median.
 #[must_use]
-pub fn median_millis(samples: &[Duration]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default().as_secs_f64() * 1000.0
+pub fn median(samples: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = samples.collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
