@@ -103,7 +103,7 @@ pub fn make(
     pod: Option<&PodRef>,
     holder: impl Fn(&Owner) -> Option<Holder>,
 ) -> Result<Made, WireError> {
-    let (made, missing) = match create_pair(sides, wiring)? {
+    let (made, missing) = match create_pair(sides, wiring).inspect_err(|_| remove_unseen(sides.host, wiring))? {
         Some(made) => (made, Step::ALL.into_iter().filter(|step| *step != Step::Pair).collect()),
         None => settle_clash(sides, wiring, pod, &holder)?,
     };
@@ -181,6 +181,17 @@ fn create_pair(sides: &mut Sides<'_>, wiring: &Wiring) -> Result<Option<Made>, W
         // The second: made, and gone at once, for the pod's namespace went away.
         (Some(Reply::Refused(errno)), _) | (_, Some(Reply::Refused(errno))) => Err(make_error(Step::Pair, wiring, errno)),
         (_, _) => Err(failed(NetlinkError::Malformed("no link in the answer"))),
+    }
+}
+
+/// Removes a pair that was made while the kernel's answer was lost: one of this attachment's that was never labelled.
+fn remove_unseen(host: &mut Netlink, wiring: &Wiring) {
+    if let Ok(Some(link)) = host.link(LinkBy::Name(wiring.host_link.as_str()))
+        && link.alias.is_none()
+        && owner(&link, &wiring.attachment) == Owner::This
+    {
+        // What cannot be removed now, DEL removes by its mark.
+        let _ = delete(host, link.index);
     }
 }
 

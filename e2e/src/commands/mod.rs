@@ -41,9 +41,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Kills the plugins at their system calls and looks at what is left. Needs root.
+    /// Kills the plugins at their system calls, makes these fail, and looks at what is left. Needs root.
     Sweep {
-        /// Stop at every system call that changes something, not at a sample.
+        /// Strike every system call that changes something in every way, not a sample of it.
         #[arg(long)]
         all: bool,
     },

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use crate::build::{checkout, require_packages};
 use crate::suite::shipped_plugins;
 
-/// Runs the sweep over ADD and DEL, sampled or whole.
+/// Runs the sweep over all commands, sampled or whole.
 ///
 /// # Errors
-/// If something is left behind after a kill.
+/// If something is left behind after a kill or a failed call.
 pub fn run(all: bool) -> Result<()> {
     require_packages()?;
     let mut sweep = Command::new("cargo");
