@@ -1,6 +1,7 @@
 //! The whole agent but for its watches, on real files and a real kernel: each test in a network and mount namespace of its own.
 
 mod host;
+mod packets;
 
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
