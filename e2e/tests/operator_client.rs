@@ -11,6 +11,7 @@ use azure_vnet_operator::azure::{
     Arm as _, ArmClient, ArmOptions, CredentialOptions, EndpointOptions, Endpoints, Secret, imds::Imds, wireserver::Wireserver,
 };
 use azure_vnet_operator_core::arm::{Class, Read, ResourceId, Trace, Urgency, Write};
+use azure_vnet_plugin_core::source;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -126,6 +127,18 @@ async fn the_machine_shows_what_was_attached() {
     };
     tokio::time::timeout(Duration::from_secs(30), shown).await.unwrap();
     assert_eq!(imds.instance().await.unwrap().compute.name, "aks-single");
+    // The plugins ask the same services by themselves where there is no agent.
+    let (imds, wireserver) = (cloud.endpoints.imds.clone(), cloud.endpoints.wireserver.clone());
+    let shown = tokio::task::spawn_blocking(move || {
+        let ask = |url: reqwest::Url, question| {
+            let endpoint = url.as_str().parse().unwrap();
+            azure_vnet_plugin::source::get(endpoint, question, Duration::from_secs(30)).unwrap()
+        };
+        let host = source::wireserver::parse(&ask(wireserver, source::wireserver::QUESTION)).unwrap();
+        let metadata = source::imds::parse(&ask(imds, source::imds::QUESTION)).unwrap();
+        [host, metadata].map(|interfaces| interfaces[0].subnets[0].addresses.iter().any(|shown| shown.address == address && !shown.primary))
+    });
+    assert_eq!(shown.await.unwrap(), [true, true]);
 }
 
 struct Cloud {

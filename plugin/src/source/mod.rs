@@ -24,7 +24,7 @@ use azure_vnet_plugin_core::{
     wiring::{Alias, HOST_LINK_PREFIX},
 };
 
-pub use http::GetError;
+pub use http::{GetError, get};
 pub use namespaces::namespaces;
 pub use original::StateFiles;
 
