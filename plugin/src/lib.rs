@@ -1,10 +1,13 @@
 //! The shell of the CNI plugins: files, kernel, process. It decides nothing.
 
+pub mod bridge;
 pub mod command;
 pub mod delegate;
+pub mod frames;
 pub mod kernel_use;
 pub mod netlink;
 pub mod netns;
 pub mod source;
 pub mod store;
+pub mod switch;
 pub mod wire;

@@ -56,6 +56,15 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
+    /// No IPv6 in it.
+    #[error("there is no IPv6 in the namespace at {path}")]
+    Ipv6 {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// No socket in it.
     #[error("cannot talk to the kernel about the namespace at {path}")]
     Socket {
@@ -118,6 +127,18 @@ impl Netns {
         let netlink = self.netlink()?;
         let cookie = cookie_of(netlink.as_fd());
         Ok((netlink, cookie))
+    }
+
+    /// Lets the namespace have IPv6 addresses, which runtimes turn off in containers.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel has no IPv6.
+    pub fn enable_ipv6(&self) -> Result<(), NetnsError> {
+        const SWITCH: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+        let enable = || {
+            if std::fs::read_to_string(SWITCH)?.trim() == "0" { Ok(()) } else { std::fs::write(SWITCH, "0") }
+        };
+        self.inside(enable)?.map_err(|source| NetnsError::Ipv6 { path: self.path.clone(), source })
     }
 
     fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {

@@ -1,19 +1,27 @@
-//! Carries out the wiring of one pod, in two sends to the host's kernel and one to the pod's; observes it; takes it back.
+//! Carries out the wiring of one pod, in two sends to the host's kernel and one to the pod's, for a bridged pod one more for its rules; observes
+//! it; takes it back.
 
-use std::{net::Ipv4Addr, os::fd::AsFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::AsFd,
+};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, PodRef},
-    wiring::{self, GATEWAY, HOST_MAC, HostEnd, Inverse, Marks, Observed, Owner, PodEnd, Step, Takeover, Wiring},
+    frames::{ObservedRule, RulePlan},
+    wiring::{self, HOST_MAC, HostEnd, Marks, Observed, Owner, PodEnd, Step, Takeover, Way, Wiring},
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{
+    frames::Frames,
     kernel_use::{self, Found},
     netlink::{
-        Address, Change, Errno, Link, LinkBy, LinkIndex, MAIN_TABLE, Netlink, NetlinkError, Peer, Reply, Request, Route, RouteKind, Veth,
+        Address, Change, Errno, Family, Link, LinkBy, LinkIndex, MAIN_TABLE, Netlink, NetlinkError, Peer, Reply, Request, Route, RouteKind,
+        Scope, Veth,
     },
-    netns::Netns,
+    netns::{Netns, NetnsError},
 };
 
 /// The number of the loopback link in every namespace.
@@ -55,10 +63,22 @@ pub enum WireError {
     #[error("address {address} is in use: {by}")]
     AddressInUse {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// By what.
         by: String,
     },
+    /// The rules for a bridged pod's frames.
+    #[error("cannot make the rules for the frames of {link}")]
+    Rules {
+        /// The host's end.
+        link: String,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+    /// IPv6 is off in the pod and cannot be turned on.
+    #[error("cannot turn IPv6 on")]
+    Ipv6(#[source] NetnsError),
     /// Taken back, but not wholly.
     #[error("cannot take back what was made: {left}")]
     Undo {
@@ -79,6 +99,17 @@ pub struct Sides<'a> {
     pub pod: &'a mut Netlink,
     /// The pod's namespace.
     pub netns: &'a Netns,
+    /// Rules for frames, where the pod is bridged.
+    pub frames: Option<FrameSide<'a>>,
+}
+
+/// The host's rules for frames.
+#[derive(Debug)]
+pub struct FrameSide<'a> {
+    /// The socket to them.
+    pub socket: &'a mut Frames,
+    /// Those that there were.
+    pub seen: Vec<ObservedRule>,
 }
 
 /// What one run made.
@@ -104,7 +135,7 @@ pub fn make(
     holder: impl Fn(&Owner) -> Option<Holder>,
 ) -> Result<Made, WireError> {
     let (made, missing) = match create_pair(sides, wiring).inspect_err(|_| remove_unseen(sides.host, wiring))? {
-        Some(made) => (made, Step::ALL.into_iter().filter(|step| *step != Step::Pair).collect()),
+        Some(made) => (made, all_but_the_pair(wiring)),
         None => settle_clash(sides, wiring, pod, &holder)?,
     };
     complete(sides, wiring, made, &missing)
@@ -116,15 +147,20 @@ pub fn make(
 /// Something is left; the cause that is passed becomes the source.
 pub fn undo(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, cause: WireError) -> WireError {
     let mut left = Vec::new();
-    for inverse in Step::inverses(&made.steps) {
-        let (socket, change) = match inverse {
-            Inverse::DeletePair => (&mut *sides.host, Change::DeleteLink(made.host)),
-            Inverse::DeleteHostRoute => (&mut *sides.host, Change::DeleteRoute(host_route(wiring, made.host))),
-            Inverse::DeleteAddress => (&mut *sides.pod, Change::DeleteAddress(pod_address(wiring, made.pod))),
-            Inverse::DeleteGatewayRoute => (&mut *sides.pod, Change::DeleteRoute(Route::on_link(GATEWAY.into(), made.pod))),
-            Inverse::DeleteDefaultRoute => (&mut *sides.pod, Change::DeleteRoute(Route::default_via(GATEWAY, made.pod))),
-            Inverse::DeleteGatewayNeighbour => (&mut *sides.pod, Change::DeleteNeighbour { link: made.pod, address: GATEWAY }),
-            Inverse::Nothing => continue,
+    for step in Step::to_undo(&made.steps) {
+        let (socket, change) = match step {
+            Step::Pair => (&mut *sides.host, Change::DeleteLink(made.host)),
+            Step::Port => (&mut *sides.host, Change::SetController { link: made.host, controller: 0 }),
+            Step::HostRoute(address) => (&mut *sides.host, Change::DeleteRoute(host_route(wiring, made.host, address))),
+            Step::HostNeighbour(address) => (&mut *sides.host, Change::DeleteNeighbour { link: near_link(wiring, made.host), address }),
+            Step::Rules => {
+                left.extend(forget_rules(sides, &wiring.attachment).err().map(|error| azure_vnet_plugin_core::error::chain(&error)));
+                continue;
+            }
+            Step::Address(address) => (&mut *sides.pod, Change::DeleteAddress(pod_address(address, made.pod))),
+            Step::PodRoute(to, via) => (&mut *sides.pod, Change::DeleteRoute(pod_route(to, via, made.pod))),
+            Step::PodNeighbour(address, _) => (&mut *sides.pod, Change::DeleteNeighbour { link: made.pod, address }),
+            Step::Label | Step::PodUp => continue,
         };
         match socket.change(change) {
             Ok(()) => {}
@@ -135,20 +171,17 @@ pub fn undo(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, cause: WireErro
     if left.is_empty() { cause } else { WireError::Undo { left: left.join("; "), source: Box::new(cause) } }
 }
 
-/// Shows the wiring as it is.
+/// Shows the wiring as it is, given the rules for frames that there are.
 ///
 /// # Errors
 /// The kernel cannot be asked.
-pub fn observe(host: &mut Netlink, pod: Option<&mut Netlink>, wiring: &Wiring) -> Result<Observed, WireError> {
+pub fn observe(host: &mut Netlink, pod: Option<&mut Netlink>, rules: &[ObservedRule], wiring: &Wiring) -> Result<Observed, WireError> {
     let failed = |source| WireError::Observe { link: wiring.host_link.to_string(), source };
     let host_end = match host.link(LinkBy::Name(wiring.host_link.as_str())).map_err(failed)? {
-        Some(link) => {
-            let routed = kernel_use::link_of(host, wiring.address.addr()).map_err(failed)?;
-            Some(host_end(&link, routed, &wiring.attachment))
-        }
+        Some(link) => Some(host_end(host, &link, rules, wiring).map_err(failed)?),
         None => None,
     };
-    let pod_end = pod.map(|pod| pod_end(pod, wiring.attachment.if_name.as_str())).transpose().map_err(failed)?.flatten();
+    let pod_end = pod.map(|pod| pod_end(pod, wiring)).transpose().map_err(failed)?.flatten();
     Ok(Observed { host: host_end, pod: pod_end })
 }
 
@@ -166,7 +199,7 @@ fn create_pair(sides: &mut Sides<'_>, wiring: &Wiring) -> Result<Option<Made>, W
         mac: HOST_MAC,
         mtu: wiring.mtu,
         group: wiring::link_mark(&wiring.attachment),
-        peer: Peer { name: if_name, mac: wiring::pod_mac(&wiring.attachment), netns: sides.netns.as_fd() },
+        peer: Peer { name: if_name, mac: wiring.mac, netns: sides.netns.as_fd() },
     };
     let failed = |source| WireError::Observe { link: name.to_owned(), source };
     let requests = [Request::Change(Change::CreateVeth(veth)), Request::Link(LinkBy::Name(name))];
@@ -202,7 +235,8 @@ fn settle_clash(
     pod: Option<&PodRef>,
     holder: &impl Fn(&Owner) -> Option<Holder>,
 ) -> Result<(Made, Vec<Step>), WireError> {
-    let observed = observe(sides.host, Some(sides.pod), wiring)?;
+    let rules = sides.frames.as_ref().map_or(&[][..], |frames| &frames.seen);
+    let observed = observe(sides.host, Some(sides.pod), rules, wiring)?;
     let lease = observed.host.as_ref().and_then(|host| holder(&host.owner));
     let lease = lease.as_ref().map(|(attachment, pod)| (attachment, pod.as_ref()));
     match (Takeover::decide(&observed, pod, lease, wiring), &observed.host) {
@@ -217,7 +251,7 @@ fn settle_clash(
             }
             let made = create_pair(sides, wiring)?
                 .ok_or_else(|| WireError::Refused(format!("link {} was made anew by another process", wiring.host_link)))?;
-            Ok((made, Step::ALL.into_iter().filter(|step| *step != Step::Pair).collect()))
+            Ok((made, all_but_the_pair(wiring)))
         }
     }
 }
@@ -233,8 +267,15 @@ pub fn delete(host: &mut Netlink, link: LinkIndex) -> Result<(), NetlinkError> {
     }
 }
 
+fn all_but_the_pair(wiring: &Wiring) -> Vec<Step> {
+    wiring.steps().into_iter().filter(|step| *step != Step::Pair).collect()
+}
+
 fn complete(sides: &mut Sides<'_>, wiring: &Wiring, mut made: Made, missing: &[Step]) -> Result<Made, WireError> {
-    match make_host(sides.host, wiring, &mut made, missing).and_then(|()| make_pod(sides.pod, wiring, &mut made, missing)) {
+    let result = make_host(sides.host, wiring, &mut made, missing)
+        .and_then(|()| make_rules(sides, wiring, &mut made, missing))
+        .and_then(|()| make_pod(sides, wiring, &mut made, missing));
+    match result {
         Ok(()) => Ok(made),
         Err(cause) => Err(undo(sides, wiring, &made, cause)),
     }
@@ -242,47 +283,83 @@ fn complete(sides: &mut Sides<'_>, wiring: &Wiring, mut made: Made, missing: &[S
 
 fn make_host(host: &mut Netlink, wiring: &Wiring, made: &mut Made, missing: &[Step]) -> Result<(), WireError> {
     let alias = wiring.alias().to_string();
-    let route = host_route(wiring, made.host);
-    let changes = missing.iter().filter_map(|step| match step {
-        Step::Label => Some((*step, vec![Change::Label { link: made.host, alias: &alias }])),
-        Step::HostRoute => Some((*step, vec![Change::AddRoute(route.clone())])),
-        Step::Pair | Step::PodUp | Step::Address | Step::GatewayRoute | Step::DefaultRoute | Step::GatewayNeighbour => None,
+    let link = made.host;
+    let changes = missing.iter().filter_map(|step| {
+        let changes = match step {
+            Step::Label if wiring.way == Way::Routed => vec![Change::Label { link, alias: &alias }],
+            Step::Label => vec![Change::SetAlias { link, alias: &alias }],
+            Step::Port => {
+                vec![Change::SetController { link, controller: near_link(wiring, link) }, Change::SetHairpin { link, on: true }]
+            }
+            Step::HostRoute(address) => vec![Change::AddRoute(host_route(wiring, link, *address))],
+            Step::HostNeighbour(address) => {
+                vec![Change::SetNeighbour { link: near_link(wiring, link), address: *address, mac: wiring.mac }]
+            }
+            Step::Pair | Step::Rules | Step::PodUp | Step::Address(_) | Step::PodRoute(..) | Step::PodNeighbour(..) => return None,
+        };
+        Some((*step, changes))
     });
     match send(host, wiring, changes.collect(), &mut made.steps) {
-        Err(WireError::Make { step: Step::HostRoute, source: Errno::EXIST, .. }) => replace_stale(host, wiring, made, route),
+        Err(WireError::Make { step: Step::HostRoute(address), source: Errno::EXIST, .. }) => replace_stale(host, wiring, made, address),
         result => result,
     }
 }
 
 /// The exclusive route was refused: if what is there is a dead link's, it gives way; else the address is in use.
-fn replace_stale(host: &mut Netlink, wiring: &Wiring, made: &mut Made, route: Route) -> Result<(), WireError> {
-    let address = wiring.address.addr();
+fn replace_stale(host: &mut Netlink, wiring: &Wiring, made: &mut Made, address: IpAddr) -> Result<(), WireError> {
     let failed = |source| WireError::Observe { link: wiring.host_link.to_string(), source };
+    let in_use = |by| WireError::AddressInUse { address, by };
     match kernel_use::found(host, address).map_err(failed)? {
-        Found::Used(by) => return Err(WireError::AddressInUse { address, by }),
+        Found::Used(by) => return Err(in_use(by)),
         Found::Stale(stale) => host.change(Change::DeleteRoute(stale)).or_else(|error| match error.errno() {
             Some(errno) if is_gone(errno) => Ok(()),
             Some(_) | None => Err(failed(error)),
         })?,
         Found::Nothing => {}
     }
-    send(host, wiring, vec![(Step::HostRoute, vec![Change::AddRoute(route)])], &mut made.steps)
+    let routes = wiring.addresses.iter().map(|address| (Step::HostRoute(address.addr()), address.addr()));
+    let missing = routes.filter(|(step, _)| !made.steps.contains(step)).collect::<Vec<_>>().into_iter();
+    let changes = missing.map(|(step, address)| (step, vec![Change::AddRoute(host_route(wiring, made.host, address))]));
+    send(host, wiring, changes.collect(), &mut made.steps)
 }
 
-fn make_pod(pod: &mut Netlink, wiring: &Wiring, made: &mut Made, missing: &[Step]) -> Result<(), WireError> {
+fn make_rules(sides: &mut Sides<'_>, wiring: &Wiring, made: &mut Made, missing: &[Step]) -> Result<(), WireError> {
+    let (true, Some(frames)) = (missing.contains(&Step::Rules), &mut sides.frames) else { return Ok(()) };
+    let failed = |source| WireError::Rules { link: wiring.host_link.to_string(), source };
+    let wanted = wiring.rules();
+    let plan = |seen: &[ObservedRule]| RulePlan::of_pod(&wiring.attachment, &wanted, seen);
+    match frames.socket.apply(&plan(&frames.seen)) {
+        // Another process changed the rules since they were looked at.
+        Err(error) if error.errno() == Some(Errno::NOENT) => frames.socket.settle(plan).map_err(failed)?,
+        result => result.map_err(failed)?,
+    }
+    made.steps.push(Step::Rules);
+    Ok(())
+}
+
+fn forget_rules(sides: &mut Sides<'_>, attachment: &Attachment) -> Result<(), NetlinkError> {
+    match &mut sides.frames {
+        Some(frames) => frames.socket.settle(|seen| RulePlan::of_pod(attachment, &[], seen)),
+        None => Ok(()),
+    }
+}
+
+fn make_pod(sides: &mut Sides<'_>, wiring: &Wiring, made: &mut Made, missing: &[Step]) -> Result<(), WireError> {
     let link = made.pod;
+    if wiring.addresses.iter().any(|address| address.addr().is_ipv6()) && !missing.is_empty() {
+        sides.netns.enable_ipv6().map_err(WireError::Ipv6)?;
+    }
     let changes = missing.iter().filter_map(|step| {
         let changes = match step {
-            Step::Pair | Step::Label | Step::HostRoute => return None,
+            Step::Pair | Step::Label | Step::Port | Step::HostRoute(_) | Step::HostNeighbour(_) | Step::Rules => return None,
             Step::PodUp => vec![Change::SetUp(LOOPBACK), Change::SetUp(link)],
-            Step::Address => vec![Change::AddAddress(pod_address(wiring, link))],
-            Step::GatewayRoute => vec![Change::AddRoute(Route::on_link(GATEWAY.into(), link))],
-            Step::DefaultRoute => vec![Change::AddRoute(Route::default_via(GATEWAY, link))],
-            Step::GatewayNeighbour => vec![Change::SetNeighbour { link, address: GATEWAY, mac: HOST_MAC }],
+            Step::Address(address) => vec![Change::AddAddress(pod_address(*address, link))],
+            Step::PodRoute(to, via) => vec![Change::AddRoute(pod_route(*to, *via, link))],
+            Step::PodNeighbour(address, mac) => vec![Change::SetNeighbour { link, address: *address, mac: *mac }],
         };
         Some((*step, changes))
     });
-    send(pod, wiring, changes.collect(), &mut made.steps)
+    send(sides.pod, wiring, changes.collect(), &mut made.steps)
 }
 
 /// Sends the changes of several steps at once, notes the steps that were made, and reports the first that was not.
@@ -308,42 +385,80 @@ fn make_error(step: Step, wiring: &Wiring, source: Errno) -> WireError {
     WireError::Make { step, link: wiring.host_link.to_string(), source }
 }
 
-fn host_route(wiring: &Wiring, link: LinkIndex) -> Route {
-    Route::on_link(Ipv4Net::from(wiring.address.addr()), link)
+/// The link through which the host reaches the pod.
+fn near_link(wiring: &Wiring, link: LinkIndex) -> LinkIndex {
+    match &wiring.way {
+        Way::Routed => link,
+        Way::Bridged(bridged) => bridged.bridge,
+    }
 }
 
-fn pod_address(wiring: &Wiring, link: LinkIndex) -> Address {
-    Address { link, address: wiring.address.addr(), prefix_len: wiring.address.prefix_len() }
+fn host_route(wiring: &Wiring, link: LinkIndex, address: IpAddr) -> Route {
+    Route::on_link(IpNet::from(address), near_link(wiring, link))
 }
 
-fn host_end(link: &Link, routed: Option<LinkIndex>, attachment: &Attachment) -> HostEnd {
-    HostEnd {
+fn pod_address(address: IpNet, link: LinkIndex) -> Address {
+    Address { link, address: address.addr(), prefix_len: address.prefix_len() }
+}
+
+fn pod_route(to: IpNet, via: Option<IpAddr>, link: LinkIndex) -> Route {
+    let on_link = Route::on_link(to, link);
+    match via {
+        Some(gateway) => Route { gateway: Some(gateway), scope: Scope::Universe, ..on_link },
+        None => on_link,
+    }
+}
+
+fn families(wiring: &Wiring) -> BTreeSet<Family> {
+    wiring.addresses.iter().map(|address| Family::of(address.addr())).collect()
+}
+
+fn host_end(host: &mut Netlink, link: &Link, rules: &[ObservedRule], wiring: &Wiring) -> Result<HostEnd, NetlinkError> {
+    let near = near_link(wiring, link.index);
+    let (mut routes, mut neighbours) = (BTreeSet::new(), BTreeMap::new());
+    for address in wiring.addresses.iter().map(IpNet::addr) {
+        routes.extend((kernel_use::link_of(host, address)? == Some(near)).then_some(address));
+    }
+    if wiring.way != Way::Routed {
+        for family in families(wiring) {
+            neighbours.extend(permanent(host, family, near)?);
+        }
+    }
+    Ok(HostEnd {
         index: link.index,
-        owner: owner(link, attachment),
+        owner: owner(link, &wiring.attachment),
         alias: link.alias.as_deref().and_then(|alias| alias.parse().ok()),
         peer: link.peer,
         mac: link.mac,
         up: link.up,
         proxy_arp: link.proxy_arp == Some(true),
-        has_route: routed == Some(link.index),
-    }
+        controller: link.controller,
+        hairpin: link.hairpin,
+        routes,
+        neighbours,
+        has_rules: RulePlan::of_pod(&wiring.attachment, &wiring.rules(), rules).is_empty(),
+    })
 }
 
-fn pod_end(pod: &mut Netlink, name: &str) -> Result<Option<PodEnd>, NetlinkError> {
-    let Some(link) = pod.link(LinkBy::Name(name))? else { return Ok(None) };
+fn pod_end(pod: &mut Netlink, wiring: &Wiring) -> Result<Option<PodEnd>, NetlinkError> {
+    let Some(link) = pod.link(LinkBy::Name(wiring.attachment.if_name.as_str()))? else { return Ok(None) };
     let here = link.index;
-    let addresses = pod.addresses()?.into_iter().filter(|address| address.link == here).map(|a| (a.address, a.prefix_len)).collect();
-    let routes = pod.routes(MAIN_TABLE)?.into_iter().filter(|route| route.link == Some(here) && route.kind == RouteKind::Unicast);
-    let gateway = pod.neighbours()?.into_iter().find(|n| n.link == here && n.address == GATEWAY && n.permanent);
-    Ok(Some(PodEnd {
-        index: here,
-        peer: link.peer,
-        mac: link.mac,
-        up: link.up,
-        addresses,
-        routes: routes.map(|route| (route.destination, route.gateway)).collect(),
-        gateway_mac: gateway.and_then(|neighbour| neighbour.mac),
-    }))
+    let mut end = PodEnd { index: here, peer: link.peer, mac: link.mac, up: link.up, ..PodEnd::default() };
+    for family in families(wiring) {
+        let addresses = pod.addresses(family)?.into_iter().filter(|address| address.link == here);
+        end.addresses.extend(addresses.map(|a| (a.address, a.prefix_len)));
+        let routes = pod.routes(family, MAIN_TABLE)?.into_iter();
+        let routes = routes.filter(|route| route.link == Some(here) && route.kind == RouteKind::Unicast);
+        end.routes.extend(routes.map(|route| (route.destination, route.gateway)));
+        end.neighbours.extend(permanent(pod, family, here)?);
+    }
+    Ok(Some(end))
+}
+
+/// Hardware addresses that were entered for good on a link.
+fn permanent(socket: &mut Netlink, family: Family, link: LinkIndex) -> Result<Vec<(IpAddr, wiring::Mac)>, NetlinkError> {
+    let all = socket.neighbours(family)?.into_iter().filter(|n| n.link == link && n.permanent);
+    Ok(all.filter_map(|n| Some((n.address, n.mac?))).collect())
 }
 
 /// What the kernel answers about what is no longer there.

@@ -23,7 +23,7 @@ use std::{
 };
 
 use azure_vnet_plugin::{
-    netlink::{Address, Change, LinkBy, Netlink, Route},
+    netlink::{Address, Change, Family, LinkBy, Netlink, Route},
     store::Freed,
 };
 use azure_vnet_plugin_core::{
@@ -44,16 +44,16 @@ fn an_added_pod_has_all_that_transparent_mode_is() {
         assert_eq!((links.len(), links[0].name.as_str(), links[0].mac), (1, "azv0d7763386da", Some(HOST_MAC)));
         assert!(links[0].up && links[0].carrier && links[0].proxy_arp == Some(true));
         let alias: Alias = links[0].alias.as_deref().unwrap().parse().unwrap();
-        assert_eq!((alias.attachment.to_string(), alias.address), ("c1/eth0".into(), address));
+        assert_eq!((alias.attachment.to_string(), alias.address), ("c1/eth0".into(), address.into()));
         let mut inner = pod.netlink();
         let eth0 = inner.link(LinkBy::Name("eth0")).unwrap().unwrap();
         assert_eq!((eth0.mtu, eth0.up), (1500, true));
         assert!(inner.link(LinkBy::Name("lo")).unwrap().unwrap().up);
-        assert!(inner.addresses().unwrap().contains(&Address { link: eth0.index, address, prefix_len: 16 }));
+        assert!(inner.addresses(Family::V4).unwrap().contains(&Address { link: eth0.index, address: address.into(), prefix_len: 16 }));
         let routes: BTreeSet<_> =
-            inner.routes(254).unwrap().into_iter().map(|route| (route.destination.to_string(), route.gateway)).collect();
-        assert_eq!(routes, BTreeSet::from([("0.0.0.0/0".into(), Some(GATEWAY)), ("169.254.1.1/32".into(), None)]));
-        let neighbours = inner.neighbours().unwrap();
+            inner.routes(Family::V4, 254).unwrap().into_iter().map(|route| (route.destination.to_string(), route.gateway)).collect();
+        assert_eq!(routes, BTreeSet::from([("0.0.0.0/0".into(), Some(GATEWAY.into())), ("169.254.1.1/32".into(), None)]));
+        let neighbours = inner.neighbours(Family::V4).unwrap();
         assert!(neighbours.iter().any(|n| n.address == GATEWAY && n.permanent && n.mac == Some(HOST_MAC)), "{neighbours:?}");
         let expected = json!({
             "cniVersion": "1.0.0",
@@ -404,8 +404,8 @@ fn pk1_a_living_pods_route_wins_over_the_refusal_of_its_address() {
         assert!(node.check(&pod, &added).ok);
         node.assert_holds(&[added.address()], "beside refusals");
         let refused = |host: &mut Netlink| {
-            let routes = host.routes(254).unwrap().into_iter();
-            routes.filter(|route| *route == Route::unreachable(route.destination.addr(), 4096)).count()
+            let routes = host.routes(Family::V4, 254).unwrap().into_iter();
+            routes.filter(|route| *route == Route::unreachable(node::v4(route.destination.addr()).unwrap(), 4096)).count()
         };
         assert_eq!(refused(&mut host), 3);
         assert!(node.del(&pod).ok);

@@ -18,7 +18,6 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::Ipv4Addr,
     path::Path,
     sync::{
         Mutex,
@@ -263,7 +262,7 @@ fn cm6_the_link_says_whose_it_is_and_the_log_is_one_write_after_the_answer() {
         }
         assert!(child.wait().unwrap().success());
         let alias: Alias = node.host_links()[0].alias.as_deref().unwrap().parse().unwrap();
-        assert_eq!((alias.attachment.to_string(), alias.address), ("c1/eth0".to_owned(), address.parse::<Ipv4Addr>().unwrap()));
+        assert_eq!((alias.attachment.to_string(), alias.address), ("c1/eth0".to_owned(), address.parse::<std::net::IpAddr>().unwrap()));
     });
 }
 

@@ -34,8 +34,8 @@ impl Fabric for Router {
     fn detach(&self, nic: &NicRef, address: Ipv4Addr) {
         let mut netlink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(Some(link)) = netlink.link(LinkBy::Name(&cable(&nic.node))) {
-            let route = Change::DeleteRoute(Route::on_link(address.into(), link.index));
-            let _ = netlink.changes([route, Change::DeleteNeighbour { link: link.index, address }]);
+            let route = Change::DeleteRoute(Route::on_link(ipnet::Ipv4Net::from(address), link.index));
+            let _ = netlink.changes([route, Change::DeleteNeighbour { link: link.index, address: address.into() }]);
         }
     }
 }
@@ -51,8 +51,8 @@ pub fn plug(node: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
 fn plug_by(netlink: &mut Netlink, node: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
     let link = netlink.link(LinkBy::Name(&cable(node)))?.with_context(|| format!("{node} has no cable"))?.index;
     let mac = KernelMac(mac.0);
-    let route = Change::ReplaceRoute(Route::on_link(address.into(), link));
-    let refused = netlink.changes([Change::SetNeighbour { link, address, mac }, route])?;
+    let route = Change::ReplaceRoute(Route::on_link(ipnet::Ipv4Net::from(address), link));
+    let refused = netlink.changes([Change::SetNeighbour { link, address: address.into(), mac }, route])?;
     ensure!(refused.is_empty(), "the fabric cannot deliver {address} to {node}: {refused:?}");
     Ok(())
 }

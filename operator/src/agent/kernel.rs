@@ -1,9 +1,12 @@
 //! The host's links and routes, as far as the agent reads and keeps them. It runs in the host's network namespace and enters no other.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use azure_vnet_plugin::{
-    netlink::{Change, Errno, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
+    netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
     store::{KernelLease, KernelUse},
 };
 use azure_vnet_plugin_core::{
@@ -12,7 +15,7 @@ use azure_vnet_plugin_core::{
     lease::{Entry, Lease},
     wiring::{Alias, UNREACHABLE_METRIC},
 };
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use rustix::fs::FsWord;
 
 use super::problems::chain;
@@ -45,6 +48,8 @@ pub struct PodLink {
     pub name: IfName,
     /// Whose it is, and its address.
     pub alias: Alias,
+    /// Whether it is a port of a bridge.
+    pub is_bridged: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -84,7 +89,7 @@ impl Kernel {
     /// The kernel does not answer.
     pub fn view(&mut self) -> Result<View, KernelError> {
         let links = self.0.links().map_err(failed("read the host's links"))?;
-        let routes = self.0.routes(MAIN_TABLE).map_err(failed("read the host's routes"))?;
+        let routes = self.0.routes(Family::V4, MAIN_TABLE).map_err(failed("read the host's routes"))?;
         let nics = links.iter().filter(|link| link.controller.is_none()).filter_map(nic);
         Ok(View { nics: nics.collect(), pods: links.iter().filter_map(pod_link).collect(), routes })
     }
@@ -105,8 +110,8 @@ impl Kernel {
     }
 
     fn neighbour(&mut self, address: Ipv4Addr) -> Result<bool, String> {
-        let neighbours = self.0.neighbours().map_err(|error| chain(&error))?;
-        Ok(neighbours.iter().any(|neighbour| neighbour.permanent && neighbour.address == address))
+        let neighbours = self.0.neighbours(Family::V4).map_err(|error| chain(&error))?;
+        Ok(neighbours.iter().any(|neighbour| neighbour.permanent && neighbour.address == IpAddr::V4(address)))
     }
 
     /// Makes the unreachable routes exactly those of these addresses (safety rule PK1). Answers how many differed.
@@ -130,11 +135,11 @@ impl Kernel {
         let ours: BTreeSet<u32> = view.pods.iter().map(|pod| pod.index).collect();
         let of_lost = |route: &&Route| {
             route.destination.prefix_len() == 32
-                && lost.contains(&route.destination.addr())
+                && v4(route.destination.addr()).is_some_and(|address| lost.contains(&address))
                 && route.link.is_some_and(|link| ours.contains(&link))
         };
         let routes: Vec<Route> = view.routes.iter().filter(of_lost).cloned().collect();
-        let removed = routes.iter().map(|route| route.destination.addr()).collect();
+        let removed = routes.iter().filter_map(|route| v4(route.destination.addr())).collect();
         let changes: Vec<Change<'_>> = routes.into_iter().map(Change::DeleteRoute).collect();
         self.changes("remove the routes of lost addresses", &changes)?;
         Ok(removed)
@@ -162,11 +167,11 @@ impl Kernel {
     }
 
     fn any_sign(&mut self, view: &View, address: Ipv4Addr) -> LinkWitness {
-        if view.pods.iter().any(|pod| pod.alias.address == address) {
+        if view.pods.iter().any(|pod| pod.alias.address == IpAddr::V4(address)) {
             return LinkWitness::Present;
         }
         match self.0.route_to(address) {
-            Ok(Lookup::Route(route)) if route.kind == RouteKind::Local || route.destination == Ipv4Net::from(address) => {
+            Ok(Lookup::Route(route)) if route.kind == RouteKind::Local || route.destination == IpNet::from(IpAddr::V4(address)) => {
                 LinkWitness::Present
             }
             Ok(Lookup::Route(_) | Lookup::Nowhere) => LinkWitness::Gone,
@@ -200,12 +205,18 @@ impl View {
     /// The prefix on the node's NIC that an address lies in.
     #[must_use]
     pub fn prefix(&self, mac: &str, address: Ipv4Addr) -> Option<Ipv4Net> {
-        let link = self.find(mac)?.index;
-        let connected = |route: &&Route| {
-            let length = route.destination.prefix_len();
-            route.link == Some(link) && route.gateway.is_none() && (1..32).contains(&length) && route.destination.contains(&address)
+        // Where pods are bridged, a bridge has the addresses, with the NIC's hardware address.
+        let nics = self.nics.iter().filter(|nic| nic.mac.eq_ignore_ascii_case(mac));
+        let links: BTreeSet<u32> = nics.map(|nic| nic.index).collect();
+        let connected = |route: &Route| match route.destination {
+            IpNet::V4(destination) => {
+                let is_connected = route.link.is_some_and(|link| links.contains(&link)) && route.gateway.is_none();
+                let is_subnet = (1..32).contains(&destination.prefix_len()) && destination.contains(&address);
+                (is_connected && is_subnet).then_some(destination)
+            }
+            IpNet::V6(_) => None,
         };
-        self.routes.iter().find(connected).map(|route| route.destination)
+        self.routes.iter().find_map(connected)
     }
 
     fn find(&self, mac: &str) -> Option<&Nic> {
@@ -217,7 +228,7 @@ impl View {
     pub fn host_routes(&self) -> Vec<(Ipv4Addr, u32)> {
         let through = |route: &Route| {
             let link = route.link.filter(|link| self.pods.iter().any(|pod| pod.index == *link))?;
-            (route.destination.prefix_len() == 32).then(|| (route.destination.addr(), link))
+            v4(route.destination.addr()).filter(|_| route.destination.prefix_len() == 32).map(|address| (address, link))
         };
         self.routes.iter().filter_map(through).collect()
     }
@@ -225,27 +236,37 @@ impl View {
     /// The pods' links as leases, for a store that has lost its own.
     #[must_use]
     pub fn leases(&self, network: &NetworkName) -> Vec<KernelLease> {
-        let lease = |pod: &PodLink| KernelLease {
-            address: pod.alias.address,
-            attachment: Attachment::clone(&pod.alias.attachment),
-            host_link: pod.name.clone(),
-            pod: None,
-            network: network.clone(),
-            mode: Mode::Transparent,
-            netns: None,
+        let lease = |pod: &PodLink| {
+            Some(KernelLease {
+                address: v4(pod.alias.address)?,
+                attachment: Attachment::clone(&pod.alias.attachment),
+                host_link: pod.name.clone(),
+                pod: None,
+                network: network.clone(),
+                // Of a bridged pod, DEL removes what the kernel shows; which of the two modes it is, it need not know.
+                mode: if pod.is_bridged { Mode::Bridge } else { Mode::Transparent },
+                netns: None,
+            })
         };
-        self.pods.iter().map(lease).collect()
+        self.pods.iter().filter_map(lease).collect()
     }
 }
 
 fn pod_link(link: &Link) -> Option<PodLink> {
     let alias = link.alias.as_ref()?.parse().ok()?;
-    Some(PodLink { index: link.index, name: link.name.parse().ok()?, alias })
+    Some(PodLink { index: link.index, name: link.name.parse().ok()?, alias, is_bridged: link.controller.is_some() })
 }
 
 fn unreachable(route: &Route) -> Option<Ipv4Addr> {
     let ours = route.kind == RouteKind::Unreachable && route.metric == UNREACHABLE_METRIC && route.destination.prefix_len() == 32;
-    ours.then(|| route.destination.addr())
+    v4(route.destination.addr()).filter(|_| ours)
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
 }
 
 /// Whether the lease's namespace is still at its path. The agent may not enter namespaces, so one that is there counts as the lease's own, and

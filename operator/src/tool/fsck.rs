@@ -3,7 +3,11 @@
 //! A lease is freed by nobody here: that takes the runtime's or the API server's word beside the kernel's (safety rule CM4), which GC and the
 //! agent have and a person at a node has not.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use azure_vnet_operator_core::look::Table;
 use azure_vnet_plugin_core::{attachment::Attachment, gc::NetnsWitness, lease::Entry, pool::Pool};
@@ -130,12 +134,14 @@ fn finding(kind: Kind, address: Ipv4Addr, of: Option<&Attachment>, what: String)
 }
 
 fn of_link(link: &PodLink, seen: &Seen<'_>) -> Option<Finding> {
-    let (address, owner) = (link.alias.address, &link.alias.attachment);
+    // The store is of IPv4.
+    let (IpAddr::V4(address), owner) = (link.alias.address, &link.alias.attachment) else { return None };
     let entry = seen.entries.iter().find(|(at, _)| *at == address).map(|(_, entry)| entry);
     let name = &link.name;
     match entry {
         Some(Entry::Leased(lease)) if lease.attachment == *owner => {
-            let routed = seen.routes.iter().any(|(to, through)| *to == address && *through == link.index);
+            // A bridged pod's route leads through its bridge.
+            let routed = link.is_bridged || seen.routes.iter().any(|(to, through)| *to == address && *through == link.index);
             (!routed).then(|| finding(Kind::LinkWithoutRoute, address, Some(owner), format!("{name} is there, the route to it is not")))
         }
         Some(Entry::Leased(lease)) => {
@@ -224,7 +230,7 @@ mod tests {
 
     fn link(last: u8, name: &str) -> PodLink {
         let alias = format!("azure-vnet:{}/eth0 {}", name, address(last)).parse().unwrap();
-        PodLink { index: u32::from(last), name: format!("azv{last}").parse().unwrap(), alias }
+        PodLink { index: u32::from(last), name: format!("azv{last}").parse().unwrap(), alias, is_bridged: false }
     }
 
     fn kinds(entries: &[(Ipv4Addr, Entry)], links: &[PodLink]) -> Vec<(Kind, Option<Ipv4Addr>)> {
@@ -232,7 +238,11 @@ mod tests {
     }
 
     fn report(entries: &[(Ipv4Addr, Entry)], links: &[PodLink]) -> Report {
-        let routes: Vec<_> = links.iter().filter(|link| link.index != 9).map(|link| (link.alias.address, link.index)).collect();
+        let routes: Vec<_> = links
+            .iter()
+            .filter(|link| link.index != 9)
+            .filter_map(|link| if let IpAddr::V4(address) = link.alias.address { Some((address, link.index)) } else { None })
+            .collect();
         let seen = Seen { entries, links, routes: &routes, pool: None, netns: &|_| NetnsWitness::Gone };
         compare("boot".into(), &seen)
     }

@@ -1,8 +1,8 @@
 //! Results: one value, printed in the shape of the caller's version, and read back from `prevResult` or a delegated plugin in any of them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -43,20 +43,20 @@ pub struct Interface {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ip {
     /// Address and prefix length.
-    pub address: Ipv4Net,
+    pub address: IpNet,
     /// Index into the interfaces.
     pub interface: Option<usize>,
     /// The subnet's gateway.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
 }
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerRoute {
     /// Where to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// Through whom.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
 }
 
 /// Resolvers, as configurations and results write them.
@@ -79,11 +79,8 @@ pub enum AnswerError {
     #[error("{0}")]
     Type(String),
     /// No address.
-    #[error("{0:?} is no IPv4 address with a prefix length")]
+    #[error("{0:?} is no address with a prefix length")]
     Address(String),
-    /// Not supported.
-    #[error("{0} is an IPv6 address, which is not supported")]
-    Ipv6(String),
     /// Not a result.
     #[error("it is no JSON object")]
     NoObject,
@@ -101,20 +98,33 @@ impl Answer {
     pub fn of_pool(address: Ipv4Net, gateway: Ipv4Addr) -> Self {
         Self {
             interfaces: Vec::new(),
-            ips: vec![Ip { address, interface: None, gateway: Some(gateway) }],
-            routes: vec![AnswerRoute { destination: Ipv4Net::default(), gateway: Some(gateway) }],
+            ips: vec![Ip { address: address.into(), interface: None, gateway: Some(gateway.into()) }],
+            routes: vec![AnswerRoute { destination: Ipv4Net::default().into(), gateway: Some(gateway.into()) }],
             dns: Dns { nameservers: vec![AZURE_DNS.to_string()], ..Dns::default() },
         }
     }
 
-    /// Adds the links, and says that the addresses are on the first.
+    /// Adds the links, and says that the addresses are on the first. What plugins before this one answered stays, ahead of it.
     #[must_use]
-    pub fn on(mut self, interfaces: Vec<Interface>) -> Self {
-        self.interfaces = interfaces;
-        for ip in &mut self.ips {
-            ip.interface = Some(0);
-        }
-        self
+    pub fn on(self, interfaces: Vec<Interface>, previous: Option<&Self>) -> Self {
+        let mut all = previous.cloned().unwrap_or_default();
+        let first = all.interfaces.len();
+        let Self { interfaces: _, ips, routes, dns } = self;
+        all.interfaces.extend(interfaces);
+        all.ips.extend(ips.into_iter().map(|ip| Ip { interface: Some(first), ..ip }));
+        all.routes.extend(routes);
+        all.dns = dns;
+        all
+    }
+
+    /// The addresses on a link in a namespace: those that the result says are there, and all of a result that says nothing of links.
+    #[must_use]
+    pub fn addresses_on(&self, name: &str) -> Vec<&Ip> {
+        let is_there = |ip: &&Ip| match ip.interface.and_then(|at| self.interfaces.get(at)) {
+            Some(interface) => interface.name == name && interface.sandbox.as_ref().is_some_and(|sandbox| !sandbox.is_empty()),
+            None => ip.interface.is_none(),
+        };
+        self.ips.iter().filter(is_there).collect()
     }
 
     /// The JSON in a version's shape.
@@ -129,10 +139,14 @@ impl Answer {
             }
             answer.insert("ips".to_owned(), ips.iter().map(|ip| ip.print(version)).collect());
             answer.insert("routes".to_owned(), Value::from(routes));
-        } else if let Some(ip) = ips.first() {
-            let mut ip4 = json!({ "ip": ip.address.to_string(), "routes": routes });
-            set(&mut ip4, "gateway", ip.gateway.map(|gateway| gateway.to_string()));
-            answer.insert("ip4".to_owned(), ip4);
+        } else {
+            for (key, is_v4) in [("ip4", true), ("ip6", false)] {
+                let Some(ip) = ips.iter().find(|ip| ip.address.addr().is_ipv4() == is_v4) else { continue };
+                let routes = self.routes.iter().filter(|route| route.destination.addr().is_ipv4() == is_v4);
+                let mut of_family = json!({ "ip": ip.address.to_string(), "routes": routes.map(AnswerRoute::print).collect::<Vec<_>>() });
+                set(&mut of_family, "gateway", ip.gateway.map(|gateway| gateway.to_string()));
+                answer.insert(key.to_owned(), of_family);
+            }
         }
         Value::Object(answer)
     }
@@ -140,20 +154,17 @@ impl Answer {
     /// Reads a result of any version.
     ///
     /// # Errors
-    /// It is none, or speaks of IPv6.
+    /// It is none.
     pub fn parse(value: &Value) -> Result<Self, AnswerError> {
         let object = Object::of(value).ok_or(AnswerError::NoObject)?;
         let mut answer = Self { dns: object.object("dns")?.map(Dns::parse).transpose()?.unwrap_or_default(), ..Self::default() };
-        if object.get("ip6").is_some() {
-            return Err(AnswerError::Ipv6("ip6".to_owned()));
-        }
-        let routes = match object.object("ip4")? {
-            Some(ip4) => {
-                answer.ips.push(Ip::parse(ip4, "ip")?);
-                ip4.list("routes")?
+        let mut routes = object.list("routes")?.to_vec();
+        for key in ["ip4", "ip6"] {
+            if let Some(of_family) = object.object(key)? {
+                answer.ips.push(Ip::parse(of_family, "ip")?);
+                routes.extend_from_slice(of_family.list("routes")?);
             }
-            None => object.list("routes")?,
-        };
+        }
         let inner = |value| Object::of(value).ok_or(AnswerError::NoObject);
         for value in object.list("interfaces")? {
             answer.interfaces.push(Interface::parse(inner(value)?)?);
@@ -161,7 +172,7 @@ impl Answer {
         for value in object.list("ips")? {
             answer.ips.push(Ip::parse(inner(value)?, "address")?);
         }
-        for value in routes {
+        for value in &routes {
             answer.routes.push(AnswerRoute::parse(inner(value)?)?);
         }
         Ok(answer)
@@ -198,7 +209,7 @@ impl Ip {
         set(&mut ip, "interface", *interface);
         set(&mut ip, "gateway", gateway.map(|gateway| gateway.to_string()));
         if version.has_ip_family() {
-            set(&mut ip, "version", Some("4"));
+            set(&mut ip, "version", Some(if address.addr().is_ipv4() { "4" } else { "6" }));
         }
         ip
     }
@@ -250,14 +261,11 @@ fn set(object: &mut Value, key: &str, value: Option<impl Into<Value>>) {
     }
 }
 
-fn network(text: &str) -> Result<Ipv4Net, AnswerError> {
-    if text.contains(':') {
-        return Err(AnswerError::Ipv6(text.to_owned()));
-    }
+fn network(text: &str) -> Result<IpNet, AnswerError> {
     text.parse().map_err(|_| AnswerError::Address(text.to_owned()))
 }
 
-fn gateway(object: Object<'_>, key: &str) -> Result<Option<Ipv4Addr>, AnswerError> {
+fn gateway(object: Object<'_>, key: &str) -> Result<Option<IpAddr>, AnswerError> {
     let read = |text: &str| text.parse().map_err(|_| AnswerError::Address(text.to_owned()));
     object.text(key)?.map(read).transpose()
 }
@@ -270,7 +278,7 @@ mod tests {
         let host = Interface { name: "azv0d7763386da".into(), mac: Some("aa:aa:aa:aa:aa:aa".into()), mtu: Some(1500), sandbox: None };
         let pod =
             Interface { name: "eth0".into(), mac: Some("02:00:00:00:00:01".into()), mtu: Some(1500), sandbox: Some("/run/netns/a".into()) };
-        Answer::of_pool("10.240.0.9/16".parse().unwrap(), Ipv4Addr::new(10, 240, 0, 1)).on(vec![pod, host])
+        Answer::of_pool("10.240.0.9/16".parse().unwrap(), Ipv4Addr::new(10, 240, 0, 1)).on(vec![pod, host], None)
     }
 
     #[test]
@@ -307,8 +315,31 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_is_named() {
-        let error = Answer::parse(&json!({ "ips": [{ "address": "fd00::1/64" }] })).unwrap_err();
-        assert_eq!(error.to_string(), "fd00::1/64 is an IPv6 address, which is not supported");
+    fn both_families_are_printed_and_read_back() {
+        let mut both = answer();
+        both.ips.push(Ip { address: "fd00::9/64".parse().unwrap(), interface: Some(0), gateway: Some("fd00::1".parse().unwrap()) });
+        both.routes.push(AnswerRoute { destination: "::/0".parse().unwrap(), gateway: Some("fd00::1".parse().unwrap()) });
+        for version in CniVersion::ALL {
+            let printed = both.print(version);
+            if version.has_ip_family() {
+                assert_eq!(printed["ips"][1]["version"], "6");
+            }
+            let read = Answer::parse(&printed).unwrap();
+            let addresses: Vec<_> = read.ips.iter().map(|ip| (ip.address, ip.gateway)).collect();
+            assert_eq!(addresses, both.ips.iter().map(|ip| (ip.address, ip.gateway)).collect::<Vec<_>>(), "{version}");
+            assert_eq!(read.routes, both.routes, "{version}");
+        }
+    }
+
+    #[test]
+    fn what_plugins_before_answered_stays() {
+        let lo = Interface { name: "lo".into(), sandbox: Some("/run/netns/a".into()), ..Interface::default() };
+        let local = Ip { address: "127.0.0.1/8".parse().unwrap(), interface: Some(0), gateway: None };
+        let before = Answer { interfaces: vec![lo.clone()], ips: vec![local.clone()], ..Answer::default() };
+        let pod = Interface { name: "eth0".into(), sandbox: Some("/run/netns/a".into()), ..Interface::default() };
+        let after = Answer::of_pool("10.240.0.9/16".parse().unwrap(), Ipv4Addr::new(10, 240, 0, 1)).on(vec![pod], Some(&before));
+        assert_eq!((after.interfaces.len(), after.ips.len(), &after.interfaces[0], &after.ips[0]), (2, 2, &lo, &local));
+        assert_eq!(after.addresses_on("eth0").iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), ["10.240.0.9/16"]);
+        assert_eq!(after.addresses_on("eth1"), Vec::<&Ip>::new());
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     error::{CniError, Code},
     ipam::OwnIpam,
     json::{Object, TypeError},
+    network::{self, NetworkConf},
     version::CniVersion,
 };
 
@@ -78,6 +79,8 @@ pub struct NetConf {
     pub master: Option<IfName>,
     /// Addresses that the host is to route rather than the fabric; transparent mode routes all of them so.
     pub ips_to_route_via_host: Vec<Ipv4Addr>,
+    /// The bridge and what a runtime wants of the pod's link; for `azure-vnet-ipam` without meaning.
+    pub network: NetworkConf,
     /// Where addresses come from.
     pub ipam: Ipam,
     /// Resolvers of the configuration.
@@ -116,11 +119,15 @@ impl NetConf {
             version,
             name: name(object)?,
             mode: match role {
-                Role::Network => network_mode(object)?,
+                Role::Network => network::mode(object)?,
                 Role::Ipam => Mode::Transparent,
             },
             master: master(object)?,
             ips_to_route_via_host: addresses(object, "ipsToRouteViaHost")?,
+            network: match role {
+                Role::Network => NetworkConf::parse(object)?,
+                Role::Ipam => NetworkConf::default(),
+            },
             ipam: ipam(object, role)?,
             dns: object.object("dns").and_then(|dns| dns.map_or(Ok(Dns::default()), Dns::parse)).map_err(wrong_type)?,
             prev_result: prev_result(object)?,
@@ -216,27 +223,6 @@ fn name(object: Object<'_>) -> Result<NetworkName, CniError> {
     text.parse().map_err(|error| invalid("name", &error))
 }
 
-fn network_mode(object: Object<'_>) -> Result<Mode, CniError> {
-    let text = object.text("mode").map_err(wrong_type)?;
-    if object.flag("multiTenancy").map_err(wrong_type)? {
-        return Err(unsupported("multiTenancy", "true"));
-    }
-    // An omitted mode has always meant tunnel.
-    let mode = match text {
-        None | Some("l2-tunnel") => Mode::Tunnel,
-        Some("l2-bridge") => Mode::Bridge,
-        Some(text) => text.parse().map_err(|_| unsupported("mode", text).with_details("write \"mode\": \"transparent\""))?,
-    };
-    match mode {
-        Mode::Transparent => Ok(mode),
-        Mode::Bridge | Mode::Tunnel => {
-            let how = if text.is_some() { "" } else { ", which an omitted mode means," };
-            Err(CniError::new(Code::UnsupportedField, format!("mode {mode}{how} is not supported yet"))
-                .with_details("write \"mode\": \"transparent\" into the network configuration"))
-        }
-    }
-}
-
 fn master(object: Object<'_>) -> Result<Option<IfName>, CniError> {
     object.text("master").map_err(wrong_type)?.map(|name| name.parse().map_err(|error| invalid("master", &error))).transpose()
 }
@@ -292,10 +278,6 @@ fn invalid_text(key: &str, text: &str, expected: &str) -> CniError {
     CniError::new(Code::InvalidConfig, format!("{key}: {text:?} is not {expected}"))
 }
 
-fn unsupported(key: &str, value: &str) -> CniError {
-    CniError::new(Code::UnsupportedField, format!("{key}: {value:?} is not supported"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -327,16 +309,6 @@ mod tests {
         let Ipam::Own(own) = conf.ipam else { panic!("{:?}", conf.ipam) };
         assert_eq!(own.source, Source::Azure(Services::default()));
         assert_eq!((conf.ips_to_route_via_host.len(), conf.dns.nameservers.len()), (1, 1));
-    }
-
-    #[test]
-    fn a_mode_that_is_not_supported_yet_names_the_one_that_is() {
-        for mode in
-            [json!("tunnel"), json!("bridge"), json!("l2-tunnel"), json!("l2bridge"), json!("transparent-vlan"), json!(""), Value::Null]
-        {
-            let (code, text) = error(&with("mode", mode));
-            assert!(code == 2 && text.contains("\"mode\": \"transparent\""), "{code} {text}");
-        }
     }
 
     #[test]

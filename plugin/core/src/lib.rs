@@ -3,13 +3,16 @@
 pub mod answer;
 pub mod attachment;
 pub mod boot;
+pub mod bridge;
 pub mod conf;
 pub mod error;
+pub mod frames;
 pub mod gc;
 pub mod ipam;
 mod json;
 pub mod lease;
 pub mod memory;
+pub mod network;
 pub mod original;
 pub mod pool;
 pub mod queue;

@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn an_error_speaks_the_callers_version() {
         let (version, _) =
-            Request::parse(&environment("ADD"), CONF.replace("transparent", "tunnel").as_bytes(), Role::Network).unwrap_err();
+            Request::parse(&environment("ADD"), CONF.replace("transparent", "transparent-vlan").as_bytes(), Role::Network).unwrap_err();
         assert_eq!(version, CniVersion::V1_1_0);
     }
 }

@@ -1,27 +1,35 @@
 //! ADD: an address, then the wiring, then the answer; on failure none of them. The same ADD again completes what is half made.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use azure_vnet_plugin_core::{
-    answer::{Answer, Interface},
-    attachment::{Attachment, IfName},
+    answer::{Answer, Dns, Interface},
+    attachment::{IfName, Mode},
+    bridge::NetworkWish,
     conf::{Ipam, Role},
     error::{CniError, Code, chain},
+    frames::{self, ObservedRule},
     ipam::OwnIpam,
     lease::{Entry, Lease},
     request::Add,
-    wiring::{self, HOST_MAC, Owner, Wiring},
+    wiring::{self, Bridged, HOST_MAC, Owner, Way, Wiring},
 };
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{Done, Run, errors, write_json};
 use crate::{
+    bridge,
+    frames::Frames,
     kernel_use,
     netlink::{LinkBy, Lookup, Netlink},
     netns::Netns,
     source,
     store::{Granted, Held, LeaseRequest, Origin},
-    wire::{self, Holder, Made, Sides, WireError},
+    switch,
+    wire::{self, FrameSide, Holder, Made, Sides, WireError},
 };
 
 /// What a link has where nothing says otherwise.
@@ -29,21 +37,15 @@ const DEFAULT_MTU: u32 = 1500;
 
 impl Run<'_> {
     pub(super) fn add(&self, add: &Add) -> Result<Done, CniError> {
-        let host_link = wiring::host_link(&add.conf.name, &add.attachment, add.pod.as_ref())
+        let host_link = wiring::host_link(add.conf.mode, &add.conf.name, &add.attachment, add.pod.as_ref())
             .map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?;
         let netns = Netns::open(add.netns.as_str()).map_err(|error| errors::netns(&error))?;
         let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
-        let (mut pod, cookie) = netns.netlink_and_cookie().map_err(|error| errors::netns(&error))?;
+        let (pod, cookie) = netns.netlink_and_cookie().map_err(|error| errors::netns(&error))?;
         match (self.role, &add.conf.ipam) {
             (Role::Ipam, Ipam::Own(own)) => self.lease_only(add, own, host_link, cookie, &mut host),
-            (Role::Network, Ipam::Own(own)) => {
-                let mut sides = Sides { host: &mut host, pod: &mut pod, netns: &netns };
-                self.add_own(add, own, host_link, cookie, &mut sides)
-            }
-            (Role::Network | Role::Ipam, Ipam::Delegated(name)) => {
-                let mut sides = Sides { host: &mut host, pod: &mut pod, netns: &netns };
-                self.add_delegated(add, name, host_link, &mut sides)
-            }
+            (Role::Network, Ipam::Own(own)) => self.add_own(add, own, host_link, cookie, &mut Ends { host, pod, netns }),
+            (Role::Network | Role::Ipam, Ipam::Delegated(name)) => self.add_delegated(add, name, host_link, &mut Ends { host, pod, netns }),
         }
     }
 
@@ -56,16 +58,16 @@ impl Run<'_> {
         });
         let address = granted.held.lease().address;
         match answer {
-            Ok(answer) => reply(add, &answer, address),
+            Ok(answer) => reply(add, &whole(add, answer, None), address.into()),
             Err(error) => Err(rolled_back(granted.held, error)),
         }
     }
 
-    fn add_own(&self, add: &Add, own: &OwnIpam, host_link: IfName, cookie: Option<u64>, sides: &mut Sides<'_>) -> Result<Done, CniError> {
+    fn add_own(&self, add: &Add, own: &OwnIpam, host_link: IfName, cookie: Option<u64>, ends: &mut Ends) -> Result<Done, CniError> {
         let mut request = request(add, own, host_link, cookie);
         loop {
-            let granted = self.lease(add, own, &request, sides.host)?;
-            match self.attempt(add, own, granted, sides)? {
+            let granted = self.lease(add, own, &request, &mut ends.host)?;
+            match self.attempt(add, own, granted, ends)? {
                 Attempt::Done(done) => return Ok(done),
                 Attempt::InUse(address) => request.avoid.insert(address),
             };
@@ -73,56 +75,56 @@ impl Run<'_> {
     }
 
     /// Wires the pod with one address, and answers. On failure the address and the wiring are taken back.
-    fn attempt(&self, add: &Add, own: &OwnIpam, granted: Granted<'_>, sides: &mut Sides<'_>) -> Result<Attempt, CniError> {
+    fn attempt(&self, add: &Add, own: &OwnIpam, granted: Granted<'_>, ends: &mut Ends) -> Result<Attempt, CniError> {
         let answer = match answer_of(&granted) {
             Ok(answer) => answer,
             Err(error) => return Err(rolled_back(granted.held, error)),
         };
-        let wiring = Wiring {
-            attachment: add.attachment.clone(),
-            host_link: granted.held.lease().host_link.clone(),
-            address: answer.address,
-            mtu: granted.pool.mtu.unwrap_or_else(|| uplink_mtu(sides.host, add, granted.pool.gateway)),
+        let host_link = granted.held.lease().host_link.clone();
+        let mut prepared = match prepare(add, &mut ends.host, &answer.answer, host_link, granted.pool.mtu) {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(rolled_back(granted.held, error)),
         };
-        let made = match self.wire(add, sides, &wiring) {
+        let (wiring, mut sides) = prepared.sides(ends);
+        let made = match self.wire(add, &mut sides, &wiring) {
             Ok(made) => made,
             // Safety rule ST4: another address, where this one was not given before.
-            Err(WireError::AddressInUse { address, .. }) if granted.held.origin() == Origin::Created && own.requested.is_none() => {
+            Err(WireError::AddressInUse { .. }) if granted.held.origin() == Origin::Created && own.requested.is_none() => {
                 granted.held.rollback().map_err(|error| errors::hold(&error))?;
-                return Ok(Attempt::InUse(address));
+                return Ok(Attempt::InUse(answer.address.addr()));
             }
             Err(error) => return Err(rolled_back(granted.held, errors::wire(&add.attachment, &error))),
         };
-        let text = answer.answer.on(interfaces(add, &wiring));
         match granted.held.confirm() {
             // The lease is held until the answer is out (safety rule CM1).
-            Ok(()) => reply(add, &text, answer.address.addr()).map(Attempt::Done),
+            Ok(()) => reply(add, &whole(add, answer.answer, Some(&wiring)), answer.address.addr().into()).map(Attempt::Done),
             Err(error) => {
                 let error = errors::lease(&error, own.source);
-                let undone = wire::undo(sides, &wiring, &made, WireError::Refused(error.msg.clone()));
+                let undone = wire::undo(&mut sides, &wiring, &made, WireError::Refused(error.msg.clone()));
                 Err(rolled_back(granted.held, CniError { msg: chain(&undone), ..error }))
             }
         }
     }
 
-    fn add_delegated(&self, add: &Add, name: &str, host_link: IfName, sides: &mut Sides<'_>) -> Result<Done, CniError> {
+    fn add_delegated(&self, add: &Add, name: &str, host_link: IfName, ends: &mut Ends) -> Result<Done, CniError> {
         let delegate = self.delegate(name);
         let given = delegate.add()?;
-        let result = match given.ips.as_slice() {
-            [ip] => {
-                let (host, gateway) = (&mut *sides.host, ip.gateway.unwrap_or(ip.address.addr()));
-                let mtu = uplink_mtu(host, add, gateway);
-                let wiring = Wiring { attachment: add.attachment.clone(), host_link, address: ip.address, mtu };
-                self.wire(add, sides, &wiring).map_err(|error| errors::wire(&add.attachment, &error)).and_then(|_| {
-                    let address = ip.address.addr();
-                    reply(add, &given.clone().on(interfaces(add, &wiring)), address)
-                })
-            }
-            ips => Err(CniError::new(Code::Failed, format!("IPAM plugin {name} gave {} IPv4 addresses, and one is needed", ips.len()))),
-        };
-        result.map_err(|error| match delegate.tell("DEL") {
+        self.wire_delegated(add, name, given, host_link, ends).map_err(|error| match delegate.tell("DEL") {
             Ok(()) => error,
             Err(left) => CniError { msg: format!("{}; and the address was not given back: {}", error.msg, left.msg), ..error },
+        })
+    }
+
+    fn wire_delegated(&self, add: &Add, name: &str, given: Answer, host_link: IfName, ends: &mut Ends) -> Result<Done, CniError> {
+        let Some(first) = given.ips.first().map(|ip| ip.address.addr()) else {
+            return Err(CniError::new(Code::Failed, format!("IPAM plugin {name} gave no address")));
+        };
+        let mut prepared = prepare(add, &mut ends.host, &given, host_link, None)?;
+        let (wiring, mut sides) = prepared.sides(ends);
+        let made = self.wire(add, &mut sides, &wiring).map_err(|error| errors::wire(&add.attachment, &error))?;
+        reply(add, &whole(add, given, Some(&wiring)), first).map_err(|error| {
+            let undone = wire::undo(&mut sides, &wiring, &made, WireError::Refused(error.msg.clone()));
+            CniError { msg: chain(&undone), ..error }
         })
     }
 
@@ -131,12 +133,12 @@ impl Run<'_> {
         if let Some(machine) = &machine {
             machine.prepare(host, &add.conf.name, add.conf.mode).map_err(|error| errors::source(&error))?;
         }
-        let mut granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address));
+        let mut granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address.into()));
         if let (Err(error), Some(machine)) = (&granted, &machine)
             && error.may_be_news()
             && machine.renew(host).map_err(|error| errors::source(&error))?
         {
-            granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address));
+            granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address.into()));
         }
         granted.map_err(|error| {
             if let (true, Some(uid)) = (error.is_demand(), add.pod.as_ref().and_then(|pod| pod.uid.as_ref())) {
@@ -163,7 +165,7 @@ impl Run<'_> {
     }
 }
 
-fn reply(add: &Add, answer: &Answer, address: Ipv4Addr) -> Result<Done, CniError> {
+fn reply(add: &Add, answer: &Answer, address: IpAddr) -> Result<Done, CniError> {
     write_json(&answer.print(add.conf.version)).map_err(|error| CniError::new(Code::Io, format!("cannot write the answer: {error}")))?;
     let pod = add.pod.as_ref().map_or_else(|| " a container".to_owned(), |pod| format!(" pod {pod}"));
     Ok(Done::with(address, format!("leased to{pod} in network {}", add.conf.name)))
@@ -202,25 +204,93 @@ fn answer_of(granted: &Granted<'_>) -> Result<Given, CniError> {
     Ok(Given { address, answer: Answer::of_pool(address, pool.gateway) })
 }
 
+/// Sockets of both sides, and the pod's namespace.
+struct Ends {
+    host: Netlink,
+    pod: Netlink,
+    netns: Netns,
+}
+
+/// What is to be made, and with what.
+struct Prepared {
+    wiring: Wiring,
+    frames: Option<(Frames, Vec<ObservedRule>)>,
+}
+
+impl Prepared {
+    fn sides<'a>(&'a mut self, ends: &'a mut Ends) -> (Wiring, Sides<'a>) {
+        let Ends { host, pod, netns } = ends;
+        let frames = self.frames.as_mut().map(|(socket, seen)| FrameSide { socket, seen: std::mem::take(seen) });
+        (self.wiring.clone(), Sides { host, pod, netns, frames })
+    }
+}
+
+/// Decides how the pod is wired for a result; for a bridged one the network is there afterwards.
+fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, mtu: Option<u32>) -> Result<Prepared, CniError> {
+    let conf = &add.conf;
+    let addresses: Vec<IpNet> = given.ips.iter().map(|ip| ip.address).collect();
+    let mac = conf.network.mac.unwrap_or_else(|| wiring::pod_mac(&add.attachment));
+    let wiring = |way, mtu| Wiring { attachment: add.attachment.clone(), host_link, mac, addresses: addresses.clone(), mtu, way };
+    let frames = match conf.mode {
+        Mode::Transparent => {
+            if addresses.iter().any(|address| address.addr().is_ipv6()) {
+                switch::forward_ipv6().map_err(|error| CniError::because(Code::Failed, &error))?;
+            }
+            let mtu = mtu.unwrap_or_else(|| uplink_mtu(host, add, given));
+            return Ok(Prepared { wiring: wiring(Way::Routed, mtu), frames: None });
+        }
+        Mode::Bridge => frames::Frames::Direct,
+        Mode::Tunnel => frames::Frames::ToFabric,
+    };
+    let wish = NetworkWish {
+        master: conf.master.clone(),
+        bridge: conf.network.bridge.clone(),
+        uplink_hairpin: !conf.network.no_uplink_hairpin,
+        via_host: conf.ips_to_route_via_host.clone(),
+        frames,
+    };
+    let subnet = addresses.iter().find(|address| address.addr().is_ipv4()).or_else(|| addresses.first()).copied().unwrap_or_default();
+    let mut socket = Frames::open().map_err(|error| errors::netlink(&error))?;
+    let ready = bridge::ensure(host, &mut socket, &wish, subnet).map_err(|error| errors::bridge(&error))?;
+    let way = Way::Bridged(Bridged { bridge: ready.bridge, uplink: ready.network.uplink, frames, routes: routes(given) });
+    Ok(Prepared { wiring: wiring(way, mtu.unwrap_or(ready.network.mtu)), frames: Some((socket, ready.rules)) })
+}
+
+/// The routes that a result gives a bridged pod.
+pub(super) fn routes(given: &Answer) -> Vec<(IpNet, Option<IpAddr>)> {
+    let gateways: Vec<IpAddr> = given.ips.iter().filter_map(|ip| ip.gateway).collect();
+    let routes: Vec<_> = given.routes.iter().map(|route| (route.destination, route.gateway)).collect();
+    Bridged::routes_of(&gateways, &routes)
+}
+
+/// The whole answer: the links, what plugins before this one answered, and the resolvers that were asked for.
+fn whole(add: &Add, given: Answer, wiring: Option<&Wiring>) -> Answer {
+    let mut answer = match wiring {
+        Some(wiring) => given.on(interfaces(add, wiring), add.conf.prev_result.as_ref()),
+        None => given,
+    };
+    if let Some(dns) = &add.conf.network.dns {
+        answer.dns = dns.clone();
+    } else if add.conf.dns != Dns::default() {
+        answer.dns = add.conf.dns.clone();
+    }
+    answer
+}
+
 fn interfaces(add: &Add, wiring: &Wiring) -> Vec<Interface> {
-    let Attachment { if_name, .. } = &add.attachment;
     let mtu = Some(wiring.mtu);
+    let (name, sandbox) = (add.attachment.if_name.to_string(), Some(add.netns.to_string()));
     vec![
-        Interface {
-            name: if_name.to_string(),
-            mac: Some(wiring::pod_mac(&add.attachment).to_string()),
-            mtu,
-            sandbox: Some(add.netns.to_string()),
-        },
+        Interface { name, mac: Some(wiring.mac.to_string()), mtu, sandbox },
         Interface { name: wiring.host_link.to_string(), mac: Some(HOST_MAC.to_string()), mtu, sandbox: None },
     ]
 }
 
 /// MTU of the named uplink, else of the link through which the gateway is reached.
-fn uplink_mtu(host: &mut Netlink, add: &Add, gateway: Ipv4Addr) -> u32 {
+fn uplink_mtu(host: &mut Netlink, add: &Add, given: &Answer) -> u32 {
     let link = match &add.conf.master {
         Some(master) => host.link(LinkBy::Name(master.as_str())).ok().flatten(),
-        None => match host.route_to(gateway) {
+        None => match given.ips.first().map_or(Ok(Lookup::Nowhere), |ip| host.route_to(ip.gateway.unwrap_or(ip.address.addr()))) {
             Ok(Lookup::Route(route)) => route.link.and_then(|link| host.link(LinkBy::Index(link)).ok().flatten()),
             Ok(Lookup::Nowhere) | Err(_) => None,
         },

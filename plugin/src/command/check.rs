@@ -3,16 +3,25 @@
 use std::net::Ipv4Addr;
 
 use azure_vnet_plugin_core::{
-    attachment::IfName,
+    answer::Answer,
+    attachment::{IfName, Mode},
     conf::{Ipam, Role},
     error::{CniError, Code},
+    frames::Frames as FramesGo,
     request::Add,
-    wiring::{self, Step, Wiring},
+    wiring::{self, Bridged, Way, Wiring},
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::{Done, Run, errors, subject};
-use crate::{netlink::Netlink, netns::Netns, wire};
+use super::{Done, Run, add::routes, errors, subject};
+use crate::{bridge, frames::Frames, netlink::Netlink, netns::Netns, wire};
+
+/// What ADD settled of an attachment.
+struct Settled {
+    address: Option<Ipv4Addr>,
+    host_link: IfName,
+    mode: Mode,
+}
 
 impl Run<'_> {
     pub(super) fn check(&self, check: &Add) -> Result<Done, CniError> {
@@ -29,10 +38,11 @@ impl Run<'_> {
         }
     }
 
-    /// Address and host link by the lease; none with the store lost, when the kernel alone is to agree with the result.
-    fn leased(&self, check: &Add) -> Result<Option<(Ipv4Addr, IfName)>, CniError> {
+    /// Address, host link and mode by the lease; none with the store lost, when the kernel alone is to agree with the result.
+    fn leased(&self, check: &Add) -> Result<Option<Settled>, CniError> {
         if let Some(held) = self.store.find(&check.attachment).map_err(|error| errors::hold(&error))? {
-            return Ok(Some((held.lease().address, held.lease().host_link.clone())));
+            let lease = held.lease();
+            return Ok(Some(Settled { address: Some(lease.address), host_link: lease.host_link.clone(), mode: lease.mode }));
         }
         if self.store.seal().is_err() && self.role == Role::Network {
             return Ok(None);
@@ -41,33 +51,57 @@ impl Run<'_> {
     }
 }
 
-fn check_wiring(check: &Add, lease: Option<(Ipv4Addr, IfName)>) -> Result<Done, CniError> {
+fn check_wiring(check: &Add, lease: Option<Settled>) -> Result<Done, CniError> {
     let previous = check.conf.prev_result.as_ref().ok_or_else(|| {
         CniError::new(Code::InvalidConfig, "required prevResult missing").with_details("CHECK gets the result of ADD as prevResult")
     })?;
-    let Some(network) = previous.ips.iter().map(|ip| ip.address).find(|ip| lease.as_ref().is_none_or(|(address, _)| ip.addr() == *address))
-    else {
-        let address = lease.map_or_else(|| "an address".to_owned(), |(address, _)| address.to_string());
-        return Err(CniError::new(Code::InvalidConfig, format!("prevResult lacks {address}, which the lease has")));
+    let addresses: Vec<IpNet> = previous.addresses_on(check.attachment.if_name.as_str()).iter().map(|ip| ip.address).collect();
+    let settled = match lease {
+        Some(settled) => settled,
+        None => Settled {
+            address: None,
+            host_link: wiring::host_link(check.conf.mode, &check.conf.name, &check.attachment, check.pod.as_ref())
+                .map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?,
+            mode: check.conf.mode,
+        },
     };
-    let host_link = match lease {
-        Some((_, host_link)) => host_link,
-        None => wiring::host_link(&check.conf.name, &check.attachment, check.pod.as_ref())
-            .map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?,
-    };
-    let missing = missing(check, host_link, network)?;
-    if missing.is_empty() {
-        return Ok(Done::with(network.addr(), "is wired"));
+    let lacks = |what: String| Err(CniError::new(Code::InvalidConfig, format!("prevResult lacks {what}")));
+    match settled.address {
+        Some(address) if addresses.iter().all(|network| network.addr() != address) => {
+            return lacks(format!("{address}, which the lease has"));
+        }
+        None if addresses.is_empty() => return lacks(format!("an address of {}", check.attachment.if_name)),
+        Some(_) | None => {}
     }
-    let what = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    Err(CniError::new(Code::Failed, format!("{} with {} lacks {what}", subject(&check.attachment), network.addr())))
+    let text = addresses.iter().map(|address| address.addr().to_string()).collect::<Vec<_>>().join(", ");
+    let missing = missing(check, previous, settled, addresses.clone())?;
+    if missing.is_empty() {
+        return Ok(addresses.first().map_or_else(Done::default, |address| Done::with(address.addr(), "is wired")));
+    }
+    Err(CniError::new(Code::Failed, format!("{} with {text} lacks {}", subject(&check.attachment), missing.join(", "))))
 }
 
-fn missing(check: &Add, host_link: IfName, network: Ipv4Net) -> Result<Vec<Step>, CniError> {
-    let wiring = Wiring { attachment: check.attachment.clone(), host_link, address: network, mtu: 0 };
+/// What the kernel does not show, in words.
+fn missing(check: &Add, previous: &Answer, settled: Settled, addresses: Vec<IpNet>) -> Result<Vec<String>, CniError> {
     let netns = Netns::open(check.netns.as_str()).map_err(|error| errors::netns(&error))?;
-    let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
+    let netlink = |error| errors::netlink(&error);
+    let mut host = Netlink::open().map_err(netlink)?;
     let mut pod = netns.netlink().map_err(|error| errors::netns(&error))?;
-    let observed = wire::observe(&mut host, Some(&mut pod), &wiring).map_err(|error| errors::wire(&check.attachment, &error))?;
-    Ok(wiring.plan(&observed))
+    let (mut rules, mut way) = (Vec::new(), Way::Routed);
+    let frames = match settled.mode {
+        Mode::Transparent => None,
+        Mode::Bridge => Some(FramesGo::Direct),
+        Mode::Tunnel => Some(FramesGo::ToFabric),
+    };
+    if let Some(frames) = frames {
+        let Some((bridge, uplink)) = bridge::place_of(&mut host, &settled.host_link).map_err(netlink)? else {
+            return Ok(vec![format!("link {} on a bridge of azure-vnet", settled.host_link)]);
+        };
+        rules = Frames::open().and_then(|mut frames| frames.observe()).map_err(netlink)?;
+        way = Way::Bridged(Bridged { bridge, uplink, frames, routes: routes(previous) });
+    }
+    let mac = check.conf.network.mac.unwrap_or_else(|| wiring::pod_mac(&check.attachment));
+    let wiring = Wiring { attachment: check.attachment.clone(), host_link: settled.host_link, mac, addresses, mtu: 0, way };
+    let observed = wire::observe(&mut host, Some(&mut pod), &rules, &wiring).map_err(|error| errors::wire(&check.attachment, &error))?;
+    Ok(wiring.plan(&observed).iter().map(ToString::to_string).collect())
 }

@@ -1,17 +1,19 @@
 //! DEL: the kernel's part, then the lease; only by the lease of this attachment or a link's alias that names it (safety rule CM2).
 
+use std::net::IpAddr;
+
 use azure_vnet_plugin_core::{
-    attachment::Attachment,
+    attachment::{Attachment, Mode},
     conf::Role,
     error::{CniError, Code},
     request::Del,
-    wiring::Owner,
+    wiring::{Alias, Owner},
 };
 
 use super::{Done, Run, errors, subject};
 use crate::{
-    kernel_use,
-    netlink::{LinkBy, Netlink, NetlinkError},
+    bridge, kernel_use,
+    netlink::{Link, LinkBy, Netlink, NetlinkError},
     store::{Freed, Held},
     wire,
 };
@@ -24,7 +26,11 @@ impl Run<'_> {
             return self.give_back(held, attachment, &mut host);
         }
         let removed = match self.role {
-            Role::Network => remove_by_alias(&mut host, attachment).map_err(|error| kernel_failed(attachment, &error))?,
+            Role::Network => {
+                let failed = |error| kernel_failed(attachment, &error);
+                let (links, addresses) = remove_by_alias(&mut host, attachment).map_err(failed)?;
+                links + bridge::forget_pod(&mut host, attachment, &addresses).map_err(failed)?
+            }
             Role::Ipam => 0,
         };
         if let (Role::Network, Some(delegate)) = (self.role, &del.conf.delegate) {
@@ -34,13 +40,13 @@ impl Run<'_> {
     }
 
     fn give_back(&self, held: Held<'_>, attachment: &Attachment, host: &mut Netlink) -> Result<Done, CniError> {
-        let (address, host_link) = (held.lease().address, held.lease().host_link.clone());
+        let (address, host_link, mode) = (held.lease().address, held.lease().host_link.clone(), held.lease().mode);
         let failed = |error| kernel_failed(attachment, &error);
         if self.role == Role::Network {
             remove_by_name(host, host_link.as_str(), attachment).map_err(failed)?;
         }
         // Whatever the link is called now: no route of this attachment's may be left when the address rests.
-        if let Some(index) = kernel_use::link_of(host, address).map_err(failed)? {
+        if let Some(index) = kernel_use::link_of(host, address.into()).map_err(failed)? {
             let link = host.link(LinkBy::Index(index)).map_err(failed)?;
             if let Some(link) = link.filter(|link| wire::owner(link, attachment) == Owner::This) {
                 match self.role {
@@ -51,6 +57,12 @@ impl Run<'_> {
                     }
                 }
             }
+        }
+        match (self.role, mode) {
+            (Role::Network, Mode::Bridge | Mode::Tunnel) => {
+                bridge::forget_pod(host, attachment, &[address.into()]).map_err(failed)?;
+            }
+            (Role::Network, Mode::Transparent) | (Role::Ipam, _) => {}
         }
         match held.cool().map_err(|error| errors::hold(&error))? {
             Freed::Cooling => Ok(Done::with(address, "given back")),
@@ -67,12 +79,13 @@ fn remove_by_name(host: &mut Netlink, name: &str, attachment: &Attachment) -> Re
     }
 }
 
-fn remove_by_alias(host: &mut Netlink, attachment: &Attachment) -> Result<usize, NetlinkError> {
+fn remove_by_alias(host: &mut Netlink, attachment: &Attachment) -> Result<(usize, Vec<IpAddr>), NetlinkError> {
     let ours: Vec<_> = host.links()?.into_iter().filter(|link| wire::owner(link, attachment) == Owner::This).collect();
     for link in &ours {
         wire::delete(host, link.index)?;
     }
-    Ok(ours.len())
+    let alias = |link: &Link| link.alias.as_deref()?.parse::<Alias>().ok();
+    Ok((ours.len(), ours.iter().filter_map(alias).map(|alias| alias.address).collect()))
 }
 
 fn kernel_failed(attachment: &Attachment, error: &NetlinkError) -> CniError {

@@ -2,6 +2,7 @@
 
 use azure_vnet_plugin_core::{
     attachment::Attachment,
+    bridge::NetworkError,
     error::{CniError, Code, chain},
     ipam::Source,
     source::Wanted,
@@ -9,6 +10,7 @@ use azure_vnet_plugin_core::{
 
 use super::subject;
 use crate::{
+    bridge::BridgeError,
     netlink::NetlinkError,
     netns::NetnsError,
     source::SourceError,
@@ -89,12 +91,46 @@ pub(super) fn netns(error: &NetnsError) -> CniError {
         NetnsError::Gone { .. } | NetnsError::Open { .. } | NetnsError::NotOne { .. } | NetnsError::Own { .. } => {
             CniError::because(Code::InvalidEnvironment, error)
         }
-        NetnsError::Enter { .. } | NetnsError::Socket { .. } => CniError::because(Code::Failed, error),
+        NetnsError::Enter { .. } | NetnsError::Ipv6 { .. } | NetnsError::Socket { .. } => CniError::because(Code::Failed, error),
     }
 }
 
 pub(super) fn netlink(error: &NetlinkError) -> CniError {
     CniError::because(Code::Failed, error)
+}
+
+pub(super) fn bridge(error: &BridgeError) -> CniError {
+    let details = match error {
+        BridgeError::Network(NetworkError::NoMaster(_) | NetworkError::NoSuchLink(_) | NetworkError::Controlled(_)) => {
+            "write the name of the host's uplink as \"master\""
+        }
+        BridgeError::Network(NetworkError::NoBridge(_) | NetworkError::Name(_)) => "write another name as \"bridge\", or leave it out",
+        BridgeError::Network(NetworkError::NoUplink(_) | NetworkError::NoMac(_)) => {
+            "write the name of an Ethernet link that is the host's uplink as \"master\""
+        }
+        BridgeError::NoNetfilter { .. } => {
+            "modprobe br_netfilter, and at each boot: a line br_netfilter in /etc/modules-load.d/azure-vnet.conf"
+        }
+        BridgeError::Observe(_)
+        | BridgeError::Step { .. }
+        | BridgeError::Stuck { .. }
+        | BridgeError::Rules { .. }
+        | BridgeError::Switch(_)
+        | BridgeError::Lock(_)
+        | BridgeError::Unsettled(_) => "",
+    };
+    let code = match error {
+        BridgeError::Network(_) => Code::InvalidConfig,
+        BridgeError::Unsettled(_) => Code::TryAgain,
+        BridgeError::Observe(_)
+        | BridgeError::Step { .. }
+        | BridgeError::Stuck { .. }
+        | BridgeError::Rules { .. }
+        | BridgeError::Switch(_)
+        | BridgeError::NoNetfilter { .. }
+        | BridgeError::Lock(_) => Code::Failed,
+    };
+    CniError::because(code, error).with_details(details)
 }
 
 pub(super) fn wire(attachment: &Attachment, error: &WireError) -> CniError {
@@ -104,6 +140,8 @@ pub(super) fn wire(attachment: &Attachment, error: &WireError) -> CniError {
         | WireError::Make { .. }
         | WireError::PodLinkExists { .. }
         | WireError::Refused(_)
+        | WireError::Rules { .. }
+        | WireError::Ipv6(_)
         | WireError::Undo { .. } => Code::Failed,
     };
     CniError::new(code, format!("cannot wire {}: {}", subject(attachment), chain(error)))

@@ -1,6 +1,10 @@
 //! GC: frees what the runtime does not list and the kernel does not show (safety rule CM4). Links are left to DEL and the agent.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use azure_vnet_plugin_core::{
     attachment::Attachment,
@@ -77,8 +81,8 @@ impl Run<'_> {
 fn has_no_trace(address: Ipv4Addr) -> bool {
     let Ok(mut host) = Netlink::open() else { return false };
     let alias = |link: &Link| link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok());
-    kernel_use::observe(&mut host, address) == KernelUse::Free
-        && host.links().is_ok_and(|links| !links.iter().filter_map(alias).any(|alias| alias.address == address))
+    kernel_use::observe(&mut host, address.into()) == KernelUse::Free
+        && host.links().is_ok_and(|links| !links.iter().filter_map(alias).any(|alias| alias.address == IpAddr::V4(address)))
         && !source::namespaces().contains_key(&address)
 }
 
@@ -130,6 +134,8 @@ fn netns_of(lease: &Lease) -> NetnsWitness {
         },
         Err(NetnsError::Gone { .. } | NetnsError::NotOne { .. }) => NetnsWitness::Gone,
         Err(NetnsError::Own { .. }) => NetnsWitness::Another,
-        Err(NetnsError::Open { .. } | NetnsError::Enter { .. } | NetnsError::Socket { .. }) => NetnsWitness::Unknown,
+        Err(NetnsError::Open { .. } | NetnsError::Enter { .. } | NetnsError::Ipv6 { .. } | NetnsError::Socket { .. }) => {
+            NetnsWitness::Unknown
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Write as _,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -60,7 +60,7 @@ impl Entry<'_> {
     fn line(&self, now: Duration, level: LogLevel) -> String {
         let Self { environment, took, result } = self;
         let text = |value: &Option<String>| quoted(value.as_deref().unwrap_or("-"));
-        let address = |address: Option<Ipv4Addr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+        let address = |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
         let outcome = match result {
             Ok(done) => format!("address={} outcome=ok msg={}", address(done.address), quoted(&done.what)),
             Err(error) => {

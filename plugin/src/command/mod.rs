@@ -10,7 +10,7 @@ mod log;
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _, Read as _, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -81,7 +81,7 @@ struct Run<'a> {
 /// What a command did, for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Done {
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     what: String,
 }
 
@@ -90,8 +90,8 @@ impl Done {
         Self { address: None, what: what.into() }
     }
 
-    fn with(address: Ipv4Addr, what: impl Into<String>) -> Self {
-        Self { address: Some(address), what: what.into() }
+    fn with(address: impl Into<IpAddr>, what: impl Into<String>) -> Self {
+        Self { address: Some(address.into()), what: what.into() }
     }
 }
 

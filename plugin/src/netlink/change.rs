@@ -2,20 +2,22 @@
 
 use std::{
     fmt,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use netlink_packet_core::Emitable;
+use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_route::{
-    AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-    link::{AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        AfSpecInet, AfSpecUnspec, InetDevConf, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
-use super::{Address, LinkIndex, Mac, Route, RouteKind, Scope};
+use super::{Address, LinkIndex, Mac, Route, RouteKind, Scope, observe::family};
 
 const REQUEST: u16 = 0x1;
 const REPLACE: u16 = 0x100;
@@ -74,6 +76,64 @@ pub enum Change<'a> {
         /// The alias, at most 255 bytes.
         alias: &'a str,
     },
+    /// Writes a link's alias.
+    SetAlias {
+        /// The link.
+        link: LinkIndex,
+        /// The alias, at most 255 bytes.
+        alias: &'a str,
+    },
+    /// Makes a bridge, which keeps this hardware address whatever ports it gets.
+    CreateBridge {
+        /// Its name.
+        name: &'a str,
+        /// Its hardware address.
+        mac: Mac,
+        /// Largest packet.
+        mtu: u32,
+    },
+    /// Sets a link's hardware address, for a bridge for good.
+    SetMac {
+        /// The link.
+        link: LinkIndex,
+        /// The address.
+        mac: Mac,
+    },
+    /// Makes a link a port of a bridge, or with 0 of none.
+    SetController {
+        /// The link.
+        link: LinkIndex,
+        /// The bridge.
+        controller: LinkIndex,
+    },
+    /// Whether frames may leave by the port that they came by.
+    SetHairpin {
+        /// The port.
+        link: LinkIndex,
+        /// Whether.
+        on: bool,
+    },
+    /// Adds an address in the kernel's own words to another link.
+    CopyAddress {
+        /// The other link.
+        link: LinkIndex,
+        /// The words.
+        words: &'a [u8],
+    },
+    /// Removes an address in the kernel's own words.
+    DeleteCopied {
+        /// The link.
+        link: LinkIndex,
+        /// The words.
+        words: &'a [u8],
+    },
+    /// Leads a route in the kernel's own words through another link, in place of the one that is there.
+    CopyRoute {
+        /// The other link.
+        link: LinkIndex,
+        /// The words.
+        words: &'a [u8],
+    },
     /// Adds an address without the route that its prefix would bring.
     AddAddress(Address),
     /// Removes an address.
@@ -89,7 +149,7 @@ pub enum Change<'a> {
         /// The link.
         link: LinkIndex,
         /// The neighbour.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its hardware address.
         mac: Mac,
     },
@@ -98,7 +158,7 @@ pub enum Change<'a> {
         /// The link.
         link: LinkIndex,
         /// The neighbour.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
 }
 
@@ -108,7 +168,14 @@ impl fmt::Display for Change<'_> {
             Self::CreateVeth(veth) => write!(f, "create link {} with {} in the pod's namespace", veth.name, veth.peer.name),
             Self::DeleteLink(link) => write!(f, "delete link {link}"),
             Self::SetUp(link) => write!(f, "set link {link} up"),
-            Self::Label { link, .. } => write!(f, "label link {link}"),
+            Self::Label { link, .. } | Self::SetAlias { link, .. } => write!(f, "label link {link}"),
+            Self::CreateBridge { name, .. } => write!(f, "create bridge {name}"),
+            Self::SetMac { link, mac } => write!(f, "set the hardware address of link {link} to {mac}"),
+            Self::SetController { link, controller } => write!(f, "make link {link} a port of {controller}"),
+            Self::SetHairpin { link, .. } => write!(f, "set the hairpin mode of port {link}"),
+            Self::CopyAddress { link, .. } => write!(f, "move an address to link {link}"),
+            Self::DeleteCopied { link, .. } => write!(f, "remove a moved address from link {link}"),
+            Self::CopyRoute { link, .. } => write!(f, "move a route to link {link}"),
             Self::AddAddress(address) => write!(f, "add {}/{} to link {}", address.address, address.prefix_len, address.link),
             Self::DeleteAddress(address) => write!(f, "remove {}/{} from link {}", address.address, address.prefix_len, address.link),
             Self::AddRoute(route) => write!(f, "add the route to {}", route.destination),
@@ -127,6 +194,14 @@ pub(super) fn encode(change: &Change<'_>) -> (u16, u16, Box<dyn Emitable>) {
         Change::DeleteLink(index) => (DELETE_LINK, REQUEST, Box::new(link_message(*index))),
         Change::SetUp(index) => (SET_LINK, REQUEST, Box::new(up(link_message(*index)))),
         Change::Label { link, alias } => (SET_LINK, REQUEST, Box::new(label_message(*link, alias))),
+        Change::SetAlias { link, alias } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::IfAlias((*alias).to_owned())))),
+        Change::CreateBridge { name, mac, mtu } => (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(bridge_message(name, *mac, *mtu))),
+        Change::SetMac { link, mac } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Address(mac.0.to_vec())))),
+        Change::SetController { link, controller } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Controller(*controller)))),
+        Change::SetHairpin { link, on } => (NEW_LINK, REQUEST, Box::new(with(*link, hairpin(*on)))),
+        Change::CopyAddress { link, words } => (NEW_ADDRESS, REQUEST | CREATE | REPLACE, copied_address(*link, words)),
+        Change::DeleteCopied { link, words } => (DELETE_ADDRESS, REQUEST, copied_address(*link, words)),
+        Change::CopyRoute { link, words } => (NEW_ROUTE, REQUEST | CREATE | REPLACE, copied_route(*link, words)),
         Change::AddAddress(address) => (NEW_ADDRESS, REQUEST | CREATE | EXCLUSIVE, Box::new(address_message(*address))),
         Change::DeleteAddress(address) => (DELETE_ADDRESS, REQUEST, Box::new(address_message(*address))),
         Change::AddRoute(route) => (NEW_ROUTE, REQUEST | CREATE | EXCLUSIVE, Box::new(route_message(route))),
@@ -170,6 +245,50 @@ fn veth_message(veth: &Veth<'_>) -> LinkMessage {
     message
 }
 
+fn with(link: LinkIndex, attribute: LinkAttribute) -> LinkMessage {
+    let mut message = link_message(link);
+    message.attributes = vec![attribute];
+    message
+}
+
+fn bridge_message(name: &str, mac: Mac, mtu: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    message
+}
+
+fn hairpin(on: bool) -> LinkAttribute {
+    let port = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)]);
+    LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(port)])
+}
+
+/// What the kernel told of an address, for another link. The label would name the old link; nobody need be asked whether the address is free.
+fn copied_address(link: LinkIndex, words: &[u8]) -> Box<dyn Emitable> {
+    let mut message = AddressMessage::parse(words).unwrap_or_default();
+    message.header.index = link;
+    message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Label(_)));
+    for attribute in &mut message.attributes {
+        if let AddressAttribute::Flags(flags) = attribute {
+            *flags |= AddressFlags::Nodad;
+        }
+    }
+    Box::new(message)
+}
+
+fn copied_route(link: LinkIndex, words: &[u8]) -> Box<dyn Emitable> {
+    let mut message = RouteMessage::parse(words).unwrap_or_default();
+    // What the kernel only tells, and takes no orders about.
+    message.header.flags &= RouteFlags::Onlink;
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_) | RouteAttribute::CacheInfo(_)));
+    message.attributes.push(RouteAttribute::Oif(link));
+    Box::new(message)
+}
+
 fn label_message(link: LinkIndex, alias: &str) -> LinkMessage {
     let mut conf = InetDevConf::default();
     conf.proxy_arp = 1;
@@ -183,21 +302,22 @@ fn label_message(link: LinkIndex, alias: &str) -> LinkMessage {
 
 fn address_message(address: Address) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(address.address);
     message.header.prefix_len = address.prefix_len;
     message.header.scope = AddressScope::Universe;
     message.header.index = address.link;
     message.attributes = vec![
-        AddressAttribute::Local(address.address.into()),
-        AddressAttribute::Address(address.address.into()),
-        AddressAttribute::Flags(AddressFlags::Noprefixroute),
+        AddressAttribute::Local(address.address),
+        AddressAttribute::Address(address.address),
+        // Nobody else has it: no time is lost with asking whether somebody does, which only IPv6 would.
+        AddressAttribute::Flags(AddressFlags::Noprefixroute | AddressFlags::Nodad),
     ];
     message
 }
 
 fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family(route.destination.addr());
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.table = u8::try_from(route.table).unwrap_or_default();
     message.header.protocol = RouteProtocol::Boot;
@@ -213,12 +333,12 @@ fn route_message(route: &Route) -> RouteMessage {
         RouteKind::Other(kind) => RouteType::from(kind),
     };
     if route.destination.prefix_len() > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination.addr())));
+        message.attributes.push(RouteAttribute::Destination(route_address(route.destination.addr())));
     }
     if u8::try_from(route.table).is_err() {
         message.attributes.push(RouteAttribute::Table(route.table));
     }
-    message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))));
+    message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(route_address(gateway))));
     message.attributes.extend(route.link.map(RouteAttribute::Oif));
     if route.metric > 0 {
         message.attributes.push(RouteAttribute::Priority(route.metric));
@@ -226,13 +346,23 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-fn neighbour_message(link: LinkIndex, address: Ipv4Addr, mac: Option<Mac>) -> NeighbourMessage {
+fn neighbour_message(link: LinkIndex, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(address);
     message.header.ifindex = link;
     message.header.state = NeighbourState::Permanent;
     message.header.kind = RouteType::Unicast;
-    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+    message.attributes.push(NeighbourAttribute::Destination(match address {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    }));
     message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
     message
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
 }

@@ -1,14 +1,15 @@
 //! Links, addresses, routes and neighbours of one network namespace, over one blocking `NETLINK_ROUTE` socket.
-//! IPv4 only, and nothing here decides: it carries out [`Change`]s and answers questions with plain values.
+//! Nothing here decides: it carries out [`Change`]s and answers questions with plain values.
 
 mod change;
 mod observe;
-mod socket;
+pub(crate) mod socket;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use azure_vnet_plugin_core::wiring;
 pub use azure_vnet_plugin_core::wiring::Mac;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 pub use rustix::io::Errno;
 
 pub use self::{
@@ -49,6 +50,8 @@ pub struct Link {
     pub peer: Option<LinkIndex>,
     /// Bridge or bond that it belongs to.
     pub controller: Option<LinkIndex>,
+    /// Whether, as a port of a bridge, it sends frames back where they came from.
+    pub hairpin: bool,
     /// Set up by the administrator (`IFF_UP`).
     pub up: bool,
     /// Has a carrier (`IFF_LOWER_UP`); a veth has none while its peer is down.
@@ -81,20 +84,37 @@ pub enum Scope {
     Host,
 }
 
+/// Which of the internet's protocols a table is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// That of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 /// The routing table that a command without a table means.
 pub const MAIN_TABLE: u32 = 254;
 
-/// A route of IPv4.
+/// A route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Where to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// What it does.
     pub kind: RouteKind,
     /// Through which link.
     pub link: Option<LinkIndex>,
     /// Through which neighbour.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// How far.
     pub scope: Scope,
     /// Lower wins.
@@ -106,21 +126,23 @@ pub struct Route {
 impl Route {
     /// `<destination> dev <link> scope link`.
     #[must_use]
-    pub fn on_link(destination: Ipv4Net, link: LinkIndex) -> Self {
+    pub fn on_link(destination: impl Into<IpNet>, link: LinkIndex) -> Self {
+        let destination = destination.into();
         Self { destination, kind: RouteKind::Unicast, link: Some(link), gateway: None, scope: Scope::Link, metric: 0, table: MAIN_TABLE }
     }
 
     /// `default via <gateway> dev <link>`.
     #[must_use]
-    pub fn default_via(gateway: Ipv4Addr, link: LinkIndex) -> Self {
-        Self { gateway: Some(gateway), scope: Scope::Universe, ..Self::on_link(Ipv4Net::default(), link) }
+    pub fn default_via(gateway: impl Into<IpAddr>, link: LinkIndex) -> Self {
+        let gateway = gateway.into();
+        Self { gateway: Some(gateway), scope: Scope::Universe, ..Self::on_link(wiring::everywhere(gateway), link) }
     }
 
     /// `unreachable <address>/32 metric <metric>`: what a pool address has while no pod has it (safety rule PK1).
     #[must_use]
     pub fn unreachable(address: Ipv4Addr, metric: u32) -> Self {
         Self {
-            destination: Ipv4Net::from(address),
+            destination: Ipv4Net::from(address).into(),
             kind: RouteKind::Unreachable,
             link: None,
             gateway: None,
@@ -140,24 +162,24 @@ pub enum Lookup {
     Nowhere,
 }
 
-/// An address of IPv4 on a link.
+/// An address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
     /// The link.
     pub link: LinkIndex,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Length of its prefix.
     pub prefix_len: u8,
 }
 
-/// An entry of the neighbour table of IPv4.
+/// An entry of the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Neighbour {
     /// The link.
     pub link: LinkIndex,
     /// The neighbour.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its hardware address, where known.
     pub mac: Option<Mac>,
     /// Whether it was entered for good.

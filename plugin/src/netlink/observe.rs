@@ -2,24 +2,28 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel tells, and may come to tell, much more than is asked for here")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use azure_vnet_plugin_core::bridge::Movable;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::Parseable;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage},
-    link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    address::{AddressAttribute, AddressMessage, AddressScope},
+    link::{AfSpecInet, AfSpecUnspec, InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
-use super::{Address, Link, LinkBy, Mac, Neighbour, NetlinkError, Route, RouteKind, Scope};
+use super::{Address, Family, Link, LinkBy, Mac, Neighbour, NetlinkError, Route, RouteKind, Scope};
 
 pub(super) const GET_LINK: u16 = 18;
 pub(super) const GET_ADDRESS: u16 = 22;
 pub(super) const GET_ROUTE: u16 = 26;
 pub(super) const GET_NEIGHBOUR: u16 = 30;
+
+/// The table of what is delivered here, which follows from the addresses.
+const LOCAL_TABLE: u32 = 255;
 
 pub(super) fn one_link(by: LinkBy<'_>) -> LinkMessage {
     let mut message = all_links();
@@ -36,31 +40,46 @@ pub(super) fn all_links() -> LinkMessage {
     message
 }
 
-pub(super) fn route_to(address: Ipv4Addr) -> RouteMessage {
-    let mut message = all_routes();
-    message.header.destination_prefix_length = 32;
+pub(super) fn route_to(address: IpAddr) -> RouteMessage {
+    let mut message = all_routes(Family::of(address));
+    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
     // The entry that decides, so that a host's own route can be told from its subnet's.
     message.header.flags = RouteFlags::FibMatch;
-    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+    message.attributes.push(RouteAttribute::Destination(match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }));
     message
 }
 
-pub(super) fn all_routes() -> RouteMessage {
+pub(super) fn all_routes(family: Family) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = number(family);
     message
 }
 
-pub(super) fn all_addresses() -> AddressMessage {
+pub(super) fn all_addresses(family: Family) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = number(family);
     message
 }
 
-pub(super) fn all_neighbours() -> NeighbourMessage {
+pub(super) fn all_neighbours(family: Family) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = number(family);
     message
+}
+
+/// The family of an address, as the kernel numbers it.
+pub(super) fn family(address: IpAddr) -> AddressFamily {
+    number(Family::of(address))
+}
+
+fn number(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
 }
 
 pub(super) fn link(body: &[u8]) -> Result<Link, NetlinkError> {
@@ -76,6 +95,7 @@ pub(super) fn link(body: &[u8]) -> Result<Link, NetlinkError> {
         mtu: 0,
         peer: None,
         controller: None,
+        hairpin: false,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
         proxy_arp: None,
@@ -96,10 +116,15 @@ fn read_link_attribute(link: &mut Link, attribute: LinkAttribute) {
         LinkAttribute::Link(peer) => link.peer = Some(peer),
         LinkAttribute::Controller(index) => link.controller = Some(index),
         LinkAttribute::LinkInfo(infos) => {
-            link.kind = infos.into_iter().find_map(|info| match info {
-                LinkInfo::Kind(kind) => Some(kind.to_string()),
-                _ => None,
-            });
+            for info in infos {
+                match info {
+                    LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                    LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                        link.hairpin = port.iter().any(|fact| matches!(fact, InfoBridgePort::HairpinMode(true)));
+                    }
+                    _ => {}
+                }
+            }
         }
         LinkAttribute::AfSpecUnspec(families) => {
             link.proxy_arp = families.into_iter().find_map(|family| match family {
@@ -118,9 +143,13 @@ pub(super) fn route(body: &[u8]) -> Result<Route, NetlinkError> {
     let malformed = NetlinkError::Malformed("route");
     let Ok(message) = RouteMessage::parse(body) else { return Err(malformed) };
     let header = message.header;
-    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let everywhere = match header.address_family {
+        AddressFamily::Inet6 => IpNet::V6(Ipv6Net::default()),
+        _ => IpNet::V4(Ipv4Net::default()),
+    };
+    let mut destination = everywhere.addr();
     let mut route = Route {
-        destination: Ipv4Net::default(),
+        destination: everywhere,
         kind: route_kind(header.kind),
         link: None,
         gateway: None,
@@ -130,16 +159,24 @@ pub(super) fn route(body: &[u8]) -> Result<Route, NetlinkError> {
     };
     for attribute in message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = address,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(address),
+            RouteAttribute::Destination(address) => destination = plain(&address).unwrap_or(destination),
+            RouteAttribute::Gateway(address) => route.gateway = plain(&address),
             RouteAttribute::Oif(link) => route.link = Some(link),
             RouteAttribute::Priority(metric) => route.metric = metric,
             RouteAttribute::Table(table) => route.table = table,
             _ => {}
         }
     }
-    route.destination = Ipv4Net::new(destination, header.destination_prefix_length).map_err(|_| malformed)?;
+    route.destination = IpNet::new(destination, header.destination_prefix_length).map_err(|_| malformed)?;
     Ok(route)
+}
+
+fn plain(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }
 
 fn route_kind(kind: RouteType) -> RouteKind {
@@ -161,11 +198,38 @@ fn scope(scope: RouteScope) -> Scope {
 
 pub(super) fn address(body: &[u8]) -> Result<Option<Address>, NetlinkError> {
     let message = AddressMessage::parse(body).map_err(|_| NetlinkError::Malformed("address"))?;
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-        _ => None,
-    });
-    Ok(local.map(|address| Address { link: message.header.index, address, prefix_len: message.header.prefix_len }))
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(own) => local = Some(*own),
+            AddressAttribute::Address(of_link) => address = Some(*of_link),
+            _ => {}
+        }
+    }
+    // Without a far end, IPv6 tells the link's own address only as this.
+    Ok(local.or(address).map(|address| Address { link: message.header.index, address, prefix_len: message.header.prefix_len }))
+}
+
+/// An address that others can reach, to be moved to another link as it is.
+pub(super) fn movable_address(body: &[u8]) -> Result<Option<Movable>, NetlinkError> {
+    let message = AddressMessage::parse(body).map_err(|_| NetlinkError::Malformed("address"))?;
+    let reachable = match message.header.family {
+        AddressFamily::Inet => message.header.scope != AddressScope::Host,
+        _ => message.header.scope == AddressScope::Universe,
+    };
+    let Some(address) = address(body)?.filter(|_| reachable) else { return Ok(None) };
+    let network = IpNet::new(address.address, address.prefix_len).map_err(|_| NetlinkError::Malformed("address"))?;
+    Ok(Some(Movable { link: address.link, network, has_gateway: false, words: body.to_vec() }))
+}
+
+/// A route that no address brought and no local table has, to be led through another link as it is.
+pub(super) fn movable_route(body: &[u8]) -> Result<Option<Movable>, NetlinkError> {
+    let message = RouteMessage::parse(body).map_err(|_| NetlinkError::Malformed("route"))?;
+    let route = route(body)?;
+    let movable = message.header.protocol != RouteProtocol::Kernel && route.kind == RouteKind::Unicast && route.table != LOCAL_TABLE;
+    let Some(link) = route.link.filter(|_| movable) else { return Ok(None) };
+    let has_gateway = message.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
+    Ok(Some(Movable { link, network: route.destination, has_gateway, words: body.to_vec() }))
 }
 
 pub(super) fn neighbour(body: &[u8]) -> Result<Option<Neighbour>, NetlinkError> {
@@ -173,7 +237,8 @@ pub(super) fn neighbour(body: &[u8]) -> Result<Option<Neighbour>, NetlinkError> 
     let (mut destination, mut lladdr) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => destination = Some(*address),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => destination = Some((*address).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => destination = Some((*address).into()),
             NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = mac(bytes),
             _ => {}
         }

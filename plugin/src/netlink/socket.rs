@@ -2,13 +2,14 @@
 
 use std::os::fd::OwnedFd;
 
+use azure_vnet_plugin_core::bridge::Movable;
 use netlink_packet_core::Emitable;
 use rustix::{
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
 };
 
-use super::{Address, Change, Link, LinkBy, Lookup, Neighbour, Route, change, observe};
+use super::{Address, Change, Family, Link, LinkBy, Lookup, Neighbour, Route, change, observe};
 
 const HEADER_LEN: usize = 16;
 const ERROR: u16 = 2;
@@ -65,7 +66,7 @@ pub enum Request<'a> {
     /// Show a link.
     Link(LinkBy<'a>),
     /// Look a route up.
-    RouteTo(std::net::Ipv4Addr),
+    RouteTo(std::net::IpAddr),
 }
 
 /// The answer to one [`Request`].
@@ -193,7 +194,8 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refuses for another reason than there being no way, or the exchange fails.
-    pub fn route_to(&mut self, address: std::net::Ipv4Addr) -> Result<Lookup, NetlinkError> {
+    pub fn route_to(&mut self, address: impl Into<std::net::IpAddr>) -> Result<Lookup, NetlinkError> {
+        let address = address.into();
         match self.exchange(&[Request::RouteTo(address)])?.pop() {
             Some(Reply::Lookup(lookup)) => Ok(lookup),
             Some(Reply::Refused(errno)) => Err(NetlinkError::Refused { what: format!("look up the route to {address}"), errno }),
@@ -209,29 +211,49 @@ impl Netlink {
         self.dump(observe::GET_LINK, &observe::all_links(), |body| observe::link(body).map(Some))
     }
 
-    /// All routes of IPv4, of one table.
+    /// All routes of one family and table.
     ///
     /// # Errors
     /// The exchange fails.
-    pub fn routes(&mut self, table: u32) -> Result<Vec<Route>, NetlinkError> {
-        let all = self.dump(observe::GET_ROUTE, &observe::all_routes(), |body| observe::route(body).map(Some))?;
+    pub fn routes(&mut self, family: Family, table: u32) -> Result<Vec<Route>, NetlinkError> {
+        let all = self.dump(observe::GET_ROUTE, &observe::all_routes(family), |body| observe::route(body).map(Some))?;
         Ok(all.into_iter().filter(|route| route.table == table).collect())
     }
 
-    /// All addresses of IPv4.
+    /// All addresses of one family.
     ///
     /// # Errors
     /// The exchange fails.
-    pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
-        self.dump(observe::GET_ADDRESS, &observe::all_addresses(), observe::address)
+    pub fn addresses(&mut self, family: Family) -> Result<Vec<Address>, NetlinkError> {
+        self.dump(observe::GET_ADDRESS, &observe::all_addresses(family), observe::address)
     }
 
-    /// All neighbours of IPv4.
+    /// All neighbours of one family.
     ///
     /// # Errors
     /// The exchange fails.
-    pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.dump(observe::GET_NEIGHBOUR, &observe::all_neighbours(), observe::neighbour)
+    pub fn neighbours(&mut self, family: Family) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.dump(observe::GET_NEIGHBOUR, &observe::all_neighbours(family), observe::neighbour)
+    }
+
+    /// Addresses of both families that others can reach.
+    ///
+    /// # Errors
+    /// The exchange fails.
+    pub fn movable_addresses(&mut self) -> Result<Vec<Movable>, NetlinkError> {
+        let mut all = self.dump(observe::GET_ADDRESS, &observe::all_addresses(Family::V4), observe::movable_address)?;
+        all.extend(self.dump(observe::GET_ADDRESS, &observe::all_addresses(Family::V6), observe::movable_address)?);
+        Ok(all)
+    }
+
+    /// Routes of both families and all tables through a link, but for those that its addresses brought.
+    ///
+    /// # Errors
+    /// The exchange fails.
+    pub fn movable_routes(&mut self, link: super::LinkIndex) -> Result<Vec<Movable>, NetlinkError> {
+        let mut all = self.dump(observe::GET_ROUTE, &observe::all_routes(Family::V4), observe::movable_route)?;
+        all.extend(self.dump(observe::GET_ROUTE, &observe::all_routes(Family::V6), observe::movable_route)?);
+        Ok(all.into_iter().filter(|route| route.link == link).collect())
     }
 
     /// Reads a whole table, again when it changed meanwhile.
@@ -301,16 +323,16 @@ enum Next {
     Stop,
 }
 
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    body: &'a [u8],
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) body: &'a [u8],
 }
 
 impl Message<'_> {
     /// The kernel's reason in an error message; none in an acknowledgement.
-    fn errno(&self) -> Result<Option<Errno>, NetlinkError> {
+    pub(crate) fn errno(&self) -> Result<Option<Errno>, NetlinkError> {
         let code = self.body.first_chunk().map(|code| i32::from_ne_bytes(*code)).ok_or(NetlinkError::Malformed("short error"))?;
         Ok((code != 0).then(|| Errno::from_raw_os_error(code.saturating_neg())))
     }
@@ -344,7 +366,7 @@ fn write_message(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: 
     Ok(())
 }
 
-fn split_message(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, NetlinkError> {
+pub(crate) fn split_message(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, NetlinkError> {
     if bytes.is_empty() {
         return Ok(None);
     }

@@ -323,6 +323,7 @@ fn host_link(link: &Link) -> Option<HostLink> {
 /// The lease that a pod's link stands for, by its alias (safety rule CM6). With its namespace GC has its second witness.
 fn kernel_lease(link: &Link, network: &NetworkName, mode: Mode, namespaces: &BTreeMap<Ipv4Addr, NetnsPath>) -> Option<KernelLease> {
     let Alias { attachment, address } = link.alias.as_deref()?.parse().ok()?;
+    let std::net::IpAddr::V4(address) = address else { return None };
     let (host_link, netns) = (link.name.parse().ok()?, namespaces.get(&address).cloned());
     Some(KernelLease { address, attachment, host_link, pod: None, network: network.clone(), mode, netns })
 }

@@ -1,11 +1,18 @@
 //! Who has which address, by the namespaces themselves: where the store is made anew, they are the only witnesses of containers that
 //! `azure-vnet-ipam` served under another interface plugin, and they tell where our own pods live.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use azure_vnet_plugin_core::attachment::NetnsPath;
 
-use crate::netns::Netns;
+use crate::{
+    netlink::{Address, Family},
+    netns::Netns,
+};
 
 /// Where runtimes pin the namespaces of their containers.
 const FOLDERS: [&str; 2] = ["/run/netns", "/var/run/docker/netns"];
@@ -23,6 +30,7 @@ pub fn namespaces() -> BTreeMap<Ipv4Addr, NetnsPath> {
 
 /// None for what is no namespace, or gone.
 fn inside(path: &NetnsPath) -> Option<Vec<Ipv4Addr>> {
-    let addresses = Netns::open(path.as_str()).ok()?.netlink().ok()?.addresses().ok()?;
-    Some(addresses.into_iter().map(|address| address.address).collect())
+    let addresses = Netns::open(path.as_str()).ok()?.netlink().ok()?.addresses(Family::V4).ok()?;
+    let v4 = |address: Address| if let IpAddr::V4(address) = address.address { Some(address) } else { None };
+    Some(addresses.into_iter().filter_map(v4).collect())
 }

@@ -8,14 +8,14 @@ use std::{
 };
 
 use azure_vnet_plugin_core::{
-    attachment::NetworkName,
+    attachment::{Mode, NetworkName},
     boot::BootTime,
     original::{self, Endpoint},
     wiring::Alias,
 };
 
 use crate::{
-    netlink::{Change, LinkBy, Netlink, NetlinkError},
+    netlink::{Change, LinkBy, LinkIndex, Netlink, NetlinkError},
     store::KernelLease,
 };
 
@@ -66,10 +66,18 @@ fn of_this_boot(path: &Path, now: BootTime) -> Option<Vec<u8>> {
 fn is_there(endpoint: &Endpoint, host: &mut Netlink) -> Result<bool, NetlinkError> {
     let Some(name) = &endpoint.host_link else { return Ok(true) };
     let Some(link) = host.link(LinkBy::Name(name.as_str()))? else { return Ok(false) };
-    let alias = Alias { attachment: endpoint.attachment.clone(), address: endpoint.address }.to_string();
+    let alias = Alias { attachment: endpoint.attachment.clone(), address: endpoint.address.into() }.to_string();
     match link.alias {
         Some(there) => Ok(there == alias),
-        None => host.change(Change::Label { link: link.index, alias: &alias }).map(|()| true),
+        None => host.change(label(endpoint.mode, link.index, &alias)).map(|()| true),
+    }
+}
+
+/// Only where the host routes does the link answer ARP for others.
+fn label(mode: Mode, link: LinkIndex, alias: &str) -> Change<'_> {
+    match mode {
+        Mode::Transparent => Change::Label { link, alias },
+        Mode::Bridge | Mode::Tunnel => Change::SetAlias { link, alias },
     }
 }
 
@@ -78,7 +86,7 @@ fn lease(endpoint: Endpoint, network: &NetworkName) -> Option<KernelLease> {
     let network = own.unwrap_or_else(|| network.clone());
     let host_link = match host_link {
         Some(name) => name,
-        None => azure_vnet_plugin_core::wiring::host_link(&network, &attachment, pod.as_ref()).ok()?,
+        None => azure_vnet_plugin_core::wiring::host_link(mode, &network, &attachment, pod.as_ref()).ok()?,
     };
     Some(KernelLease { address, attachment, host_link, pod, network, mode, netns })
 }

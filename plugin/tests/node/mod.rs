@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write as _,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -16,7 +16,7 @@ use std::{
 };
 
 use azure_vnet_plugin::{
-    netlink::{Change, Link, LinkBy, MAIN_TABLE, Mac, Netlink, Peer, Route, Veth},
+    netlink::{Change, Family, Link, LinkBy, MAIN_TABLE, Mac, Netlink, Peer, Route, Veth},
     netns::Netns,
     store::{Adoption, Keeper, KeeperError, Store},
 };
@@ -252,8 +252,12 @@ impl Node {
 
     /// Addresses with a route of their own on the host.
     pub fn pod_routes(&self) -> BTreeSet<Ipv4Addr> {
-        let routes = Netlink::open().unwrap().routes(MAIN_TABLE).unwrap();
-        routes.into_iter().filter(|route| route.destination.prefix_len() == 32 && route.metric == 0).map(|r| r.destination.addr()).collect()
+        let routes = Netlink::open().unwrap().routes(Family::V4, MAIN_TABLE).unwrap();
+        routes
+            .into_iter()
+            .filter(|route| route.destination.prefix_len() == 32 && route.metric == 0)
+            .filter_map(|r| v4(r.destination.addr()))
+            .collect()
     }
 
     /// Leases, links and routes are those of exactly these addresses.
@@ -332,6 +336,10 @@ pub fn await_that(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
         thread::yield_now();
     }
+}
+
+pub fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(address) = address { Some(address) } else { None }
 }
 
 fn make_netns(name: &str) -> PathBuf {

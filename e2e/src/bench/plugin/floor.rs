@@ -9,6 +9,7 @@ use anyhow::{Result, bail, ensure};
 use azure_vnet_plugin::netlink::{Address, Change, LinkBy, LinkIndex, Mac, Netlink, Peer, Reply, Request, Route, Veth};
 use azure_vnet_plugin::netns::Netns;
 use azure_vnet_plugin_core::wiring::{GATEWAY, HOST_MAC};
+use ipnet::Ipv4Net;
 
 use super::contestant::Pod;
 
@@ -43,13 +44,13 @@ impl Bare {
         let Some(Reply::Link(link)) = replies.into_iter().nth(1) else { bail!("the link is not there") };
         let Some(there) = link.peer else { bail!("the link has no peer") };
         let label = Change::Label { link: link.index, alias: "floor" };
-        let mut refused = host.changes([label, Change::AddRoute(Route::on_link(address.into(), link.index))])?;
+        let mut refused = host.changes([label, Change::AddRoute(Route::on_link(Ipv4Net::from(address), link.index))])?;
         refused.extend(pod.changes([
             Change::SetUp(there),
-            Change::AddAddress(Address { link: there, address, prefix_len: 16 }),
-            Change::AddRoute(Route::on_link(GATEWAY.into(), there)),
+            Change::AddAddress(Address { link: there, address: address.into(), prefix_len: 16 }),
+            Change::AddRoute(Route::on_link(Ipv4Net::from(GATEWAY), there)),
             Change::AddRoute(Route::default_via(GATEWAY, there)),
-            Change::SetNeighbour { link: there, address: GATEWAY, mac: HOST_MAC },
+            Change::SetNeighbour { link: there, address: GATEWAY.into(), mac: HOST_MAC },
         ])?);
         ensure!(refused.is_empty(), "the kernel refused {refused:?}");
         Ok(link.index)

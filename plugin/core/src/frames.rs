@@ -1,0 +1,355 @@
+//! The rules for the frames of bridged pods, as values: their text is how they are known again. Nothing here touches a kernel.
+//!
+//! Three chains of the kernel's `nat` table for bridges are ours: network rules, pods' rules, and rules for what leaves. Where pods' frames go
+//! to the fabric, so is a table of IPv4.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, net::Ipv4Addr};
+
+use crate::{
+    attachment::{Attachment, IfName},
+    wiring::{FABRIC_MAC, Mac},
+};
+
+/// Where the frames of a network's pods go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// To each other directly.
+    Direct,
+    /// All but those to the host to the fabric, which applies its rules.
+    ToFabric,
+}
+
+/// A chain of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Chain {
+    /// The kernel's, for what arrives at a port.
+    Arriving,
+    /// The kernel's, for what leaves by a port.
+    Leaving,
+    /// Ours: rules of networks.
+    Network,
+    /// Ours: rules of pods. After those of networks.
+    Pods,
+    /// Ours: rules of networks for what leaves.
+    Out,
+    /// Ours, of IPv4: what is sent on from one pod to another under a service's address.
+    Services,
+}
+
+impl Chain {
+    /// All, with the kernel's own first.
+    pub const ALL: [Self; 6] = [Self::Arriving, Self::Leaving, Self::Network, Self::Pods, Self::Out, Self::Services];
+
+    /// Its name in the table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Arriving => "PREROUTING",
+            Self::Leaving => "POSTROUTING",
+            Self::Network => "AZURE-VNET",
+            Self::Pods => "AZURE-VNET-PODS",
+            Self::Out => "AZURE-VNET-OUT",
+            Self::Services => "services",
+        }
+    }
+}
+
+/// What a rule looks at and does; printed as `ebtables` writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Goes on in a chain of ours.
+    Jump(Chain),
+    /// ARP for this address, from a pod or from anywhere, is answered with this hardware address.
+    AnswerArp {
+        /// Whether only pods are answered.
+        pods_only: bool,
+        /// The address.
+        address: Ipv4Addr,
+        /// What is answered.
+        mac: Mac,
+    },
+    /// ARP replies from the uplink go to all ports: the pods asked under the uplink's hardware address.
+    SpreadArpReplies {
+        /// The uplink.
+        uplink: IfName,
+    },
+    /// Packets of pods to this address are the host's.
+    ToHost {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// Packets from the uplink to this address get the pod's hardware address.
+    ToPod {
+        /// The uplink.
+        uplink: IfName,
+        /// The address.
+        address: IpAddr,
+        /// The pod's.
+        mac: Mac,
+    },
+    /// Whatever a pod sends goes to the fabric.
+    ToFabric {
+        /// The pod's port.
+        port: IfName,
+    },
+    /// What a service's address led from a pod to a pod comes from the host: else the answer would go to the fabric, under an address that is
+    /// not the pod's (safety rule PK3).
+    MasqueradeServices,
+    /// What leaves by the uplink has its hardware address, also within ARP.
+    FromUplink {
+        /// The uplink.
+        uplink: IfName,
+        /// Its hardware address.
+        mac: Mac,
+    },
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Jump(chain) => write!(f, "-j {}", chain.as_str()),
+            Self::AnswerArp { pods_only, address, mac } => {
+                let from = if *pods_only { "-i az+ " } else { "" };
+                write!(f, "-p ARP {from}--arp-op Request --arp-ip-dst {address} -j arpreply --arpreply-mac {mac} --arpreply-target DROP")
+            }
+            Self::SpreadArpReplies { uplink } => {
+                write!(f, "-p ARP -i {uplink} --arp-op Reply -j dnat --to-dst ff:ff:ff:ff:ff:ff --dnat-target ACCEPT")
+            }
+            Self::ToHost { address } => write!(f, "-p IPv4 -i az+ --ip-dst {address} -j redirect --redirect-target ACCEPT"),
+            Self::ToPod { uplink, address: IpAddr::V4(address), mac } => {
+                write!(f, "-p IPv4 -i {uplink} --ip-dst {address} -j dnat --to-dst {mac} --dnat-target ACCEPT")
+            }
+            Self::ToPod { uplink, address: IpAddr::V6(address), mac } => {
+                write!(f, "-p IPv6 -i {uplink} --ip6-dst {address} -j dnat --to-dst {mac} --dnat-target ACCEPT")
+            }
+            Self::ToFabric { port } => write!(f, "-i {port} -j dnat --to-dst {FABRIC_MAC} --dnat-target ACCEPT"),
+            Self::MasqueradeServices => {
+                f.write_str("-m conntrack --ctstate DNAT -m physdev --physdev-is-bridged --physdev-in az+ --physdev-out az+ -j MASQUERADE")
+            }
+            Self::FromUplink { uplink, mac } => {
+                write!(f, "-s Unicast -o {uplink} -j snat --to-src {mac} --snat-arp --snat-target ACCEPT")
+            }
+        }
+    }
+}
+
+/// A rule of a pod, and the pod's address that it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRule {
+    /// The address.
+    pub address: IpAddr,
+    /// The rule.
+    pub rule: Rule,
+}
+
+impl PodRule {
+    /// The rules of a pod.
+    #[must_use]
+    pub fn desire(frames: Frames, port: &IfName, uplink: &IfName, mac: Mac, addresses: impl Iterator<Item = IpAddr> + Clone) -> Vec<Self> {
+        let answer = match frames {
+            Frames::Direct => mac,
+            Frames::ToFabric => FABRIC_MAC,
+        };
+        let mut rules = Vec::new();
+        for address in addresses.clone() {
+            if let IpAddr::V4(v4) = address {
+                rules.push(Self { address, rule: Rule::AnswerArp { pods_only: true, address: v4, mac: answer } });
+            }
+            rules.push(Self { address, rule: Rule::ToPod { uplink: uplink.clone(), address, mac } });
+        }
+        if let (Frames::ToFabric, Some(address)) = (frames, addresses.into_iter().next()) {
+            rules.push(Self { address, rule: Rule::ToFabric { port: port.clone() } });
+        }
+        rules
+    }
+}
+
+/// Whose a rule is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// The rules that lead to our chains.
+    Table,
+    /// A network's, by its bridge.
+    Network(IfName),
+    /// A pod's.
+    Pod(Attachment),
+}
+
+impl Holder {
+    /// As it stands in a rule's comment.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        match self {
+            Self::Table => "table".to_owned(),
+            Self::Network(bridge) => format!("network-{bridge}"),
+            // Comments are short, and container ids are long.
+            Self::Pod(attachment) => attachment.hash().to_string().chars().take(20).collect(),
+        }
+    }
+}
+
+/// What a rule's comment says: whose it is, for which address, and the rule itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comment {
+    /// [`Holder::tag`].
+    pub tag: String,
+    /// The pod's address.
+    pub address: Option<IpAddr>,
+    /// The rule's text.
+    pub rule: String,
+}
+
+const COMMENT_PREFIX: &str = "azure-vnet ";
+
+impl Comment {
+    /// Reads a comment; none if it is not ours.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix(COMMENT_PREFIX)?.splitn(3, ' ');
+        let (tag, address, rule) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self { tag: tag.to_owned(), address: address.parse().ok(), rule: rule.to_owned() })
+    }
+}
+
+impl fmt::Display for Comment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+        write!(f, "{COMMENT_PREFIX}{} {address} {}", self.tag, self.rule)
+    }
+}
+
+/// A rule of ours as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedRule {
+    /// Its chain.
+    pub chain: Chain,
+    /// The kernel's number of it.
+    pub handle: u64,
+    /// Its comment.
+    pub comment: Comment,
+}
+
+/// A rule to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRule {
+    /// Where to.
+    pub chain: Chain,
+    /// Its comment.
+    pub comment: Comment,
+    /// What it does.
+    pub rule: Rule,
+}
+
+/// Changes of rules, to be made together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RulePlan {
+    /// Rules to delete, by chain and number.
+    pub delete: Vec<(Chain, u64)>,
+    /// Rules to append, in order.
+    pub add: Vec<NewRule>,
+}
+
+impl RulePlan {
+    /// Whether nothing is to be done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.delete.is_empty() && self.add.is_empty()
+    }
+
+    /// Makes the holder's rules those that are wanted, in their order; wanting none is its removal. Rules of other pods for the same addresses
+    /// are leftovers: an address has one pod.
+    #[must_use]
+    pub fn towards(holder: &Holder, wanted: &[(Chain, Option<IpAddr>, Rule)], observed: &[ObservedRule]) -> Self {
+        let tag = holder.tag();
+        let add: Vec<NewRule> = wanted
+            .iter()
+            .map(|(chain, address, rule)| {
+                let comment = Comment { tag: tag.clone(), address: *address, rule: rule.to_string() };
+                NewRule { chain: *chain, comment, rule: rule.clone() }
+            })
+            .collect();
+        let addresses: BTreeSet<IpAddr> = wanted.iter().filter_map(|(_, address, _)| *address).collect();
+        let number = |rule: &&ObservedRule| (rule.chain, rule.handle);
+        let stale =
+            |rule: &&ObservedRule| rule.comment.tag != tag && rule.comment.address.is_some_and(|address| addresses.contains(&address));
+        let mut delete: Vec<_> = observed.iter().filter(stale).map(|rule| number(&rule)).collect();
+        let own: Vec<&ObservedRule> = observed.iter().filter(|rule| rule.comment.tag == tag).collect();
+        let same_in = |chain: Chain| {
+            let there = own.iter().filter(|rule| rule.chain == chain).map(|rule| &rule.comment);
+            there.eq(add.iter().filter(|rule| rule.chain == chain).map(|rule| &rule.comment))
+        };
+        if Chain::ALL.into_iter().all(same_in) {
+            return Self { delete, add: Vec::new() };
+        }
+        delete.extend(own.iter().map(number));
+        Self { delete, add }
+    }
+
+    /// Makes a pod's rules those that are wanted.
+    #[must_use]
+    pub fn of_pod(attachment: &Attachment, wanted: &[PodRule], observed: &[ObservedRule]) -> Self {
+        let wanted: Vec<_> = wanted.iter().map(|PodRule { address, rule }| (Chain::Pods, Some(*address), rule.clone())).collect();
+        Self::towards(&Holder::Pod(attachment.clone()), &wanted, observed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(container: &str) -> Attachment {
+        Attachment { container: container.parse().unwrap(), if_name: "eth0".parse().unwrap() }
+    }
+
+    fn rules(address: &str) -> Vec<PodRule> {
+        let (port, uplink, mac) = ("azv1".parse().unwrap(), "eth0".parse().unwrap(), Mac([2, 0x61, 0, 0, 0, 1]));
+        PodRule::desire(Frames::ToFabric, &port, &uplink, mac, [address.parse().unwrap()].into_iter())
+    }
+
+    /// What the kernel shows after a plan.
+    fn after(mut observed: Vec<ObservedRule>, plan: &RulePlan) -> Vec<ObservedRule> {
+        observed.retain(|rule| !plan.delete.contains(&(rule.chain, rule.handle)));
+        let next = observed.iter().map(|rule| rule.handle).max().unwrap_or_default() + 1;
+        let new = (next..).zip(&plan.add).map(|(handle, new)| ObservedRule {
+            chain: new.chain,
+            handle,
+            comment: Comment::parse(&new.comment.to_string()).unwrap(),
+        });
+        observed.extend(new);
+        observed
+    }
+
+    #[test]
+    fn a_pods_rules_are_made_once_kept_and_taken_away() {
+        let (a, b) = (attachment("a"), attachment("b"));
+        let with_a = after(Vec::new(), &RulePlan::of_pod(&a, &rules("10.240.1.1"), &[]));
+        let both = after(with_a.clone(), &RulePlan::of_pod(&b, &rules("10.240.1.2"), &with_a));
+        assert_eq!((with_a.len(), both.len()), (3, 6));
+        assert!(RulePlan::of_pod(&a, &rules("10.240.1.1"), &both).is_empty());
+        assert_eq!(after(both.clone(), &RulePlan::of_pod(&b, &[], &both)), with_a);
+        let damaged = both[1..].to_vec();
+        let mended = after(damaged.clone(), &RulePlan::of_pod(&a, &rules("10.240.1.1"), &damaged));
+        assert!(RulePlan::of_pod(&a, &rules("10.240.1.1"), &mended).is_empty() && mended.len() == 6);
+    }
+
+    #[test]
+    fn rules_of_a_former_pod_for_the_same_address_go() {
+        let old = after(Vec::new(), &RulePlan::of_pod(&attachment("old"), &rules("10.240.1.1"), &[]));
+        let new = after(old.clone(), &RulePlan::of_pod(&attachment("new"), &rules("10.240.1.1"), &old));
+        assert_eq!(new.len(), 3);
+        assert!(new.iter().all(|rule| rule.comment.tag == Holder::Pod(attachment("new")).tag()));
+    }
+
+    #[test]
+    fn comments_fit_and_others_are_not_ours() {
+        let uplink: IfName = "fifteen-letters".parse().unwrap();
+        let longest = Rule::ToPod { uplink, address: "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(), mac: FABRIC_MAC };
+        let plan = RulePlan::towards(
+            &Holder::Pod(attachment("a")),
+            &[(Chain::Pods, "2001:db8:1111:2222:3333:4444:5555:6666".parse().ok(), longest)],
+            &[],
+        );
+        assert!(plan.add[0].comment.to_string().len() < 255);
+        assert_eq!(Comment::parse("someone's"), None);
+    }
+}

@@ -1,0 +1,312 @@
+//! Carries out the network of bridged pods: observes the host's links, addresses and routes, makes what is missing, and observes again.
+//! Nothing here takes a bridge away or an uplink out of one, but for a move that the kernel refused in its middle.
+
+use std::{collections::BTreeSet, fs, io, net::IpAddr, os::fd::AsFd, path::PathBuf};
+
+use azure_vnet_plugin_core::{
+    attachment::{Attachment, IfName},
+    bridge::{self, Host, HostLink, Move, Network, NetworkError, NetworkStep, NetworkWish, Which},
+    frames::{Holder, ObservedRule, RulePlan},
+};
+use ipnet::IpNet;
+use rustix::fs::FlockOperation;
+
+use crate::{
+    frames::Frames,
+    netlink::{Change, Errno, Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError},
+    switch::{self, SwitchError},
+};
+
+/// The namespace that the calling thread is in: locked while its network is changed, whichever folders a process sees.
+const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// How often what was made is looked at again: what the first pass cannot do for want of a link's number, the second does.
+const PASSES: usize = 4;
+
+/// Why there is no network for a bridged pod.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The configuration and the host do not fit.
+    #[error("{0}")]
+    Network(#[from] NetworkError),
+    /// The kernel could not be asked.
+    #[error("cannot observe the host's network")]
+    Observe(#[source] NetlinkError),
+    /// A step failed.
+    #[error("cannot {step}")]
+    Step {
+        /// The step.
+        step: String,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+    /// The move failed in its middle, and was taken back, but not wholly.
+    #[error("cannot {step}, and what was moved is not all back: {left}")]
+    Stuck {
+        /// The step.
+        step: String,
+        /// What is not back.
+        left: String,
+    },
+    /// Rules for frames.
+    #[error("cannot make the rules of bridge {bridge}")]
+    Rules {
+        /// The bridge.
+        bridge: IfName,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+    /// A switch of the kernel.
+    #[error("cannot set a switch of the kernel")]
+    Switch(#[source] SwitchError),
+    /// The kernel's bridges do not know the rules of IPv4.
+    #[error("bridges do not call iptables: {path} is missing; load the kernel module br_netfilter")]
+    NoNetfilter {
+        /// The switch.
+        path: PathBuf,
+    },
+    /// The lock.
+    #[error("cannot lock the host's network")]
+    Lock(#[source] io::Error),
+    /// Something else changes it as fast as it is made.
+    #[error("the network of bridge {0} does not come to rest: another program changes it")]
+    Unsettled(IfName),
+}
+
+/// A network that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Its links.
+    pub network: Network,
+    /// The bridge's number.
+    pub bridge: LinkIndex,
+    /// The rules that there are.
+    pub rules: Vec<ObservedRule>,
+}
+
+/// Makes what is missing of the network for pods of a subnet, and answers it. Of several processes one does so at a time.
+///
+/// # Errors
+/// See [`BridgeError`].
+pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet) -> Result<Ready, BridgeError> {
+    if let Pass::Ready(ready) = look(host, frames, wish, subnet)? {
+        return Ok(*ready);
+    }
+    let namespace = fs::File::open(OWN_NAMESPACE).map_err(BridgeError::Lock)?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(namespace.as_fd(), FlockOperation::LockExclusive))
+        .map_err(|e| BridgeError::Lock(e.into()))?;
+    let mut name = None;
+    for _ in 0..PASSES {
+        match look(host, frames, wish, subnet)? {
+            Pass::Ready(ready) => return Ok(*ready),
+            Pass::Lacking { network, seen, steps } => {
+                for step in &steps {
+                    carry_out(host, &network, &seen, step)?;
+                }
+                enforce()?;
+                settle_rules(frames, wish, &network, &seen)?;
+                name = Some(network.bridge);
+            }
+        }
+    }
+    Err(name.map_or(BridgeError::Lock(io::ErrorKind::Other.into()), BridgeError::Unsettled))
+}
+
+/// What of a bridged pod stays when its links are gone: routes, the bridge's entries, rules. Removes it, for these addresses and for those that
+/// the rules name, unless another pod has the address.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr]) -> Result<usize, NetlinkError> {
+    let mut frames = Frames::open()?;
+    let rules = frames.observe()?;
+    let tag = Holder::Pod(attachment.clone()).tag();
+    let own = |rule: &&ObservedRule| rule.comment.tag == tag;
+    let mut addresses: BTreeSet<IpAddr> = rules.iter().filter(own).filter_map(|rule| rule.comment.address).collect();
+    let taken = |address: IpAddr| rules.iter().any(|rule| rule.comment.tag != tag && rule.comment.address == Some(address));
+    addresses.extend(known.iter().filter(|address| !taken(**address)));
+    for address in addresses {
+        let Lookup::Route(route) = host.route_to(address)? else { continue };
+        let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { continue };
+        if host.link(LinkBy::Index(link))?.is_some_and(|link| link.kind.as_deref() == Some("bridge")) {
+            gone(host.change(Change::DeleteNeighbour { link, address }))?;
+            gone(host.change(Change::DeleteRoute(route)))?;
+        }
+    }
+    let count = rules.iter().filter(own).count();
+    if count > 0 {
+        frames.settle(|seen| RulePlan::of_pod(attachment, &[], seen))?;
+    }
+    Ok(count)
+}
+
+/// The place of a pod that is there: the bridge that its link is a port of, and that one's uplink.
+///
+/// # Errors
+/// The kernel does not answer.
+pub fn place_of(host: &mut Netlink, host_link: &IfName) -> Result<Option<(LinkIndex, IfName)>, NetlinkError> {
+    let Some(controller) = host.link(LinkBy::Name(host_link.as_str()))?.and_then(|link| link.controller) else { return Ok(None) };
+    let alias = host.link(LinkBy::Index(controller))?.and_then(|bridge| bridge.alias);
+    Ok(alias.as_deref().and_then(bridge::uplink_in).and_then(|name| name.parse().ok()).map(|uplink| (controller, uplink)))
+}
+
+fn gone(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    match result {
+        Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::SRCH | Errno::NODEV)) => Ok(()),
+        result => result,
+    }
+}
+
+enum Pass {
+    Ready(Box<Ready>),
+    Lacking { network: Network, seen: Host, steps: Vec<NetworkStep> },
+}
+
+fn look(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet) -> Result<Pass, BridgeError> {
+    let mut seen = observe(host, wish, subnet).map_err(BridgeError::Observe)?;
+    let network = Network::choose(wish, subnet, &seen)?;
+    seen.routes = stray_routes(host, &network, &seen).map_err(BridgeError::Observe)?;
+    let steps = network.plan(wish, &seen);
+    let (true, Some(bridge), true) = (steps.is_empty(), network.bridge_index, switch::bridges_call_iptables()) else {
+        return Ok(Pass::Lacking { network, seen, steps });
+    };
+    let rules = frames.observe().map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })?;
+    if rules_plan(wish, &network, &seen, &rules).iter().all(RulePlan::is_empty) {
+        return Ok(Pass::Ready(Box::new(Ready { network, bridge, rules })));
+    }
+    Ok(Pass::Lacking { network, seen, steps })
+}
+
+/// The links that can matter: asked for one by one, as a node has one for each pod; all of them only to look through another's bridge.
+fn observe(host: &mut Netlink, wish: &NetworkWish, subnet: IpNet) -> Result<Host, NetlinkError> {
+    let addresses = host.movable_addresses()?;
+    let mut links: Vec<HostLink> = Vec::new();
+    let mut wanted: Vec<LinkBy<'_>> =
+        addresses.iter().filter(|a| a.network.trunc() == subnet.trunc()).map(|a| LinkBy::Index(a.link)).collect();
+    wanted.extend([&wish.master, &wish.bridge].into_iter().flatten().map(|name| LinkBy::Name(name.as_str())));
+    for by in wanted {
+        add(&mut links, host.link(by)?);
+    }
+    // What the links found lead to: the bridge that one is a port of, the uplink that a bridge names, the bridge of the common name.
+    let mut at = 0;
+    while let Some(link) = links.get(at).cloned() {
+        let uplink = link.alias.as_deref().and_then(bridge::uplink_in);
+        if link.is_bridge() && uplink.is_none() {
+            let all = host.links()?;
+            return Ok(Host { links: all.into_iter().map(host_link).collect(), addresses, routes: Vec::new() });
+        }
+        if let Some(name) = uplink {
+            add(&mut links, host.link(LinkBy::Name(name))?);
+        }
+        match link.controller {
+            Some(index) => add(&mut links, host.link(LinkBy::Index(index))?),
+            None if !link.is_bridge() => add(&mut links, host.link(LinkBy::Name(&format!("{}{}", bridge::BRIDGE_PREFIX, link.index)))?),
+            None => {}
+        }
+        at += 1;
+    }
+    Ok(Host { links, addresses, routes: Vec::new() })
+}
+
+fn add(links: &mut Vec<HostLink>, link: Option<Link>) {
+    let Some(link) = link.map(host_link) else { return };
+    if links.iter().all(|there| there.index != link.index) {
+        links.push(link);
+    }
+}
+
+fn host_link(link: Link) -> HostLink {
+    let Link { index, name, alias, kind, mac, mtu, controller, hairpin, up, group: _, peer: _, carrier: _, proxy_arp: _ } = link;
+    HostLink { index, name, kind, mac, mtu, controller, up, hairpin, alias }
+}
+
+/// Routes through the uplink: only looked for where it has not been moved, since with the pods' the table is long.
+fn stray_routes(host: &mut Netlink, network: &Network, seen: &Host) -> Result<Vec<bridge::Movable>, NetlinkError> {
+    let is_moved =
+        seen.links.iter().any(|link| Some(link.index) == network.bridge_index && link.alias.as_deref() == Some(&network.alias()))
+            && seen.links.iter().any(|link| link.index == network.uplink_index && link.controller == network.bridge_index)
+            && seen.addresses.iter().all(|address| address.link != network.uplink_index);
+    if is_moved { Ok(Vec::new()) } else { host.movable_routes(network.uplink_index) }
+}
+
+fn carry_out(host: &mut Netlink, network: &Network, seen: &Host, step: &NetworkStep) -> Result<(), BridgeError> {
+    let failed = |source| BridgeError::Step { step: format!("{step} ({}, {})", network.bridge, network.uplink), source };
+    if *step == NetworkStep::CreateBridge {
+        let create = Change::CreateBridge { name: network.bridge.as_str(), mac: network.mac, mtu: network.mtu };
+        host.change(create).map_err(failed)?;
+        switch::ignore_router_advertisements(network.bridge.as_str()).map_err(BridgeError::Switch)?;
+    }
+    let Some(bridge) = host.link(LinkBy::Name(network.bridge.as_str())).map_err(failed)?.map(|link| link.index) else {
+        return Err(failed(NetlinkError::Malformed("the bridge is gone")));
+    };
+    let uplink = network.uplink_index;
+    match step {
+        NetworkStep::CreateBridge => Ok(()),
+        NetworkStep::PinMac => host.change(Change::SetMac { link: bridge, mac: network.mac }),
+        NetworkStep::SetUp(Which::Bridge) => host.change(Change::SetUp(bridge)),
+        NetworkStep::SetUp(Which::Uplink) => host.change(Change::SetUp(uplink)),
+        NetworkStep::Hairpin(on) => host.change(Change::SetHairpin { link: uplink, on: *on }),
+        NetworkStep::Label => host.change(Change::SetAlias { link: bridge, alias: &network.alias() }),
+        NetworkStep::Move(moving) => return relocate(host, network, seen, bridge, moving),
+    }
+    .map_err(failed)
+}
+
+/// The whole move in one message: a process that is killed has done all of it or nothing. Refused in its middle, it is taken back.
+fn relocate(host: &mut Netlink, network: &Network, seen: &Host, bridge: LinkIndex, moving: &Move) -> Result<(), BridgeError> {
+    let uplink = network.uplink_index;
+    let Move { add_addresses, routes, enslave, remove_addresses } = moving;
+    let mut changes: Vec<Change<'_>> =
+        add_addresses.iter().map(|address| Change::CopyAddress { link: bridge, words: &address.words }).collect();
+    changes.extend(routes.iter().map(|route| Change::CopyRoute { link: bridge, words: &route.words }));
+    changes.extend(enslave.then_some(Change::SetController { link: uplink, controller: bridge }));
+    changes.extend(remove_addresses.iter().map(|address| Change::DeleteCopied { link: uplink, words: &address.words }));
+    let step = NetworkStep::Move(moving.clone()).to_string();
+    let failed = |source| BridgeError::Step { step: format!("{step} ({}, {})", network.bridge, network.uplink), source };
+    let refused = host.changes(changes.clone()).map_err(failed)?;
+    let Some((at, errno)) = refused.into_iter().find(|(_, errno)| !matches!(*errno, Errno::EXIST | Errno::ADDRNOTAVAIL)) else {
+        return Ok(());
+    };
+    let what = changes.get(at).map(ToString::to_string).unwrap_or_default();
+    let cause = failed(NetlinkError::Refused { what, errno });
+    match put_back(host, seen, uplink, bridge, moving) {
+        Ok(()) => Err(cause),
+        Err(left) => Err(BridgeError::Stuck { step: azure_vnet_plugin_core::error::chain(&cause), left }),
+    }
+}
+
+/// Gives the uplink back what it had before the move.
+fn put_back(host: &mut Netlink, seen: &Host, uplink: LinkIndex, bridge: LinkIndex, moving: &Move) -> Result<(), String> {
+    let before = seen.links.iter().find(|link| link.index == uplink).and_then(|link| link.controller).unwrap_or_default();
+    let mut changes = vec![Change::SetController { link: uplink, controller: before }];
+    changes.extend(moving.remove_addresses.iter().map(|address| Change::CopyAddress { link: uplink, words: &address.words }));
+    changes.extend(moving.routes.iter().map(|route| Change::CopyRoute { link: uplink, words: &route.words }));
+    changes.extend(moving.add_addresses.iter().map(|address| Change::DeleteCopied { link: bridge, words: &address.words }));
+    let refused = host.changes(changes.clone()).map_err(|error| azure_vnet_plugin_core::error::chain(&error))?;
+    let left: Vec<String> =
+        refused.into_iter().filter_map(|(at, errno)| changes.get(at).map(|change| format!("cannot {change}: {errno}"))).collect();
+    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+}
+
+fn rules_plan(wish: &NetworkWish, network: &Network, seen: &Host, rules: &[ObservedRule]) -> [RulePlan; 2] {
+    let own = RulePlan::towards(&Holder::Network(network.bridge.clone()), &network.rules(wish, seen), rules);
+    [RulePlan::towards(&Holder::Table, &bridge::table_rules(), rules), own]
+}
+
+fn settle_rules(frames: &mut Frames, wish: &NetworkWish, network: &Network, seen: &Host) -> Result<(), BridgeError> {
+    let plan = |rules: &[ObservedRule]| {
+        let [mut all, own] = rules_plan(wish, network, seen, rules);
+        all.delete.extend(own.delete);
+        all.add.extend(own.add);
+        all
+    };
+    frames.settle(plan).map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })
+}
+
+fn enforce() -> Result<(), BridgeError> {
+    switch::let_bridges_call_iptables().map_err(|error| {
+        let is_missing = error.source.kind() == io::ErrorKind::NotFound;
+        if is_missing { BridgeError::NoNetfilter { path: error.path } } else { BridgeError::Switch(error) }
+    })
+}

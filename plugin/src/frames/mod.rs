@@ -1,0 +1,102 @@
+//! Rules for the frames of bridged pods, in the kernel's tables as `ebtables` (of iptables-nft) reads and writes them. Each carries a comment by
+//! which it is known again. All changes of one plan are one transaction. Nothing here decides.
+
+mod encode;
+mod socket;
+
+use azure_vnet_plugin_core::frames::{Chain, Comment, ObservedRule, RulePlan};
+
+pub use self::socket::Frames;
+use crate::netlink::{Errno, NetlinkError};
+
+/// A table of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    /// `nat` of bridges, which others use too.
+    Bridge,
+    /// Ours, of IPv4.
+    Services,
+}
+
+impl Table {
+    fn of(chain: Chain) -> Self {
+        match chain {
+            Chain::Arriving | Chain::Leaving | Chain::Network | Chain::Pods | Chain::Out => Self::Bridge,
+            Chain::Services => Self::Services,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "nat",
+            Self::Services => "azure-vnet",
+        }
+    }
+
+    /// The kernel's number of the protocol family.
+    fn family(self) -> u8 {
+        match self {
+            Self::Bridge => 7,
+            Self::Services => 2,
+        }
+    }
+}
+
+impl Frames {
+    /// All rules of ours.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn observe(&mut self) -> Result<Vec<ObservedRule>, NetlinkError> {
+        let mut all = self.dump(Table::Bridge)?;
+        all.extend(self.dump(Table::Services)?);
+        Ok(all)
+    }
+
+    /// Makes the changes, all or none, and what of tables and chains they need.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn apply(&mut self, plan: &RulePlan) -> Result<(), NetlinkError> {
+        if plan.is_empty() {
+            return Ok(());
+        }
+        match self.transact(plan) {
+            Err(error) if error.errno() == Some(Errno::OPNOTSUPP) || error.errno() == Some(Errno::AFNOSUPPORT) => {
+                Err(NetlinkError::Refused {
+                    what: "make rules for bridges: this kernel lacks nf_tables for them".to_owned(),
+                    errno: Errno::OPNOTSUPP,
+                })
+            }
+            result => result,
+        }
+    }
+
+    /// Observes, plans, applies; again when another process changed the rules in between.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn settle(&mut self, plan: impl Fn(&[ObservedRule]) -> RulePlan) -> Result<(), NetlinkError> {
+        const ATTEMPTS: u32 = 5;
+        let mut attempt = 1;
+        loop {
+            match self.observe().and_then(|observed| self.apply(&plan(&observed))) {
+                // A rule that was to be deleted is gone already.
+                Err(error) if error.errno() == Some(Errno::NOENT) && attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+}
+
+fn chain_of(table: Table, name: &[u8]) -> Option<Chain> {
+    let name = name.strip_suffix(&[0]).unwrap_or(name);
+    Chain::ALL.into_iter().find(|chain| Table::of(*chain) == table && chain.as_str().as_bytes() == name)
+}
+
+/// Reads the comment out of what the kernel keeps with a rule: type 0, length, text with its NUL.
+fn comment_of(user_data: &[u8]) -> Option<Comment> {
+    let (&[kind, len], text) = user_data.split_first_chunk()?;
+    let text = text.get(..usize::from(len)).filter(|_| kind == 0)?;
+    Comment::parse(std::str::from_utf8(text.strip_suffix(&[0])?).ok()?)
+}

@@ -1,0 +1,132 @@
+//! The transport: transactions and dumps of rules over one `NETLINK_NETFILTER` socket.
+
+use std::os::fd::OwnedFd;
+
+use azure_vnet_plugin_core::frames::{ObservedRule, RulePlan};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+
+use super::{
+    Table, chain_of, comment_of,
+    encode::{self, GOT_RULE, Transaction, attributes},
+};
+use crate::netlink::{
+    NetlinkError,
+    socket::{Message, split_message},
+};
+
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const RECEIVE_LEN: usize = 64 * 1024;
+
+/// A socket to the rules of the namespace that the calling thread was in when it was opened.
+#[derive(Debug)]
+pub struct Frames {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+enum Next {
+    More,
+    Stop,
+}
+
+impl Frames {
+    /// Opens a socket.
+    ///
+    /// # Errors
+    /// The kernel gives none.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))
+            .map_err(NetlinkError::Open)?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
+    }
+
+    /// Carries out the transaction of a plan. The kernel tells each refusal, or at the end that all is done.
+    pub(super) fn transact(&mut self, plan: &RulePlan) -> Result<(), NetlinkError> {
+        let Transaction { bytes, first, last } = encode::transaction(plan, self.sequence.wrapping_add(1))?;
+        // Refusals that are still to be read must not be taken for answers to the next question.
+        self.sequence = last.wrapping_add(1);
+        self.send(&bytes)?;
+        let mut refused = None;
+        self.receive(|message| {
+            if message.kind != ERROR || !(first..=last).contains(&message.sequence) {
+                return Ok(Next::More);
+            }
+            refused = message.errno()?;
+            Ok(if refused.is_some() || message.sequence == last { Next::Stop } else { Next::More })
+        })?;
+        refused.map_or(Ok(()), |errno| Err(NetlinkError::Refused { what: "change the rules of the bridge".to_owned(), errno }))
+    }
+
+    pub(super) fn dump(&mut self, table: Table) -> Result<Vec<ObservedRule>, NetlinkError> {
+        const ATTEMPTS: u32 = 5;
+        for attempt in 1..=ATTEMPTS {
+            self.sequence = self.sequence.wrapping_add(1);
+            let sequence = self.sequence;
+            self.send(&encode::dump_request(table, sequence)?)?;
+            let (mut all, mut torn) = (Vec::new(), false);
+            self.receive(|message| {
+                if message.sequence != sequence {
+                    return Ok(Next::More);
+                }
+                torn |= message.flags & DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    DONE => return Ok(Next::Stop),
+                    ERROR => match message.errno()? {
+                        // A table that is not there has no rules.
+                        Some(rustix::io::Errno::NOENT) | None => return Ok(Next::Stop),
+                        Some(errno) => return Err(NetlinkError::Refused { what: "read the rules of the bridge".to_owned(), errno }),
+                    },
+                    GOT_RULE => all.extend(rule(table, message)),
+                    _ => {}
+                }
+                Ok(Next::More)
+            })?;
+            if !torn || attempt == ATTEMPTS {
+                return Ok(all);
+            }
+        }
+        Err(NetlinkError::Malformed("rules"))
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, bytes, SendFlags::empty())).map(drop).map_err(NetlinkError::Send)
+    }
+
+    fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
+        loop {
+            let (read, whole) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::TRUNC))
+                .map_err(NetlinkError::Receive)?;
+            if whole > read {
+                return Err(NetlinkError::Malformed("longer than the buffer"));
+            }
+            let mut rest = self.buffer.get(..read).unwrap_or_default();
+            while let Some((message, after)) = split_message(rest)? {
+                rest = after;
+                match each(&message)? {
+                    Next::More => {}
+                    Next::Stop => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// A rule of ours; none if it is another's.
+fn rule(table: Table, message: &Message<'_>) -> Option<ObservedRule> {
+    const CHAIN: u16 = 2;
+    const HANDLE: u16 = 3;
+    const USER_DATA: u16 = 7;
+    let (mut chain, mut handle, mut comment) = (None, None, None);
+    for (kind, value) in attributes(message.body.get(4..)?) {
+        match kind {
+            CHAIN => chain = chain_of(table, value),
+            HANDLE => handle = value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)),
+            USER_DATA => comment = comment_of(value),
+            _ => {}
+        }
+    }
+    Some(ObservedRule { chain: chain?, handle: handle?, comment: comment? })
+}

@@ -1,0 +1,408 @@
+//! Bridge and tunnel mode against the real kernel: a node whose uplink leads to a fabric that behaves as Azure's.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unused_self,
+    clippy::wildcard_enum_match_arm,
+    missing_docs,
+    reason = "a test stops at the first surprise, and its node is the subject of what it does"
+)]
+
+mod node;
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use azure_vnet_plugin::{
+    frames::Frames,
+    netlink::{Family, LinkBy, Netlink},
+};
+use azure_vnet_plugin_core::frames::Chain;
+use node::{Ended, FABRIC, NODE, Node, Sandbox, inside, on_a_node, run};
+use serde_json::{Value, json};
+
+const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 5);
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
+const LOCAL_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
+const PORT: u16 = 7000;
+
+/// What of the two bridged modes is the same.
+const BOTH: [&str; 2] = ["bridge", "tunnel"];
+
+#[test]
+fn a_bridged_pod_reaches_host_fabric_other_node_pods_and_internet() {
+    for mode in BOTH {
+        on_a_node(10, move |node| {
+            let fabric = Fabric::like_azure(node);
+            let (a, b) = (node.sandbox("a", "a-0"), node.sandbox("b", "b-0"));
+            let (at_a, at_b) = (add(node, &a, mode).address(), add(node, &b, mode).address());
+            fabric.host_is_connected("after ADD");
+            for (from, source, to, at) in [
+                (Some(&a.netns), at_a, Some(&b.netns), at_b),
+                (Some(&a.netns), at_a, None, NODE),
+                (None, NODE, Some(&a.netns), at_a),
+                (Some(&a.netns), at_a, Some(&fabric.other), OTHER_NODE),
+                (Some(&fabric.other), OTHER_NODE, Some(&b.netns), at_b),
+            ] {
+                fabric.expect_way(from, source, to, at, at, &format!("{mode}: {source} to {at}"));
+            }
+            masquerade();
+            fabric.expect_way(Some(&a.netns), NODE, Some(&node.fabric), INTERNET, INTERNET, &format!("{mode}: to the internet"));
+        });
+    }
+}
+
+#[test]
+fn only_in_tunnel_mode_two_pods_of_a_node_meet_the_networks_security_rules() {
+    for (mode, passes) in [("transparent", true), ("bridge", true), ("tunnel", false)] {
+        on_a_node(10, move |node| {
+            let fabric = Fabric::like_azure(node);
+            let (a, b) = (node.sandbox("a", "a-0"), node.sandbox("b", "b-0"));
+            let (at_a, at_b) = (add(node, &a, mode).address(), add(node, &b, mode).address());
+            fabric.expect_way(Some(&a.netns), at_a, Some(&b.netns), at_b, at_b, &format!("{mode} without a rule"));
+            fabric.deny(at_a, at_b);
+            let arrived = fabric.try_way(Some(&a.netns), Some(&b.netns), at_b, at_b).is_some();
+            assert_eq!(arrived, passes, "{mode} with a rule of the network against it");
+        });
+    }
+}
+
+#[test]
+fn pk3_services_and_local_addresses_work_for_bridged_pods() {
+    for mode in BOTH {
+        on_a_node(10, move |node| {
+            let fabric = Fabric::like_azure(node);
+            fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0").unwrap();
+            let (a, b) = (node.sandbox("a", "a-0"), node.sandbox("b", "b-0"));
+            let mut conf = conf(mode);
+            conf["ipsToRouteViaHost"] = json!([LOCAL_DNS]);
+            let at_a = node.run(&a, "ADD", &conf).address();
+            let at_b = node.run(&b, "ADD", &conf).address();
+            assert_eq!(fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").unwrap().trim(), "1");
+            run("ip", &["address", "add", &format!("{LOCAL_DNS}/32"), "dev", "lo"]);
+            fabric.expect_way(Some(&a.netns), at_a, None, LOCAL_DNS, LOCAL_DNS, &format!("{mode}: node-local resolver"));
+            // What kube-proxy does for a ClusterIP.
+            for (endpoint, namespace) in [(at_b, Some(&b.netns)), (NODE, None), (OTHER_NODE, Some(&fabric.other)), (at_a, Some(&a.netns))] {
+                let rule = ["-p", "udp", "-d", &SERVICE.to_string(), "-j", "DNAT", "--to-destination", &endpoint.to_string()];
+                let hairpin = ["POSTROUTING", "-s", &at_a.to_string(), "-d", &at_a.to_string(), "-j", "MASQUERADE"];
+                run("iptables-nft", &[&["-w", "-t", "nat", "-A", "PREROUTING"], &rule[..]].concat());
+                run("iptables-nft", &[&["-w", "-t", "nat", "-A"], &hairpin[..]].concat());
+                let from = fabric.try_way(Some(&a.netns), namespace, SERVICE, endpoint);
+                assert!(from.is_some(), "{mode}: service at {endpoint}");
+                run("iptables-nft", &["-w", "-t", "nat", "-F", "PREROUTING"]);
+                run("iptables-nft", &["-w", "-t", "nat", "-F", "POSTROUTING"]);
+            }
+        });
+    }
+}
+
+#[test]
+fn the_uplink_keeps_all_that_it_had_on_the_bridge() {
+    on_a_node(10, |node| {
+        let fabric = Fabric::like_azure(node);
+        run("ip", &["route", "replace", "default", "via", &FABRIC.to_string(), "dev", "eth0", "metric", "100", "proto", "dhcp"]);
+        run("ip", &["route", "add", "168.63.129.16", "via", &FABRIC.to_string(), "dev", "eth0", "src", &NODE.to_string(), "metric", "100"]);
+        run("ip", &["route", "add", "10.99.0.0/16", "via", &FABRIC.to_string(), "dev", "eth0", "table", "77"]);
+        run("ip", &["address", "add", "10.240.0.44/16", "dev", "eth0"]);
+        run("ip", &["address", "add", "fd00::4/64", "dev", "eth0", "nodad"]);
+        run("ip", &["-6", "route", "add", "default", "via", "fd00::1", "dev", "eth0", "metric", "100"]);
+        let shown = |link: &str| {
+            let of = |arguments: &[&str]| {
+                let out = Command::new("ip").args(arguments).args(["dev", link]).output().unwrap();
+                let mut lines: Vec<String> = String::from_utf8(out.stdout).unwrap().lines().map(|line| line.trim().to_owned()).collect();
+                lines.retain(|line| !line.contains("fe80") && !line.contains("multicast") && !line.is_empty());
+                lines.sort();
+                lines
+            };
+            [of(&["-4", "route", "show", "table", "main"]), of(&["-4", "route", "show", "table", "77"]), of(&["-6", "route", "show"])]
+        };
+        let before = shown("eth0");
+        let mac = Netlink::open().unwrap().link(LinkBy::Name("eth0")).unwrap().unwrap().mac;
+        let pod = node.sandbox("c1", "web-0");
+        let address = add(node, &pod, "bridge").address();
+        let mut host = Netlink::open().unwrap();
+        let eth0 = host.link(LinkBy::Name("eth0")).unwrap().unwrap();
+        let bridge = host.link(LinkBy::Name(&format!("azure{}", eth0.index))).unwrap().unwrap();
+        assert_eq!((eth0.controller, bridge.mac, eth0.hairpin), (Some(bridge.index), mac, true));
+        let mut after = shown(&bridge.name);
+        after[0].retain(|line| !line.starts_with(&address.to_string()));
+        assert_eq!(after, before.map(|lines| lines.into_iter().map(|line| line.replace(" linkdown", "")).collect::<Vec<_>>()));
+        assert!(shown("eth0").iter().all(Vec::is_empty), "{:?}", shown("eth0"));
+        let addresses = host.addresses(Family::V4).unwrap().into_iter().chain(host.addresses(Family::V6).unwrap());
+        let mut on_bridge: Vec<String> =
+            addresses.filter(|a| a.link == bridge.index).map(|a| a.address.to_string()).filter(|text| !text.starts_with("fe80")).collect();
+        on_bridge.sort();
+        assert_eq!(on_bridge, ["10.240.0.4", "10.240.0.44", "fd00::4"]);
+        fabric.host_is_connected("after the move");
+        assert!(node.run(&pod, "DEL", &conf("bridge")).ok);
+        assert!(host.link(LinkBy::Name(&bridge.name)).unwrap().is_some(), "DEL never undoes the network");
+        fabric.host_is_connected("after DEL");
+    });
+}
+
+#[test]
+fn a_bridge_that_is_there_is_taken_as_it_is_and_a_named_one_too() {
+    on_a_node(10, |node| {
+        let fabric = Fabric::like_azure(node);
+        let pod = node.sandbox("c1", "web-0");
+        let mut named = conf("bridge");
+        (named["bridge"], named["master"]) = (json!("azure0"), json!("eth0"));
+        assert!(node.run(&pod, "ADD", &named).ok);
+        // What a lost state and another configuration lead to: the addresses are on the bridge, which is no uplink.
+        for (number, other) in [conf("bridge"), conf("tunnel"), named.clone()].into_iter().enumerate() {
+            let next = node.sandbox(&format!("other{number}"), "web-1");
+            let added = node.run(&next, "ADD", &other);
+            assert!(added.ok, "{added:?}");
+            assert!(node.run(&next, "DEL", &other).ok);
+        }
+        run("ip", &["link", "set", "azure0", "alias", "someone's"]);
+        let next = node.sandbox("c9", "web-9");
+        assert!(add(node, &next, "bridge").ok);
+        let bridges = Netlink::open().unwrap().links().unwrap().into_iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+        assert_eq!(bridges.map(|bridge| bridge.name).collect::<Vec<_>>(), ["azure0"]);
+        fabric.host_is_connected("after all of them");
+        let mut wrong = conf("bridge");
+        wrong["master"] = json!("eth7");
+        let refused = node.run(&node.sandbox("c8", "web-8"), "ADD", &wrong);
+        assert_eq!(refused.code(), 7, "{refused:?}");
+        fabric.host_is_connected("after a wrong master");
+    });
+}
+
+#[test]
+fn a_bridged_pod_is_checked_mended_and_deleted_without_a_trace() {
+    for mode in BOTH {
+        on_a_node(10, move |node| {
+            let _fabric = Fabric::like_azure(node);
+            let pod = node.sandbox("c1", "web-0");
+            let added = add(node, &pod, mode);
+            let address = added.address();
+            let host_link = added.json()["interfaces"][1]["name"].as_str().unwrap().to_owned();
+            let check = |what: &str| {
+                let mut conf = conf(mode);
+                conf["prevResult"] = added.json();
+                (node.run(&pod, "CHECK", &conf), what.to_owned())
+            };
+            let (whole, _) = check("");
+            assert!(whole.ok, "{mode}: {whole:?}");
+            let bridge = format!("azure{}", Netlink::open().unwrap().link(LinkBy::Name("eth0")).unwrap().unwrap().index);
+            let text = address.to_string();
+            let breakages: Vec<(Vec<&str>, &str)> = vec![
+                (vec!["link", "set", &host_link, "nomaster"], "on a bridge"),
+                (vec!["link", "set", &host_link, "type", "bridge_slave", "hairpin", "off"], "the host link's place on the bridge"),
+                (vec!["route", "del", &text, "dev", &bridge], "the host's route to the pod"),
+                (vec!["neighbour", "del", &text, "dev", &bridge], "the bridge's entry for the pod"),
+            ];
+            for (breakage, part) in breakages {
+                run("ip", &breakage);
+                let (broken, _) = check(part);
+                assert!(!broken.ok && broken.json()["msg"].as_str().unwrap().contains(part), "{mode}: {part}: {broken:?}");
+                assert_eq!(add(node, &pod, mode).json(), added.json());
+                let (mended, _) = check(part);
+                assert!(mended.ok, "{mode}: {part}: {mended:?}");
+            }
+            run("ebtables-nft", &["-t", "nat", "-F", "AZURE-VNET-PODS"]);
+            let (broken, _) = check("rules");
+            assert!(broken.json()["msg"].as_str().unwrap().contains("the rules for the pod's frames"), "{broken:?}");
+            assert_eq!(add(node, &pod, mode).json(), added.json());
+            for _ in 0..2 {
+                assert!(node.run(&pod, "DEL", &conf(mode)).ok);
+                assert_eq!(traces(address), Vec::<String>::new(), "{mode}");
+            }
+            node.assert_nothing_left(mode);
+        });
+    }
+}
+
+#[test]
+fn the_rules_are_what_ebtables_shows() {
+    on_a_node(10, |node| {
+        let pod = node.sandbox("c1", "web-0");
+        let added = add(node, &pod, "tunnel");
+        let (address, link) = (added.address(), added.json()["interfaces"][1]["name"].as_str().unwrap().to_owned());
+        let mac = added.json()["interfaces"][0]["mac"].as_str().unwrap().to_owned();
+        let out = Command::new("ebtables-nft").args(["-t", "nat", "-L"]).output().unwrap();
+        let listing = String::from_utf8(out.stdout).unwrap();
+        // ebtables leaves out targets that are its defaults.
+        for rule in [
+            "-j AZURE-VNET".to_owned(),
+            "-j AZURE-VNET-PODS".to_owned(),
+            "-j AZURE-VNET-OUT".to_owned(),
+            "-p ARP --arp-op Request --arp-ip-dst 10.240.0.4 -j arpreply --arpreply-mac 02:00:00:00:00:04".to_owned(),
+            "-p ARP -i eth0 --arp-op Reply -j dnat --to-dst ff:ff:ff:ff:ff:ff --dnat-target ACCEPT".to_owned(),
+            "-p IPv4 -i az+ --ip-dst 10.240.0.4 -j redirect".to_owned(),
+            format!("-p ARP -i az+ --arp-op Request --arp-ip-dst {address} -j arpreply --arpreply-mac 12:34:56:78:9a:bc"),
+            format!("-p IPv4 -i eth0 --ip-dst {address} -j dnat --to-dst {mac} --dnat-target ACCEPT"),
+            format!("-i {link} -j dnat --to-dst 12:34:56:78:9a:bc --dnat-target ACCEPT"),
+            "-s Unicast -o eth0 -j snat --to-src 02:00:00:00:00:04 --snat-arp --snat-target ACCEPT".to_owned(),
+        ] {
+            assert!(listing.lines().any(|line| line.trim_end() == rule), "{rule}\n{listing}");
+        }
+        let before = listing.lines().count();
+        assert!(add(node, &node.sandbox("c2", "web-1"), "tunnel").ok);
+        let out = Command::new("ebtables-nft").args(["-t", "nat", "-L"]).output().unwrap();
+        assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), before + 3, "a second pod adds its own rules and no others");
+    });
+}
+
+/// A fabric like Azure's: it answers ARP for every address with its own hardware address, delivers by the node's, lets each node send from its own
+/// addresses only, and applies rules. Beside the node there is another one, and an internet that only nodes reach.
+struct Fabric {
+    here: PathBuf,
+    other: PathBuf,
+}
+
+impl Fabric {
+    fn like_azure(node: &Node) -> Self {
+        let other = node.sandbox("other-node", "none").netns;
+        let (here, there) = (node.fabric.clone(), other.clone());
+        fs::write("/proc/sys/net/ipv4/conf/eth0/proxy_arp", "0").unwrap();
+        inside(&here, move || {
+            for (name, value) in [
+                ("ip_forward", "1"),
+                ("conf/all/rp_filter", "0"),
+                ("conf/n1/rp_filter", "0"),
+                ("conf/all/send_redirects", "0"),
+                ("conf/n1/send_redirects", "0"),
+                ("conf/n1/proxy_arp", "1"),
+                ("conf/n1/proxy_arp_pvlan", "1"),
+                ("neigh/n1/proxy_delay", "0"),
+            ] {
+                fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+            }
+            run(
+                "ip",
+                &[
+                    "link",
+                    "add",
+                    "n2",
+                    "address",
+                    "12:34:56:78:9a:bc",
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    "eth0",
+                    "netns",
+                    there.to_str().unwrap(),
+                ],
+            );
+            fs::write("/proc/sys/net/ipv4/conf/n2/proxy_arp", "1").unwrap();
+            fs::write("/proc/sys/net/ipv4/neigh/n2/proxy_delay", "0").unwrap();
+            run("ip", &["link", "set", "n2", "up"]);
+            run("ip", &["route", "add", &format!("{OTHER_NODE}/32"), "dev", "n2"]);
+            run("ip", &["address", "add", &format!("{INTERNET}/32"), "dev", "lo"]);
+            // The node's addresses, by its hardware address: it is asked for none.
+            for last in 0..=10 {
+                let address = if last == 0 { NODE } else { node::pool_address(last) };
+                run("ip", &["neighbour", "replace", &address.to_string(), "lladdr", "02:00:00:00:00:04", "nud", "permanent", "dev", "n1"]);
+            }
+            for rule in [
+                format!("-A FORWARD -o n1 -i n2 ! -s {OTHER_NODE} -j DROP"),
+                format!("-A INPUT -i n1 -d {INTERNET} ! -s {NODE} -j DROP"),
+                "-A INPUT -i n1 ! -s 10.240.0.0/16 -j DROP".to_owned(),
+                "-A FORWARD -i n1 ! -s 10.240.0.0/16 -j DROP".to_owned(),
+            ] {
+                run("iptables-nft", &[&["-w"][..], &rule.split(' ').collect::<Vec<_>>()].concat());
+            }
+        });
+        inside(&other, || {
+            run("ip", &["link", "set", "lo", "up"]);
+            run("ip", &["address", "add", &format!("{OTHER_NODE}/16"), "dev", "eth0"]);
+            run("ip", &["link", "set", "eth0", "up"]);
+        });
+        Self { here, other }
+    }
+
+    /// A security rule of the network.
+    fn deny(&self, from: Ipv4Addr, to: Ipv4Addr) {
+        inside(&self.here, move || {
+            run("iptables-nft", &["-w", "-I", "FORWARD", "-s", &from.to_string(), "-d", &to.to_string(), "-j", "DROP"]);
+        });
+    }
+
+    fn host_is_connected(&self, when: &str) {
+        for (there, address) in [(&self.here, FABRIC), (&self.here, INTERNET), (&self.other, OTHER_NODE)] {
+            self.expect_way(None, NODE, Some(there), address, address, &format!("the host's way to {address} {when}"));
+            if address != INTERNET {
+                self.expect_way(Some(there), address, None, NODE, NODE, &format!("the way from {address} to the host {when}"));
+            }
+        }
+    }
+
+    fn expect_way(&self, from: Option<&PathBuf>, source: Ipv4Addr, to: Option<&PathBuf>, target: Ipv4Addr, at: Ipv4Addr, what: &str) {
+        assert_eq!(self.try_way(from, to, target, at), Some(IpAddr::V4(source)), "{what}");
+    }
+
+    /// Asks and is answered; whom the one who was asked saw asking.
+    fn try_way(&self, from: Option<&PathBuf>, to: Option<&PathBuf>, target: Ipv4Addr, at: Ipv4Addr) -> Option<IpAddr> {
+        let server = socket(to, SocketAddr::from((at, PORT)));
+        let client = socket(from, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let mut buffer = [0; 16];
+        // A packet that is refused takes no answer's time; of five, the first may wait for a neighbour.
+        for _ in 0..5 {
+            client.send_to(b"ping", (target, PORT)).ok()?;
+            let Ok((_, asker)) = server.recv_from(&mut buffer) else { continue };
+            server.send_to(b"pong", asker).ok()?;
+            match client.recv_from(&mut buffer) {
+                Ok((_, answerer)) => {
+                    assert_eq!(answerer.ip(), IpAddr::V4(target), "the answer comes from whom was asked");
+                    return Some(asker.ip());
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        None
+    }
+}
+
+fn socket(netns: Option<&PathBuf>, at: SocketAddr) -> UdpSocket {
+    let open = move || UdpSocket::bind(at).unwrap();
+    let socket = match netns {
+        Some(netns) => inside(netns, open),
+        None => open(),
+    };
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket
+}
+
+/// What the agent does on a node.
+fn masquerade() {
+    run("iptables-nft", &["-w", "-t", "nat", "-A", "POSTROUTING", "-s", "10.240.1.0/24", "!", "-d", "10.240.0.0/16", "-j", "MASQUERADE"]);
+}
+
+fn conf(mode: &str) -> Value {
+    let mut conf = node::conf("1.0.0");
+    conf["mode"] = json!(mode);
+    conf
+}
+
+fn add(node: &Node, pod: &Sandbox, mode: &str) -> Ended {
+    let added = node.run(pod, "ADD", &conf(mode));
+    assert!(added.ok, "{mode}: {added:?}");
+    added
+}
+
+/// Routes, neighbours and rules of an address.
+fn traces(address: Ipv4Addr) -> Vec<String> {
+    let mut host = Netlink::open().unwrap();
+    let address = IpAddr::V4(address);
+    let routes =
+        host.routes(Family::V4, 254).unwrap().into_iter().filter(|route| route.destination.addr() == address).map(|r| format!("{r:?}"));
+    let mut all: Vec<String> = routes.collect();
+    all.extend(host.neighbours(Family::V4).unwrap().into_iter().filter(|n| n.address == address && n.permanent).map(|n| format!("{n:?}")));
+    let rules = Frames::open().unwrap().observe().unwrap();
+    all.extend(rules.into_iter().filter(|rule| rule.chain == Chain::Pods).map(|rule| format!("{rule:?}")));
+    assert!(Path::new("/run/azure-vnet").exists());
+    all
+}
