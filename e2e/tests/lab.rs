@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 #[test]
 fn three_nodes_run_pods_that_reach_each_other_and_survive_a_reboot() {
-    let lab = Lab::up(&LabOptions { cni: Cni::Bridge, detached: false }).unwrap();
+    let lab = Lab::up(&LabOptions { cni: Cni::Bridge, ..LabOptions::default() }).unwrap();
     let cluster = Cluster::new(&lab).unwrap();
     wait_ready(&cluster, Duration::from_mins(1)).unwrap();
     cluster.apply(&daemon_set()).unwrap();
@@ -39,6 +39,38 @@ fn three_nodes_run_pods_that_reach_each_other_and_survive_a_reboot() {
     assert!(!left_of(&folder).unwrap().is_empty(), "a lab that is up can be seen");
     lab.down().unwrap();
     assert_eq!(left_of(&folder).unwrap(), Vec::<String>::new());
+}
+
+/// As Azure: one hardware address for every address of the network, and packets go to the NIC that has the address, without a question.
+#[test]
+fn pk6_the_fabric_answers_arp_for_every_address_and_delivers_by_the_nics_mac() {
+    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let cluster = Cluster::new(&lab).unwrap();
+    let (here, there) = (lab.node("n1").unwrap(), lab.node("n2").unwrap());
+    let attached = |name: &'static str| {
+        cluster.azure(async |azure| azure.foreign_add(name, "extra").await).unwrap();
+        wait_for("the address to be let through", Duration::from_secs(30), || {
+            let nics = cluster.azure(async |azure| azure.nics().await)?;
+            let nic = nics.iter().find(|nic| nic.node.as_deref() == Some(name));
+            let config = nic.and_then(|nic| nic.configurations.iter().find(|config| config.name == "extra"));
+            let address = config.and_then(|config| config.address).filter(|address| nic.is_some_and(|nic| nic.attached.contains(address)));
+            Ok(address.ok_or_else(|| "not yet".into()))
+        })
+    };
+    let (own, remote) = (attached("n1").unwrap(), attached("n2").unwrap());
+    let nobodys = "10.240.77.77";
+    for address in [&*own.to_string(), &*remote.to_string(), &*there.address().to_string(), nobodys] {
+        let said = here.exec(&["busybox", "arping", "-c", "1", "-w", "5", "-I", "eth0", address]).unwrap();
+        assert!(said.contains("[12:34:56:78:9a:bc]"), "{address}: {said}");
+    }
+    // It neither answers ARP nor speaks for others: what arrives was sent to its NIC's own address.
+    for (key, value) in [("all/arp_ignore", "8"), ("all/proxy_arp", "0"), ("eth0/proxy_arp", "0")] {
+        there.exec(&["sh", "-c", &format!("echo {value} > /proc/sys/net/ipv4/conf/{key}")]).unwrap();
+    }
+    there.exec(&["ip", "address", "add", &format!("{remote}/32"), "dev", "lo"]).unwrap();
+    here.exec(&["busybox", "ping", "-c", "1", "-W", "5", &remote.to_string()]).unwrap();
+    assert!(here.exec(&["busybox", "ping", "-c", "1", "-W", "1", nobodys]).is_err(), "nobody has it");
+    lab.down().unwrap();
 }
 
 /// The earliest moment at which there is something to leave behind, and one at which all kinds of it are there.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use azure_vnet_e2e::lab::{Lab, LabOptions};
+use azure_vnet_e2e::lab::{KubeProxy, Lab, LabOptions};
 use azure_vnet_e2e::scenario::{self, Checker, Cluster};
 
 #[test]
@@ -27,6 +27,8 @@ fn pods_get_vnet_addresses_through_all_that_happens_to_a_cluster() {
     let matrix = scenario::reach(&cluster, &pods).unwrap();
     matrix.check(&pods, |node| lab.node(node).unwrap().address()).unwrap();
 
+    scenario::services(&cluster).unwrap();
+
     scenario::start_and_stop_without_daemons(&cluster).unwrap();
     scenario::reboot(&cluster, &lab.node("n2").unwrap(), Duration::from_mins(2)).unwrap();
 
@@ -36,5 +38,20 @@ fn pods_get_vnet_addresses_through_all_that_happens_to_a_cluster() {
     assert!(handshake.attached.1 < handshake.attached.0, "{handshake:?}");
 
     checker.finish().unwrap();
+    lab.down().unwrap();
+}
+
+/// As AKS runs kube-proxy unless told otherwise: with iptables, and with pod addresses that are not the pods' (safety rule PK5).
+#[test]
+fn pk5_services_work_beside_kube_proxy_in_iptables_mode_with_a_foreign_cluster_cidr() {
+    let options = LabOptions { kube_proxy: KubeProxy::Iptables, cluster_cidr: "10.244.0.0/16".parse().unwrap(), ..LabOptions::default() };
+    let lab = Lab::up(&options).unwrap();
+    let cluster = Cluster::new(&lab).unwrap();
+    scenario::install(&cluster, &[]).unwrap();
+    scenario::configure(&cluster, scenario::CONFIG).unwrap();
+    scenario::wait_ready(&cluster, Duration::from_mins(2)).unwrap();
+    let pods = scenario::start_pods(&cluster, Duration::from_mins(2)).unwrap();
+    scenario::reach(&cluster, &pods).unwrap().check(&pods, |node| lab.node(node).unwrap().address()).unwrap();
+    scenario::services(&cluster).unwrap();
     lab.down().unwrap();
 }

@@ -107,6 +107,19 @@ pub enum MachineKind {
     },
 }
 
+impl MachineKind {
+    /// The kind of the lab's n-th machine, from 0.
+    fn in_turn(n: u32) -> Self {
+        let (round, place) = (n / 3, n % 3);
+        match place {
+            0 => Self::Uniform { scale_set: "aks-uniform-vmss".into(), instance: round },
+            1 => Self::Flex { scale_set: "aks-flex-vmss".into(), vm: format!("aks-flex-vmss_df53ee{:02x}", round.saturating_add(0x36)) },
+            _ if round == 0 => Self::Single { vm: "aks-single".into() },
+            _ => Self::Single { vm: format!("aks-single-{round}") },
+        }
+    }
+}
+
 /// Identities that get tokens.
 #[derive(Debug, Clone)]
 pub struct Directory {
@@ -169,15 +182,16 @@ impl Seed {
     /// Returns the lab: an instance of a Uniform scale set, a member of a Flexible one and a stand-alone VM.
     #[must_use]
     pub fn lab() -> Self {
-        let kinds = [
-            MachineKind::Uniform { scale_set: "aks-uniform-vmss".into(), instance: 0 },
-            MachineKind::Flex { scale_set: "aks-flex-vmss".into(), vm: "aks-flex-vmss_df53ee36".into() },
-            MachineKind::Single { vm: "aks-single".into() },
-        ];
+        Self::lab_of(3)
+    }
+
+    /// Returns the lab with so many machines, of the three kinds in turn; those that stand alone are in an application security group.
+    #[must_use]
+    pub fn lab_of(count: u8) -> Self {
+        let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_GROUP}");
         let mut seed = Self::network();
-        seed.machines = (1u8..).zip(kinds).map(|(n, kind)| MachineSeed::lab(u32::from(n), kind)).collect();
-        if let Some(single) = seed.machines.last_mut() {
-            let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_GROUP}");
+        seed.machines = (0..u32::from(count)).map(|n| MachineSeed::lab(n.saturating_add(1), MachineKind::in_turn(n))).collect();
+        for single in seed.machines.iter_mut().filter(|machine| matches!(machine.kind, MachineKind::Single { .. })) {
             single.application_security_groups = vec![format!("{group}/providers/Microsoft.Network/applicationSecurityGroups/aks-asg")];
         }
         seed

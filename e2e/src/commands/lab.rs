@@ -9,17 +9,13 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::lab::{self, Cni, Lab, LabOptions, plan};
+use crate::lab::{self, Lab, LabOptions, plan};
 
 /// What can be done with a lab.
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
     /// Brings a lab up and leaves it up.
-    Up {
-        /// The plugins that nodes start with.
-        #[arg(long, value_enum, default_value_t)]
-        cni: Cni,
-    },
+    Up(LabOptions),
     /// Takes the lab down.
     Down,
     /// Says what is up.
@@ -40,13 +36,13 @@ pub enum LabCommand {
     },
     /// Opens a shell in a node.
     Shell {
-        /// The node: n1, n2 or n3.
+        /// The node: n1, n2 and so on.
         node: String,
     },
     /// Runs a program in a node.
     #[command(trailing_var_arg = true)]
     Exec {
-        /// The node: n1, n2 or n3.
+        /// The node: n1, n2 and so on.
         node: String,
         /// The program and its arguments.
         #[arg(allow_hyphen_values = true, required = true)]
@@ -54,7 +50,7 @@ pub enum LabCommand {
     },
     /// Powers a node off and on again.
     Reboot {
-        /// The node: n1, n2 or n3.
+        /// The node: n1, n2 and so on.
         node: String,
     },
 }
@@ -73,9 +69,6 @@ pub struct NodeArguments {
     state: PathBuf,
     /// The node.
     node: String,
-    /// The plugins that it starts with.
-    #[arg(value_enum)]
-    cni: Cni,
 }
 
 /// Does what the command line says.
@@ -84,7 +77,7 @@ pub struct NodeArguments {
 /// If there is no lab, or the program it runs fails.
 pub fn run(command: LabCommand) -> Result<()> {
     match command {
-        LabCommand::Up { cni } => up(cni),
+        LabCommand::Up(options) => up(options),
         LabCommand::Down => found()?.down(),
         LabCommand::Status => status(),
         LabCommand::Kubectl { arguments } => become_program(found()?.client("kubectl").args(arguments)),
@@ -95,11 +88,11 @@ pub fn run(command: LabCommand) -> Result<()> {
     }
 }
 
-fn up(cni: Cni) -> Result<()> {
+fn up(options: LabOptions) -> Result<()> {
     if Lab::find()?.is_some() {
         bail!("a lab is up already: `cargo xtask lab down` ends it");
     }
-    let lab = Lab::up(&LabOptions { cni, detached: true })?;
+    let lab = Lab::up(&LabOptions { detached: true, ..options })?;
     writeln!(std::io::stdout(), "up; its folder, with logs: {}\ntry `cargo xtask lab kubectl get nodes`", lab.folder().display())?;
     Ok(())
 }
@@ -138,7 +131,8 @@ pub fn init(arguments: &InitArguments) -> Result<Infallible> {
 /// # Errors
 /// If it cannot be started, or goes off.
 pub fn node(arguments: &NodeArguments) -> Result<Infallible> {
-    lab::node_up(&arguments.state, &machine(&arguments.node)?, arguments.cni)
+    let options = LabOptions::load(&arguments.state)?;
+    lab::node_up(&arguments.state, &machine(&options, &arguments.node)?, &options)
 }
 
 /// Becomes a node's first process.
@@ -146,9 +140,10 @@ pub fn node(arguments: &NodeArguments) -> Result<Infallible> {
 /// # Errors
 /// If the node cannot be made.
 pub fn node_init(arguments: &NodeArguments) -> Result<Infallible> {
-    lab::node_init(&arguments.state, &machine(&arguments.node)?, arguments.cni)
+    let options = LabOptions::load(&arguments.state)?;
+    lab::node_init(&arguments.state, &machine(&options, &arguments.node)?, &options)
 }
 
-fn machine(name: &str) -> Result<plan::Machine> {
-    plan::machines().into_iter().find(|machine| machine.name == name).with_context(|| format!("no node is called {name}"))
+fn machine(options: &LabOptions, name: &str) -> Result<plan::Machine> {
+    plan::machines(options.nodes).into_iter().find(|machine| machine.name == name).with_context(|| format!("no node is called {name}"))
 }

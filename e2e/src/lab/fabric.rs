@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result, ensure};
 use azure_vnet_plugin::netlink::{Change, LinkBy, Mac as KernelMac, Netlink, Route};
 
-use super::plan::{API_SERVER, ARM, FABRIC_MAC, GATEWAY, IMDS, Machine, OUTSIDERS, Outsider, WIRESERVER, machines};
+use super::plan::{API_SERVER, ARM, FABRIC_MAC, GATEWAY, IMDS, Machine, OUTSIDERS, Outsider, VNET, WIRESERVER};
 use super::run::{ip, run, write};
 use crate::azure::{Fabric, Mac, NicRef};
 
@@ -67,18 +67,25 @@ pub fn cable(node: &str) -> String {
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn set_up() -> Result<()> {
+pub fn set_up(machines: &[Machine]) -> Result<()> {
     ip("link set lo up")?;
     for address in [API_SERVER, ARM, GATEWAY, WIRESERVER, IMDS] {
         ip(&format!("address add {address}/32 dev lo"))?;
     }
-    for (name, value) in [("ip_forward", "1"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "1")] {
+    for (name, value) in [
+        ("ip_forward", "1"),
+        ("conf/all/rp_filter", "0"),
+        ("conf/default/rp_filter", "1"),
+        ("conf/all/send_redirects", "0"),
+        ("conf/default/send_redirects", "0"),
+    ] {
         write(format!("/proc/sys/net/ipv4/{name}"), value)?;
     }
+    answer_for_the_whole_network()?;
     for outsider in OUTSIDERS {
         connect(outsider)?;
     }
-    only_machines_reach_the_internet()
+    only_machines_reach_the_internet(machines)
 }
 
 /// Lays a cable between the fabric and a namespace.
@@ -89,13 +96,26 @@ pub fn lay_cable(machine: &Machine) -> Result<()> {
     let (node, cable) = (&machine.name, cable(&machine.name));
     ip(&format!("link add {cable} address {FABRIC_MAC} type veth peer name eth0 address {} netns {node}", machine.mac))?;
     write(format!("/proc/sys/net/ipv4/neigh/{cable}/proxy_delay"), "0")?;
-    write(format!("/proc/sys/net/ipv4/conf/{cable}/proxy_arp"), "1")?;
+    // The second: also for addresses of the NIC that asks.
+    for name in ["proxy_arp", "proxy_arp_pvlan"] {
+        write(format!("/proc/sys/net/ipv4/conf/{cable}/{name}"), "1")?;
+    }
     ip(&format!("link set {cable} up"))?;
     plug(node, machine.mac, machine.address)?;
     ip(&format!("-n {node} link set lo up"))?;
     ip(&format!("-n {node} address add {}/16 dev eth0", machine.address))?;
     ip(&format!("-n {node} link set eth0 up"))?;
     ip(&format!("-n {node} route add default via {GATEWAY}"))
+}
+
+/// Azure answers ARP for addresses that nobody has, too. A kernel does so for what it has a route to: here to a cable that ends nowhere, which
+/// also is the way of everything sent to such an address. No packet comes from there, so the reverse path filter stops such sources as before.
+fn answer_for_the_whole_network() -> Result<()> {
+    ip("link add nowhere type veth peer name nowhere-end")?;
+    for end in ["nowhere-end", "nowhere"] {
+        ip(&format!("link set {end} arp off up"))?;
+    }
+    ip(&format!("route add {VNET} dev nowhere"))
 }
 
 fn connect(outsider: &Outsider) -> Result<()> {
@@ -112,9 +132,9 @@ fn connect(outsider: &Outsider) -> Result<()> {
 }
 
 /// A pod's address has no public one behind it: the internet sees machines' own addresses or nothing.
-fn only_machines_reach_the_internet() -> Result<()> {
+fn only_machines_reach_the_internet(machines: &[Machine]) -> Result<()> {
     let cable = cable("internet");
-    for machine in machines() {
+    for machine in machines {
         run("iptables-nft", &["-A", "FORWARD", "-o", &cable, "-s", &machine.address.to_string(), "-j", "ACCEPT"])?;
     }
     run("iptables-nft", &["-A", "FORWARD", "-o", &cable, "-j", "DROP"]).map(|_| ())

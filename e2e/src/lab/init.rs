@@ -12,7 +12,8 @@ use rustix::mount::{MountFlags, mount};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::fabric::{self, Router};
-use super::plan::{ARM, IMDS, OUTSIDERS, WIRESERVER};
+use super::options::LabOptions;
+use super::plan::{ARM, IMDS, OUTSIDERS, WIRESERVER, machines};
 use super::run::{reap_for_ever, start, write};
 use crate::azure::{Azure, Caller, Seed, Settings};
 
@@ -34,8 +35,9 @@ fn set_up(state: &Path, runtime: &tokio::runtime::Runtime) -> Result<Azure> {
     mount("proc", "/proc", "proc", MountFlags::empty(), None).context("cannot mount /proc")?;
     mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).context("cannot mount /run")?;
     rustix::system::sethostname(b"fabric")?;
-    fabric::set_up()?;
-    let azure = runtime.block_on(serve_azure(state))?;
+    let options = LabOptions::load(state)?;
+    fabric::set_up(&machines(options.nodes))?;
+    let azure = runtime.block_on(serve_azure(state, &options))?;
     for outsider in OUTSIDERS {
         let mut server = Command::new("ip");
         server.args(["netns", "exec", outsider.name]).arg(state.join("bin/probe")).args(["serve", "8080"]).env("NODE_NAME", outsider.name);
@@ -45,8 +47,8 @@ fn set_up(state: &Path, runtime: &tokio::runtime::Runtime) -> Result<Azure> {
     Ok(azure)
 }
 
-async fn serve_azure(state: &Path) -> Result<Azure> {
-    let azure = Azure::new(&Seed::lab(), Settings::default(), Arc::new(Router::open()?))?;
+async fn serve_azure(state: &Path, options: &LabOptions) -> Result<Azure> {
+    let azure = Azure::new(&Seed::lab_of(options.nodes), Settings::default(), Arc::new(Router::open()?))?;
     azure.serve_arm_tls(TcpListener::bind((ARM, 443)).await?, &[ARM])?;
     azure.serve_imds(TcpListener::bind((IMDS, 80)).await?, Caller::Source);
     azure.serve_wireserver(TcpListener::bind((WIRESERVER, 80)).await?, Caller::Source);

@@ -1,4 +1,4 @@
-//! A real Kubernetes of three nodes on one machine, in an emulated Azure, and how to drive it.
+//! A real Kubernetes of a few nodes on one machine, in an emulated Azure, and how to drive it.
 //!
 //! A lab is a tree of processes below one, in namespaces of their own: when that one dies, nothing is left but a folder and empty cgroups,
 //! which the next lab sweeps. The driver talks to it by entering those namespaces.
@@ -33,7 +33,7 @@ pub use leftovers::{labs_of, left_of};
 pub use node::Node;
 pub use node_init::node_init;
 pub use node_up::node_up;
-pub use options::{Cni, LabOptions};
+pub use options::{Cni, KubeProxy, LabOptions};
 pub use run::{finish, ip};
 pub use state::xtask;
 
@@ -69,7 +69,8 @@ impl Lab {
         state::sweep(&cache)?;
         let state = State::create(&cache)?;
         gather(&cache, &state, &tools, &product, &images)?;
-        let lab = Self { state, options: *options, machines: plan::machines(), children: Mutex::default(), is_down: false };
+        options.save(state.folder())?;
+        let lab = Self { state, options: *options, machines: plan::machines(options.nodes), children: Mutex::default(), is_down: false };
         lab.start()?;
         Ok(lab)
     }
@@ -79,9 +80,9 @@ impl Lab {
     /// # Errors
     /// If the cache cannot be read.
     pub fn find() -> Result<Option<Self>> {
-        let found = state::running(&Cache::open()?)?;
-        let options = LabOptions { detached: true, ..LabOptions::default() };
-        Ok(found.map(|state| Self { state, options, machines: plan::machines(), children: Mutex::default(), is_down: false }))
+        let Some(state) = state::running(&Cache::open()?)? else { return Ok(None) };
+        let options = LabOptions { detached: true, ..LabOptions::load(state.folder())? };
+        Ok(Some(Self { state, options, machines: plan::machines(options.nodes), children: Mutex::default(), is_down: false }))
     }
 
     /// Takes the lab down and makes sure that nothing of it is left.
@@ -143,6 +144,14 @@ impl Lab {
         command.arg("-t").arg(self.state.init_pid().to_string()).args(["-n", "--"]).arg(self.state.path("bin").join(program));
         let own = self.state.path("home");
         command.env("KUBECONFIG", self.state.path("pki/admin.kubeconfig")).env("HOME", own);
+        command
+    }
+
+    /// A command on a host outside the virtual network: `peer` or `internet`.
+    #[must_use]
+    pub fn outside(&self, host: &str) -> Command {
+        let mut command = self.inside();
+        command.args(["ip", "netns", "exec", host]);
         command
     }
 
@@ -226,7 +235,7 @@ impl Lab {
     fn start_node(&self, name: &str) -> Result<()> {
         std::fs::create_dir_all(self.state.path("nodes").join(name))?;
         let mut command = self.inside();
-        command.arg(state::xtask()?).arg("lab-node").arg(self.state.folder()).arg(name).arg(self.options.cni.name());
+        command.arg(state::xtask()?).arg("lab-node").arg(self.state.folder()).arg(name);
         command.process_group(0);
         self.adopt(run::start(&mut command, &self.state.path("log").join(name))?);
         Ok(())

@@ -1,5 +1,6 @@
 //! What a node's programs are configured with. Each line that looks odd has its reason in a comment.
 
+use super::options::LabOptions;
 use super::plan::Machine;
 
 /// containerd 2: no snapshotters but overlayfs, and nothing that this machine's capabilities forbid (`restrict_oom_score_adj`).
@@ -45,14 +46,15 @@ kubeAPIBurst: 400
 
 /// kube-proxy: the four zeros, because `nf_conntrack_max` is writable only in the machine's first network namespace.
 #[must_use]
-pub fn kube_proxy(node: &str) -> String {
+pub fn kube_proxy(node: &str, options: &LabOptions) -> String {
+    let (mode, cluster_cidr) = (options.kube_proxy.name(), options.cluster_cidr);
     format!(
         "\
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: nftables
+mode: {mode}
 clientConnection: {{kubeconfig: /kube/pki/proxy.kubeconfig}}
-clusterCIDR: 10.240.0.0/16
+clusterCIDR: {cluster_cidr}
 hostnameOverride: {node}
 oomScoreAdj: 0
 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}

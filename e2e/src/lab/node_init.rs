@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount};
 
 use super::node_config::{CONTAINERD, KUBELET, bridge_conflist, kube_proxy};
-use super::options::Cni;
+use super::options::{Cni, LabOptions};
 use super::plan::{HIERARCHIES, Machine};
 use super::run::{run, start, write};
 
@@ -55,12 +55,12 @@ const DEVICES: &[(&str, u32, u32)] = &[
 ///
 /// # Errors
 /// If the kernel refuses a mount or a program cannot be started.
-pub fn node_init(state: &Path, machine: &Machine, cni: Cni) -> Result<Infallible> {
+pub fn node_init(state: &Path, machine: &Machine, options: &LabOptions) -> Result<Infallible> {
     let own = state.join("nodes").join(&machine.name);
     rustix::system::sethostname(machine.name.as_bytes())?;
     let root = build_root(state, &own, machine)?;
     enter_root(&root)?;
-    run_node(machine, cni)?;
+    run_node(machine, options)?;
     super::run::reap_for_ever()
 }
 
@@ -206,11 +206,11 @@ fn enter_root(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn run_node(machine: &Machine, cni: Cni) -> Result<()> {
+fn run_node(machine: &Machine, options: &LabOptions) -> Result<()> {
     write("/etc/containerd/config.toml", CONTAINERD)?;
     write("/etc/kubelet.yaml", KUBELET)?;
-    write("/etc/kube-proxy.yaml", &kube_proxy(&machine.name))?;
-    if cni == Cni::Bridge {
+    write("/etc/kube-proxy.yaml", &kube_proxy(&machine.name, options))?;
+    if options.cni == Cni::Bridge {
         for plugin in ["bridge", "host-local", "loopback", "portmap"] {
             fs::copy(Path::new("/usr/lib/cni").join(plugin), Path::new("/opt/cni/bin").join(plugin))?;
         }
@@ -240,7 +240,7 @@ fn run_node(machine: &Machine, cni: Cni) -> Result<()> {
     kubelet.arg(format!("--kubeconfig=/kube/pki/{}.kubeconfig", machine.name));
     kubelet.arg(format!("--hostname-override={}", machine.name)).arg(format!("--node-ip={}", machine.address));
     kubelet.arg(format!("--provider-id={}", machine.provider_id));
-    if cni == Cni::None {
+    if options.cni == Cni::None {
         kubelet.arg(format!("--register-with-taints={}=true:NoSchedule", azure_vnet_crds::STARTUP_TAINT));
     }
     start(&mut kubelet, Path::new("/var/log/kubelet"))?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::options::Cni;
+use super::options::{Cni, LabOptions};
 use super::plan::{HIERARCHIES, Machine};
 use super::run::{ip, write};
 use super::{cgroup, fabric};
@@ -16,11 +16,11 @@ use crate::azure::AdminClient;
 ///
 /// # Errors
 /// If the kernel refuses, or the node ends by itself.
-pub fn node_up(state: &Path, machine: &Machine, cni: Cni) -> Result<Infallible> {
+pub fn node_up(state: &Path, machine: &Machine, options: &LabOptions) -> Result<Infallible> {
     let node = &machine.name;
     ip(&format!("netns add {node}"))?;
     fabric::lay_cable(machine)?;
-    if cni == Cni::Bridge {
+    if options.cni == Cni::Bridge {
         let (third, cable) = (machine.address.octets()[3], fabric::cable(node));
         ip(&format!("route replace 10.244.{third}.0/24 via {} dev {cable} onlink", machine.address))?;
     }
@@ -30,7 +30,7 @@ pub fn node_up(state: &Path, machine: &Machine, cni: Cni) -> Result<Infallible> 
     let mut init = Command::new("nsenter");
     init.arg(format!("--net=/run/netns/{node}"));
     init.args(["unshare", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child=SIGKILL", "--propagation", "private"]);
-    init.arg(program).args(["lab-node-init", &state.to_string_lossy(), node, cni.name()]);
+    init.arg(program).args(["lab-node-init", &state.to_string_lossy(), node]);
     let status = init.status().context("cannot run nsenter")?;
     bail!("{node} is off ({status})")
 }

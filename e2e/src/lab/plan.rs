@@ -13,6 +13,8 @@ pub const SERVICE_OF_API: &str = "10.96.0.1";
 pub const SERVICES: &str = "10.96.0.0/16";
 /// Azure Resource Manager and the sign-in service, on the fabric's loopback.
 pub const ARM: &str = "10.250.0.20";
+/// The virtual network: what the fabric answers ARP for.
+pub const VNET: &str = "10.240.0.0/16";
 /// What every node's default route names.
 pub const GATEWAY: &str = "10.240.0.1";
 /// The wireserver.
@@ -55,10 +57,10 @@ pub struct Machine {
     pub provider_id: String,
 }
 
-/// The machines of the lab's cloud, in order.
+/// The machines of a lab's cloud, in order.
 #[must_use]
-pub fn machines() -> Vec<Machine> {
-    Seed::lab().machines.iter().filter_map(machine).collect()
+pub fn machines(count: u8) -> Vec<Machine> {
+    Seed::lab_of(count).machines.iter().filter_map(machine).collect()
 }
 
 fn machine(seed: &MachineSeed) -> Option<Machine> {

@@ -101,6 +101,16 @@ impl<'a> Cluster<'a> {
         Ok(answers)
     }
 
+    /// Asks a target (`host:port`) from a host outside the virtual network.
+    ///
+    /// # Errors
+    /// If the question cannot be put.
+    pub fn ask_from_outside(&self, host: &str, target: &str) -> Result<Result<Answer, String>> {
+        let output = self.lab.outside(host).arg(self.lab.folder().join("bin/probe")).args(["get", target]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(parse_answer(text.lines().next().context("the test tool prints a line")?))
+    }
+
     /// Runs a question to the emulated Azure to its end.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod cluster;
 mod failover;
 mod install;
 mod reach;
+mod services;
 mod survive;
 mod wrong;
 
@@ -23,6 +24,7 @@ pub use cluster::{Cluster, Pod};
 pub use failover::{Blow, Failover, Moment, failover};
 pub use install::{CONFIG, configure, install, not_ready_reasons, wait_ready};
 pub use reach::{HOST_PORT, INTERNET, Matrix, PEER, reach, start_pods};
+pub use services::services;
 pub use survive::{reboot, start_and_stop_without_daemons};
 pub use wrong::wrong_configs;
 
