@@ -226,6 +226,8 @@ impl Default for ReleaseSpec {
 pub struct MasqueradeSpec {
     /// `VNet`: all destinations but the address spaces of the VNET and of its peers. Custom: only `masqueradeCIDRs`. Disabled: none.
     pub mode: MasqueradeMode,
+    /// Whether the address spaces of connected peers of the VNET count like its own.
+    pub discover_peerings: bool,
     /// Destinations that see the pod's own address, besides the VNET and its peers; networks behind a VPN gateway, say.
     #[schemars(schema_with = "schema::prefixes", extend("default" = []))]
     #[serde(rename = "nonMasqueradeCIDRs")]
@@ -244,6 +246,7 @@ impl Default for MasqueradeSpec {
     fn default() -> Self {
         Self {
             mode: MasqueradeMode::VNet,
+            discover_peerings: true,
             non_masquerade_cidrs: vec![],
             masquerade_cidrs: vec![],
             random_fully: true,
@@ -456,10 +459,14 @@ pub struct AzureVnetConfigStatus {
     pub nodes: NodeCounts,
     /// Addresses over all its nodes.
     pub addresses: AddressCounts,
+    /// What about the nodes' networks is in the way.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
+    pub preflight: Vec<PreflightFinding>,
     /// What mode Plan would write.
     #[serde(skip_serializing_if = "PlanCounts::is_empty")]
     pub plan: PlanCounts,
-    /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, `PeeringsKnown`, Throttled, `SubnetExhausted`.
+    /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, `PeeringsKnown`, `PreflightPassed`, Throttled, `SubnetExhausted`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -479,6 +486,18 @@ pub struct NodeCounts {
     pub at_capacity: u32,
     /// Not managed, with the reason in the node's own object.
     pub refused: u32,
+}
+
+/// Something about a network that is, or will be, in the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PreflightFinding {
+    /// One word.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// What was found, and the remedy.
+    #[schemars(length(max = 4096))]
+    pub message: String,
 }
 
 /// What mode Plan would write, over a set of nodes.

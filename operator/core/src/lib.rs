@@ -7,6 +7,7 @@ pub mod decide;
 pub mod demand;
 pub mod exhaustion;
 pub mod look;
+pub mod network;
 pub mod nic;
 pub mod pass;
 pub mod policy;

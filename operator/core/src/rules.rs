@@ -86,7 +86,7 @@ impl Masquerade {
     /// Reads the users' words; what is no IPv4 prefix comes back beside it.
     #[must_use]
     pub fn parse(spec: &MasqueradeSpec) -> (Self, Vec<String>) {
-        let MasqueradeSpec { mode, non_masquerade_cidrs, masquerade_cidrs, random_fully, backend: _ } = spec;
+        let MasqueradeSpec { mode, non_masquerade_cidrs, masquerade_cidrs, random_fully, backend: _, discover_peerings: _ } = spec;
         let (to, mut refused) = parse_nets(masquerade_cidrs);
         let (not_to, refused_not_to) = parse_nets(non_masquerade_cidrs);
         refused.extend(refused_not_to);

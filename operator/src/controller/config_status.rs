@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigStatus, AzureVnetNode, CONTROLLER_MANAGER,
-    config::{AddressCounts, NodeCounts, PlanCounts},
+    config::{AddressCounts, NodeCounts, PlanCounts, PreflightFinding},
 };
 use azure_vnet_operator_core::{
-    arm::Error,
+    arm::{Error, ResourceId},
+    network::Finding,
     policy::{Policy, shadowed},
 };
 use jiff::Timestamp;
@@ -39,6 +40,10 @@ struct Tally {
     rival: Option<String>,
     missing: u32,
     troubles: Vec<Error>,
+    /// Subnets of its nodes.
+    subnets: BTreeMap<String, ResourceId>,
+    /// What about them is in the way.
+    findings: Vec<Finding>,
     /// Why a network of its nodes cannot be read.
     network: Option<Error>,
 }
@@ -91,9 +96,15 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
         }
         if let Some(pool) = shell.caches.pool(node.name()) {
             tally.add(&pool);
+            if let Ok(subnet) = pool.spec.node.subnet_id.parse::<ResourceId>() {
+                tally.subnets.insert(subnet.key(), subnet);
+            }
             tally.network = tally.network.take().or_else(|| shell.machines.refusal(&pool.spec.node.subnet_id));
         }
         tally.troubles.extend(shell.trouble(node.name()));
+    }
+    for tally in tallies.values_mut() {
+        tally.findings = tally.subnets.values().flat_map(|subnet| shell.findings(subnet)).collect();
     }
     tallies
 }
@@ -153,14 +164,19 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         let until = "Until then pods keep their own address towards their subnet and masquerade.nonMasqueradeCIDRs only.";
         (error.reason(), format!("{} {until}", error.remedy()))
     });
+    let preflight = tally.findings.first().map(|first| {
+        let all: Vec<&str> = tally.findings.iter().map(|finding| finding.message.as_str()).collect();
+        (first.reason, all.join(". "))
+    });
     let ready = valid.clone().or_else(|| credentials.clone()).or_else(|| permissions.clone());
-    // Healthy is True for the first five and False for the others.
+    // Healthy is True for the first six and False for the others.
     let found = [
         ("Ready", ready, true, "InForce"),
         ("ConfigValid", valid, true, "Valid"),
         ("CredentialsValid", credentials, true, "Accepted"),
         ("PermissionsOk", permissions, true, "Sufficient"),
         ("PeeringsKnown", peerings, true, "Read"),
+        ("PreflightPassed", preflight, true, "Passed"),
         ("Throttled", trouble(&["Throttled"]), false, "WithinBudget"),
         ("SubnetExhausted", trouble(&["SubnetExhausted"]), false, "AddressesLeft"),
     ];
@@ -183,6 +199,11 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         nodes: tally.nodes.clone(),
         addresses: tally.addresses.clone(),
         plan: tally.plan.clone(),
+        preflight: tally
+            .findings
+            .iter()
+            .map(|found| PreflightFinding { reason: found.reason.into(), message: found.message.clone() })
+            .collect(),
         conditions: conditions.into(),
     }
 }

@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use azure_vnet_crds::node::{Machine, MachineKind};
+use azure_vnet_crds::{
+    config::MasqueradeSpec,
+    node::{Machine, MachineKind},
+};
 use azure_vnet_operator_core::{
     arm::{Class, Error, Read, ResourceId, Trace, Urgency},
+    network::Network,
     nic::{Nic, View},
     provider::ProviderId,
 };
@@ -30,15 +33,6 @@ pub enum Target {
     Instance(ResourceId),
     /// A NIC of its own, of a member of a Flexible scale set or of a stand-alone VM.
     Whole(ResourceId, MachineKind),
-}
-
-/// A virtual network, as far as nodes need it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Network {
-    /// Its own spaces and those of connected peers.
-    spaces: Vec<Ipv4Net>,
-    /// Prefixes by subnet.
-    subnets: Vec<(ResourceId, Vec<Ipv4Net>)>,
 }
 
 /// Asks Azure about machines and remembers networks.
@@ -89,23 +83,19 @@ impl<A: Arm> Machines<A> {
         read.map_err(|error| rejected(error.to_string()))
     }
 
-    /// All that the node's object says of its machine. Where neither network nor subnet may be read, `known` spaces that hold the primary address have to
-    /// do, and the agent finds the prefix in its kernel.
+    /// All that the node's object says of its machine. Where neither network nor subnet may be read, the config's spaces that hold the primary address
+    /// have to do, and the agent finds the prefix in its kernel.
     ///
     /// # Errors
     /// Azure's, or that of a network without the NIC's subnet.
-    pub async fn describe(&self, node: &Node, target: &Target, view: &View, known: &[String]) -> Result<Machine, Error> {
-        let network = self.network(&view.subnet).await?;
-        let (prefix, spaces) = match &network {
-            Some(network) => {
-                let prefix = network.prefix(&view.subnet, view.primary);
-                let prefix = prefix.ok_or_else(|| unusable(&view.subnet, "a prefix with the primary address"))?;
-                (prefix.to_string(), network.spaces.clone())
-            }
-            None => (
-                String::new(),
-                known.iter().filter_map(|text| text.parse().ok()).filter(|space: &Ipv4Net| space.contains(&view.primary)).collect(),
-            ),
+    pub async fn describe(&self, node: &Node, target: &Target, view: &View, config: &MasqueradeSpec) -> Result<Machine, Error> {
+        let (prefix, spaces) = if let Some(network) = self.network(&view.subnet).await? {
+            let prefix = network.subnet(&view.subnet).and_then(|subnet| subnet.prefix(view.primary));
+            let prefix = prefix.ok_or_else(|| unusable(&view.subnet, "a prefix with the primary address"))?;
+            (prefix.to_string(), network.spaces(config.discover_peerings))
+        } else {
+            let known = config.non_masquerade_cidrs.iter().filter_map(|text| text.parse().ok());
+            (String::new(), known.filter(|space: &Ipv4Net| space.contains(&view.primary)).collect())
         };
         Ok(Machine {
             uid: node.uid().to_owned(),
@@ -124,11 +114,10 @@ impl<A: Arm> Machines<A> {
         })
     }
 
-    /// What is known of a subnet's prefixes.
-    pub fn prefixes(&self, subnet: &ResourceId) -> Vec<String> {
+    /// What is known of a subnet's network.
+    pub fn network_of(&self, subnet: &ResourceId) -> Option<Arc<Network>> {
         let network = subnet.parent().and_then(|id| self.known(&id)).or_else(|| self.known(subnet));
-        let of = |network: &Network| network.subnets.iter().find(|(id, _)| id == subnet).map(|(_, prefixes)| prefixes.clone());
-        network.and_then(|(_, network)| of(&network)).unwrap_or_default().iter().map(ToString::to_string).collect()
+        network.map(|(_, network)| network)
     }
 
     /// Why the network of a subnet cannot be read, if it cannot.
@@ -203,54 +192,8 @@ pub fn is_refusal(error: &Error) -> bool {
     }
 }
 
-impl Network {
-    fn parse(body: &Value) -> Option<Self> {
-        let mut spaces = prefixes(body.pointer("/properties/addressSpace/addressPrefixes")?);
-        for peering in list(body, "/properties/virtualNetworkPeerings") {
-            let connected =
-                peering.pointer("/properties/peeringState").and_then(Value::as_str).is_some_and(|s| s.eq_ignore_ascii_case("Connected"));
-            // As last synchronised and as of now: both may be in use.
-            for space in ["remoteAddressSpace", "remoteVirtualNetworkAddressSpace"] {
-                let space = peering.pointer(&format!("/properties/{space}/addressPrefixes"));
-                spaces.extend(space.filter(|_| connected).map(prefixes).unwrap_or_default());
-            }
-        }
-        spaces.sort_unstable();
-        spaces.dedup();
-        let subnets =
-            list(body, "/properties/subnets").filter_map(|subnet| Some((subnet.get("id")?.as_str()?.parse().ok()?, prefixes_of(subnet))));
-        Some(Self { subnets: subnets.collect(), spaces })
-    }
-
-    /// All that a subnet alone tells of its network: its own prefixes.
-    fn of_subnet(id: &ResourceId, body: &Value) -> Self {
-        let spaces = prefixes_of(body);
-        Self { subnets: vec![(id.clone(), spaces.clone())], spaces }
-    }
-
-    fn prefix(&self, subnet: &ResourceId, primary: Ipv4Addr) -> Option<Ipv4Net> {
-        let (_, prefixes) = self.subnets.iter().find(|(id, _)| id == subnet)?;
-        prefixes.iter().find(|prefix| prefix.contains(&primary)).copied()
-    }
-}
-
-fn list<'a>(body: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    body.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
-}
-
-/// A subnet's prefixes: one or several, in either field.
-fn prefixes_of(subnet: &Value) -> Vec<Ipv4Net> {
-    let one = subnet.pointer("/properties/addressPrefix").and_then(Value::as_str).and_then(|text| text.parse().ok());
-    one.into_iter().chain(subnet.pointer("/properties/addressPrefixes").map(prefixes).unwrap_or_default()).collect()
-}
-
-/// IPv4 prefixes; those of IPv6 are passed over.
-fn prefixes(list: &Value) -> Vec<Ipv4Net> {
-    list.as_array().into_iter().flatten().filter_map(|text| text.as_str()?.parse().ok()).collect()
-}
-
 fn primary_nic(vm: &Value) -> Option<ResourceId> {
-    let nics: Vec<&Value> = list(vm, "/properties/networkProfile/networkInterfaces").collect();
+    let nics = vm.pointer("/properties/networkProfile/networkInterfaces").and_then(Value::as_array)?;
     let primary = nics.iter().find(|nic| nics.len() == 1 || nic.pointer("/properties/primary") == Some(&Value::Bool(true)))?;
     primary.get("id")?.as_str()?.parse().ok()
 }
@@ -265,6 +208,8 @@ fn rejected(message: String) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use azure_vnet_operator_core::arm::{Document, Write};
     use serde_json::json;
 
@@ -346,14 +291,20 @@ mod tests {
         let machines = machines(&[(NETWORK, network())]);
         let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
         let node = Node::default();
-        let machine = machines.describe(&node, &target, &view(), &[]).await.unwrap();
+        let machine = machines.describe(&node, &target, &view(), &MasqueradeSpec::default()).await.unwrap();
         assert_eq!(machine.vnet_cidrs, ["10.50.0.0/16", "10.51.0.0/16", "10.240.0.0/16"]);
         assert_eq!((machine.subnet_prefix.as_str(), machine.kind), ("10.240.0.0/17", MachineKind::Vm));
-        machines.describe(&node, &target, &view(), &[]).await.unwrap();
+        let alone = MasqueradeSpec { discover_peerings: false, ..MasqueradeSpec::default() };
+        assert_eq!(machines.describe(&node, &target, &view(), &alone).await.unwrap().vnet_cidrs, ["10.240.0.0/16"]);
+        machines.describe(&node, &target, &view(), &MasqueradeSpec::default()).await.unwrap();
         assert_eq!(machines.arm.reads.lock().unwrap().len(), 1);
         machines.arm.documents.lock().unwrap().clear();
         tokio::time::advance(NETWORK_AGE).await;
-        assert_eq!(machines.describe(&node, &target, &view(), &[]).await.unwrap(), machine, "refused meanwhile: what was known stays");
+        assert_eq!(
+            machines.describe(&node, &target, &view(), &MasqueradeSpec::default()).await.unwrap(),
+            machine,
+            "refused meanwhile: what was known stays"
+        );
         assert_eq!(machines.arm.reads.lock().unwrap().len(), 2);
     }
 
@@ -361,7 +312,8 @@ mod tests {
     async fn a_network_that_may_not_be_read_holds_no_node_back() {
         let subnet = format!("{NETWORK}/subnets/nodes");
         let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
-        let known = ["10.240.0.0/14".to_owned(), "10.99.0.0/16".to_owned()];
+        let known =
+            MasqueradeSpec { non_masquerade_cidrs: vec!["10.240.0.0/14".into(), "10.99.0.0/16".into()], ..MasqueradeSpec::default() };
         let node = Node::default();
         let one = machines(&[(&subnet, json!({"properties": {"addressPrefix": "10.240.0.0/20"}}))]);
         let machine = one.describe(&node, &target, &view(), &known).await.unwrap();

@@ -8,6 +8,7 @@ mod machine;
 mod metrics;
 mod node;
 mod pools;
+mod preflight;
 mod queue;
 mod random;
 mod subnets;
@@ -76,7 +77,8 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
     }
     let shell = Arc::new(Shell::new(arm, leadership, caches, &kube, metrics));
     tasks.spawn(config_status::report(Arc::clone(&shell), kube.clone()));
-    tasks.spawn(subnets::report(Arc::clone(&shell), kube));
+    tasks.spawn(subnets::report(Arc::clone(&shell), kube.clone()));
+    tasks.spawn(preflight::look(Arc::clone(&shell), kube));
     let mut dispatch = Dispatch { shell, queue, passes: JoinSet::new(), parallel: options.parallel.max(1), led: false };
     let beat = telemetry.beat("reconcile", Duration::from_mins(1));
     while !shutdown.is_set() {

@@ -8,9 +8,10 @@ use std::{
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, EXHAUSTED_TAINT, POOL_OVERRIDE, UNMANAGED, config::Exhaustion};
 use azure_vnet_operator_core::{
-    arm::Error,
+    arm::{Error, ResourceId},
     decide::may_vanish,
     exhaustion::{Marking, is_out, mark},
+    network::{Cluster, Finding},
     pass::{Pass, newer},
     policy::{Policy, choose},
     provider::{ProviderId, Unmanaged},
@@ -59,6 +60,7 @@ pub struct Shell<A> {
     known: Mutex<BTreeMap<String, Known>>,
     exhausted: Mutex<BTreeMap<String, Instant>>,
     troubles: Mutex<BTreeMap<String, Error>>,
+    cluster: Mutex<Cluster>,
 }
 
 /// Why a pass ended early.
@@ -90,6 +92,7 @@ impl<A: Arm> Shell<A> {
             known: Mutex::default(),
             exhausted: Mutex::default(),
             troubles: Mutex::default(),
+            cluster: Mutex::default(),
         }
     }
 
@@ -113,9 +116,9 @@ impl<A: Arm> Shell<A> {
         let Some(policy) = self.policy(&config, &node).await else { return Ok(None) };
         let look_again = self.repair(&node, object.as_ref(), &policy, &mut known.mark_wrong_since).await;
         let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
-        let prefixes = &policy.effective.masquerade.non_masquerade_cidrs;
+        let masquerade = &policy.effective.masquerade;
         let target = known.target.take().filter(|_| known.of_pass.is_of(&subject));
-        let mut work = Work { shell: self, node: &node, provider: &provider, target, prefixes };
+        let mut work = Work { shell: self, node: &node, provider: &provider, target, masquerade };
         let mut pass = Pass::new(subject.clone(), known.of_pass.renewed(&subject, object));
         let result = work.run(&mut pass).await;
         let known = Known { of_pass: pass.into_known(), target: work.target, ..known };
@@ -175,6 +178,17 @@ impl<A: Arm> Shell<A> {
             Some(error) => drop(troubles.insert(name.to_owned(), error.clone())),
             None => drop(troubles.remove(name)),
         }
+    }
+
+    /// Notes what Kubernetes uses.
+    pub fn note_cluster(&self, cluster: Cluster) {
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = cluster;
+    }
+
+    /// What about a subnet with nodes is in the way.
+    pub fn findings(&self, subnet: &ResourceId) -> Vec<Finding> {
+        let cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.machines.network_of(subnet).map(|network| network.findings(subnet, &cluster)).unwrap_or_default()
     }
 
     /// What lately went wrong in Azure for a node.

@@ -160,9 +160,13 @@ impl Memory {
             Some((_, Err(error))) => Err(error),
             None => Err(&unread),
         };
+        let prefixes = shell
+            .machines
+            .network_of(id)
+            .and_then(|network| network.subnet(id).map(|subnet| subnet.prefixes.iter().map(ToString::to_string).collect()));
         let history = History::default();
         let seen = Seen {
-            prefixes: shell.machines.prefixes(id),
+            prefixes: prefixes.unwrap_or_default(),
             tally,
             usage,
             history: self.histories.get(key).unwrap_or(&history),

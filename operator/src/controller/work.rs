@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_crds::{AzureVnetNode, node::Machine};
+use azure_vnet_crds::{AzureVnetNode, config::MasqueradeSpec, node::Machine};
 use azure_vnet_operator_core::{
     arm::{Class, Error, Urgency},
     decide::{Event, Leader, NodeFacts, Ready, Send},
@@ -48,8 +48,8 @@ pub struct Work<'a, A> {
     pub provider: &'a ProviderId,
     /// Where its machine is written, once known.
     pub target: Option<Target>,
-    /// Prefixes of the network by the config's word.
-    pub prefixes: &'a [String],
+    /// What the config says of networks.
+    pub masquerade: &'a MasqueradeSpec,
 }
 
 impl<A: Arm> Work<'_, A> {
@@ -179,7 +179,7 @@ impl<A: Arm> Work<'_, A> {
         };
         let target = self.target.insert(target);
         let nic = machines.nic(target, urgency).await?;
-        let machine = machines.describe(self.node, target, nic.view(), self.prefixes).await?;
+        let machine = machines.describe(self.node, target, nic.view(), self.masquerade).await?;
         Ok((nic, machine))
     }
 }
