@@ -108,7 +108,7 @@ pub fn main(role: Role, paths: &Paths) -> ExitCode {
     if environment.command.is_none() && io::stdin().is_terminal() {
         return printed(&say(&mut io::stderr(), &usage()));
     }
-    let mut stdin = Vec::new();
+    let mut stdin = Vec::with_capacity(8 * 1024);
     if let Err(error) = io::stdin().read_to_end(&mut stdin) {
         let error = CniError::new(Code::Io, format!("cannot read standard input: {error}"));
         return fail(CniVersion::NEWEST, &error);

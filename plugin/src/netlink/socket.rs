@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use azure_vnet_plugin_core::bridge::Movable;
 use netlink_packet_core::Emitable;
 use rustix::{
+    buffer::spare_capacity,
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
 };
@@ -105,7 +106,8 @@ impl Netlink {
         // Protocol 0 of this family is NETLINK_ROUTE.
         let socket =
             rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(NetlinkError::Open)?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
+        // Not zeroed: of its pages only those are touched that the kernel writes to.
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
     }
 
     /// Sends all requests in one system call; the kernel handles each, also after one that fails. One reply each, in their order.
@@ -117,8 +119,8 @@ impl Netlink {
         let mut out = Vec::with_capacity(1024);
         for (at, request) in requests.iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
-            // Only the last is acknowledged: the kernel answers in order, and a refusal always.
-            let last = if at + 1 == requests.len() { ACK } else { 0 };
+            // Only the last is acknowledged, unless it is a question: the kernel answers in order, and questions and refusals always.
+            let last = if at + 1 == requests.len() && matches!(request, Request::Change(_)) { ACK } else { 0 };
             let (kind, flags, body) = encode(request);
             write_message(&mut out, kind, flags | last, self.sequence, body.as_ref())?;
         }
@@ -142,9 +144,9 @@ impl Netlink {
             match requests.get(at) {
                 Some(Request::Link(_)) => *reply = Reply::Link(Box::new(observe::link(message.body)?)),
                 Some(Request::RouteTo(_)) => *reply = Reply::Lookup(Lookup::Route(observe::route(message.body)?)),
-                Some(Request::Change(_)) | None => {}
+                Some(Request::Change(_)) | None => return Ok(Next::More),
             }
-            Ok(Next::More)
+            Ok(if message.sequence == last { Next::Stop } else { Next::More })
         })?;
         Ok(replies)
     }
@@ -301,12 +303,14 @@ impl Netlink {
 
     fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
         loop {
-            let (read, whole) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::TRUNC))
-                .map_err(NetlinkError::Receive)?;
+            self.buffer.clear();
+            let (read, whole) =
+                rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, spare_capacity(&mut self.buffer), RecvFlags::TRUNC))
+                    .map_err(NetlinkError::Receive)?;
             if whole > read {
                 return Err(NetlinkError::Malformed("longer than the buffer"));
             }
-            let mut rest = self.buffer.get(..read).unwrap_or_default();
+            let mut rest = self.buffer.as_slice();
             while let Some((message, after)) = split_message(rest)? {
                 rest = after;
                 match each(&message)? {
