@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path, sync::mpsc::channel, thread, time::Duration};
 
-/// How long all inputs of one target may take together: a parser whose time grows beyond its input does not end within it.
+/// How long so many inputs of one target may take together: a parser whose time grows beyond its input does not end within it.
 const DEADLINE: Duration = Duration::from_mins(2);
 /// Mutations of one target, unless `AZURE_VNET_FUZZ_ROUNDS` says otherwise.
 const ROUNDS: u64 = 2000;
@@ -60,8 +60,9 @@ pub fn replay(corpus: &Path, target: fn(&[u8])) {
         }
         done.send(()).unwrap();
     });
-    let in_time = end.recv_timeout(DEADLINE);
-    assert!(in_time.is_ok() || work.is_finished(), "{}: no end within {DEADLINE:?}", corpus.display());
+    let deadline = DEADLINE.saturating_mul(u32::try_from(rounds.div_ceil(ROUNDS)).unwrap_or(u32::MAX).max(1));
+    let in_time = end.recv_timeout(deadline);
+    assert!(in_time.is_ok() || work.is_finished(), "{}: no end within {deadline:?}", corpus.display());
     if let Err(panic) = work.join() {
         std::panic::resume_unwind(panic);
     }
