@@ -158,7 +158,7 @@ pub fn undo(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, cause: WireErro
                 continue;
             }
             Step::Address(address) => (&mut *sides.pod, Change::DeleteAddress(pod_address(address, made.pod))),
-            Step::PodRoute(to, via) => (&mut *sides.pod, Change::DeleteRoute(pod_route(to, via, made.pod))),
+            Step::PodRoute(to, via) => (&mut *sides.pod, Change::DeleteRoute(pod_route(wiring, to, via, made.pod))),
             Step::PodNeighbour(address, _) => (&mut *sides.pod, Change::DeleteNeighbour { link: made.pod, address }),
             Step::Label | Step::PodUp => continue,
         };
@@ -354,7 +354,7 @@ fn make_pod(sides: &mut Sides<'_>, wiring: &Wiring, made: &mut Made, missing: &[
             Step::Pair | Step::Label | Step::Port | Step::HostRoute(_) | Step::HostNeighbour(_) | Step::Rules => return None,
             Step::PodUp => vec![Change::SetUp(LOOPBACK), Change::SetUp(link)],
             Step::Address(address) => vec![Change::AddAddress(pod_address(*address, link))],
-            Step::PodRoute(to, via) => vec![Change::AddRoute(pod_route(*to, *via, link))],
+            Step::PodRoute(to, via) => vec![Change::AddRoute(pod_route(wiring, *to, *via, link))],
             Step::PodNeighbour(address, mac) => vec![Change::SetNeighbour { link, address: *address, mac: *mac }],
         };
         Some((*step, changes))
@@ -401,8 +401,12 @@ fn pod_address(address: IpNet, link: LinkIndex) -> Address {
     Address { link, address: address.addr(), prefix_len: address.prefix_len() }
 }
 
-fn pod_route(to: IpNet, via: Option<IpAddr>, link: LinkIndex) -> Route {
-    let on_link = Route::on_link(to, link);
+/// Routes through a pod's further interfaces come after those of the first, and do not meet one another.
+fn pod_route(wiring: &Wiring, to: IpNet, via: Option<IpAddr>, link: LinkIndex) -> Route {
+    /// What IPv6 gives a route without a metric.
+    const AFTER_ALL: u32 = 1024;
+    let metric = if wiring.attachment.if_name.as_str() == wiring::POD_INTERFACE { 0 } else { AFTER_ALL.saturating_add(link) };
+    let on_link = Route { metric, ..Route::on_link(to, link) };
     match via {
         Some(gateway) => Route { gateway: Some(gateway), scope: Scope::Universe, ..on_link },
         None => on_link,

@@ -11,14 +11,14 @@
     reason = "a test stops at the first surprise, and its node is the subject of what it does"
 )]
 
+mod fabric;
 mod node;
 
 use std::{
-    fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    path::{Path, PathBuf},
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
     process::Command,
-    time::Duration,
 };
 
 use azure_vnet_plugin::{
@@ -26,14 +26,12 @@ use azure_vnet_plugin::{
     netlink::{Family, LinkBy, Netlink},
 };
 use azure_vnet_plugin_core::frames::Chain;
-use node::{Ended, FABRIC, NODE, Node, Sandbox, inside, on_a_node, run};
+use fabric::{Fabric, INTERNET, OTHER_NODE};
+use node::{Ended, FABRIC, NODE, Node, Sandbox, on_a_node, run};
 use serde_json::{Value, json};
 
-const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 5);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 const LOCAL_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
-const PORT: u16 = 7000;
 
 /// What of the two bridged modes is the same.
 const BOTH: [&str; 2] = ["bridge", "tunnel"];
@@ -242,7 +240,7 @@ fn the_rules_are_what_ebtables_shows() {
             "-p IPv4 -i az+ --ip-dst 10.240.0.4 -j redirect".to_owned(),
             format!("-p ARP -i az+ --arp-op Request --arp-ip-dst {address} -j arpreply --arpreply-mac 12:34:56:78:9a:bc"),
             format!("-p IPv4 -i eth0 --ip-dst {address} -j dnat --to-dst {mac} --dnat-target ACCEPT"),
-            format!("-i {link} -j dnat --to-dst 12:34:56:78:9a:bc --dnat-target ACCEPT"),
+            format!("-d Unicast -i {link} -j dnat --to-dst 12:34:56:78:9a:bc --dnat-target ACCEPT"),
             "-s Unicast -o eth0 -j snat --to-src 02:00:00:00:00:04 --snat-arp --snat-target ACCEPT".to_owned(),
         ] {
             assert!(listing.lines().any(|line| line.trim_end() == rule), "{rule}\n{listing}");
@@ -252,128 +250,6 @@ fn the_rules_are_what_ebtables_shows() {
         let out = Command::new("ebtables-nft").args(["-t", "nat", "-L"]).output().unwrap();
         assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), before + 3, "a second pod adds its own rules and no others");
     });
-}
-
-/// A fabric like Azure's: it answers ARP for every address with its own hardware address, delivers by the node's, lets each node send from its own
-/// addresses only, and applies rules. Beside the node there is another one, and an internet that only nodes reach.
-struct Fabric {
-    here: PathBuf,
-    other: PathBuf,
-}
-
-impl Fabric {
-    fn like_azure(node: &Node) -> Self {
-        let other = node.sandbox("other-node", "none").netns;
-        let (here, there) = (node.fabric.clone(), other.clone());
-        fs::write("/proc/sys/net/ipv4/conf/eth0/proxy_arp", "0").unwrap();
-        inside(&here, move || {
-            for (name, value) in [
-                ("ip_forward", "1"),
-                ("conf/all/rp_filter", "0"),
-                ("conf/n1/rp_filter", "0"),
-                ("conf/all/send_redirects", "0"),
-                ("conf/n1/send_redirects", "0"),
-                ("conf/n1/proxy_arp", "1"),
-                ("conf/n1/proxy_arp_pvlan", "1"),
-                ("neigh/n1/proxy_delay", "0"),
-            ] {
-                fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
-            }
-            run(
-                "ip",
-                &[
-                    "link",
-                    "add",
-                    "n2",
-                    "address",
-                    "12:34:56:78:9a:bc",
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    "eth0",
-                    "netns",
-                    there.to_str().unwrap(),
-                ],
-            );
-            fs::write("/proc/sys/net/ipv4/conf/n2/proxy_arp", "1").unwrap();
-            fs::write("/proc/sys/net/ipv4/neigh/n2/proxy_delay", "0").unwrap();
-            run("ip", &["link", "set", "n2", "up"]);
-            run("ip", &["route", "add", &format!("{OTHER_NODE}/32"), "dev", "n2"]);
-            run("ip", &["address", "add", &format!("{INTERNET}/32"), "dev", "lo"]);
-            // The node's addresses, by its hardware address: it is asked for none.
-            for last in 0..=10 {
-                let address = if last == 0 { NODE } else { node::pool_address(last) };
-                run("ip", &["neighbour", "replace", &address.to_string(), "lladdr", "02:00:00:00:00:04", "nud", "permanent", "dev", "n1"]);
-            }
-            for rule in [
-                format!("-A FORWARD -o n1 -i n2 ! -s {OTHER_NODE} -j DROP"),
-                format!("-A INPUT -i n1 -d {INTERNET} ! -s {NODE} -j DROP"),
-                "-A INPUT -i n1 ! -s 10.240.0.0/16 -j DROP".to_owned(),
-                "-A FORWARD -i n1 ! -s 10.240.0.0/16 -j DROP".to_owned(),
-            ] {
-                run("iptables-nft", &[&["-w"][..], &rule.split(' ').collect::<Vec<_>>()].concat());
-            }
-        });
-        inside(&other, || {
-            run("ip", &["link", "set", "lo", "up"]);
-            run("ip", &["address", "add", &format!("{OTHER_NODE}/16"), "dev", "eth0"]);
-            run("ip", &["link", "set", "eth0", "up"]);
-        });
-        Self { here, other }
-    }
-
-    /// A security rule of the network.
-    fn deny(&self, from: Ipv4Addr, to: Ipv4Addr) {
-        inside(&self.here, move || {
-            run("iptables-nft", &["-w", "-I", "FORWARD", "-s", &from.to_string(), "-d", &to.to_string(), "-j", "DROP"]);
-        });
-    }
-
-    fn host_is_connected(&self, when: &str) {
-        for (there, address) in [(&self.here, FABRIC), (&self.here, INTERNET), (&self.other, OTHER_NODE)] {
-            self.expect_way(None, NODE, Some(there), address, address, &format!("the host's way to {address} {when}"));
-            if address != INTERNET {
-                self.expect_way(Some(there), address, None, NODE, NODE, &format!("the way from {address} to the host {when}"));
-            }
-        }
-    }
-
-    fn expect_way(&self, from: Option<&PathBuf>, source: Ipv4Addr, to: Option<&PathBuf>, target: Ipv4Addr, at: Ipv4Addr, what: &str) {
-        assert_eq!(self.try_way(from, to, target, at), Some(IpAddr::V4(source)), "{what}");
-    }
-
-    /// Asks and is answered; whom the one who was asked saw asking.
-    fn try_way(&self, from: Option<&PathBuf>, to: Option<&PathBuf>, target: Ipv4Addr, at: Ipv4Addr) -> Option<IpAddr> {
-        let server = socket(to, SocketAddr::from((at, PORT)));
-        let client = socket(from, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let mut buffer = [0; 16];
-        // A packet that is refused takes no answer's time; of five, the first may wait for a neighbour.
-        for _ in 0..5 {
-            client.send_to(b"ping", (target, PORT)).ok()?;
-            let Ok((_, asker)) = server.recv_from(&mut buffer) else { continue };
-            server.send_to(b"pong", asker).ok()?;
-            match client.recv_from(&mut buffer) {
-                Ok((_, answerer)) => {
-                    assert_eq!(answerer.ip(), IpAddr::V4(target), "the answer comes from whom was asked");
-                    return Some(asker.ip());
-                }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-        None
-    }
-}
-
-fn socket(netns: Option<&PathBuf>, at: SocketAddr) -> UdpSocket {
-    let open = move || UdpSocket::bind(at).unwrap();
-    let socket = match netns {
-        Some(netns) => inside(netns, open),
-        None => open(),
-    };
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    socket
 }
 
 /// What the agent does on a node.

@@ -2,6 +2,7 @@
 //! Nothing here touches a kernel. No step destroys a bridge or takes an uplink out of one.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr},
 };
@@ -219,15 +220,14 @@ impl Network {
     #[must_use]
     pub fn rules(&self, wish: &NetworkWish, host: &Host) -> Vec<(Chain, Option<IpAddr>, Rule)> {
         let own = |link: u32| Some(link) == self.bridge_index || link == self.uplink_index;
-        let mut addresses: Vec<Ipv4Addr> =
-            host.addresses.iter().filter(|address| own(address.link)).filter_map(|a| v4(a.network.addr())).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let addresses = host.addresses.iter().filter(|address| own(address.link)).map(|address| address.network.addr());
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
         let uplink = || self.uplink.clone();
-        let mut rules: Vec<Rule> =
-            addresses.iter().map(|address| Rule::AnswerArp { pods_only: false, address: *address, mac: self.mac }).collect();
+        let answer = |address: Ipv4Addr| Rule::AnswerArp { pods_only: false, address, mac: self.mac };
+        let mut rules: Vec<Rule> = addresses.iter().copied().filter_map(v4).map(answer).collect();
         rules.push(Rule::SpreadArpReplies { uplink: uplink() });
-        rules.extend(addresses.iter().chain(&wish.via_host).map(|address| Rule::ToHost { address: *address }));
+        let via_host = wish.via_host.iter().copied().map(IpAddr::V4);
+        rules.extend(addresses.iter().copied().chain(via_host).map(|address| Rule::ToHost { address }));
         let mut all: Vec<_> = rules.into_iter().map(|rule| (Chain::Network, None, rule)).collect();
         all.push((Chain::Out, None, Rule::FromUplink { uplink: uplink(), mac: self.mac }));
         match wish.frames {
@@ -461,6 +461,7 @@ mod tests {
                 "AZURE-VNET -p ARP --arp-op Request --arp-ip-dst 10.240.0.4 -j arpreply --arpreply-mac 02:00:00:00:00:04 --arpreply-target DROP",
                 "AZURE-VNET -p ARP -i eth0 --arp-op Reply -j dnat --to-dst ff:ff:ff:ff:ff:ff --dnat-target ACCEPT",
                 "AZURE-VNET -p IPv4 -i az+ --ip-dst 10.240.0.4 -j redirect --redirect-target ACCEPT",
+                "AZURE-VNET -p IPv6 -i az+ --ip6-dst fd00::4 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET -p IPv4 -i az+ --ip-dst 169.254.20.10 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET-OUT -s Unicast -o eth0 -j snat --to-src 02:00:00:00:00:04 --snat-arp --snat-target ACCEPT",
             ];

@@ -76,7 +76,7 @@ pub enum Rule {
     /// Packets of pods to this address are the host's.
     ToHost {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// Packets from the uplink to this address get the pod's hardware address.
     ToPod {
@@ -87,7 +87,7 @@ pub enum Rule {
         /// The pod's.
         mac: Mac,
     },
-    /// Whatever a pod sends goes to the fabric.
+    /// Whatever a pod sends to one receiver goes to the fabric. What it asks all, the host may answer.
     ToFabric {
         /// The pod's port.
         port: IfName,
@@ -115,14 +115,19 @@ impl fmt::Display for Rule {
             Self::SpreadArpReplies { uplink } => {
                 write!(f, "-p ARP -i {uplink} --arp-op Reply -j dnat --to-dst ff:ff:ff:ff:ff:ff --dnat-target ACCEPT")
             }
-            Self::ToHost { address } => write!(f, "-p IPv4 -i az+ --ip-dst {address} -j redirect --redirect-target ACCEPT"),
+            Self::ToHost { address: IpAddr::V4(address) } => {
+                write!(f, "-p IPv4 -i az+ --ip-dst {address} -j redirect --redirect-target ACCEPT")
+            }
+            Self::ToHost { address: IpAddr::V6(address) } => {
+                write!(f, "-p IPv6 -i az+ --ip6-dst {address} -j redirect --redirect-target ACCEPT")
+            }
             Self::ToPod { uplink, address: IpAddr::V4(address), mac } => {
                 write!(f, "-p IPv4 -i {uplink} --ip-dst {address} -j dnat --to-dst {mac} --dnat-target ACCEPT")
             }
             Self::ToPod { uplink, address: IpAddr::V6(address), mac } => {
                 write!(f, "-p IPv6 -i {uplink} --ip6-dst {address} -j dnat --to-dst {mac} --dnat-target ACCEPT")
             }
-            Self::ToFabric { port } => write!(f, "-i {port} -j dnat --to-dst {FABRIC_MAC} --dnat-target ACCEPT"),
+            Self::ToFabric { port } => write!(f, "-d Unicast -i {port} -j dnat --to-dst {FABRIC_MAC} --dnat-target ACCEPT"),
             Self::MasqueradeServices => {
                 f.write_str("-m conntrack --ctstate DNAT -m physdev --physdev-is-bridged --physdev-in az+ --physdev-out az+ -j MASQUERADE")
             }

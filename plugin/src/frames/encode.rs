@@ -1,6 +1,6 @@
 //! Messages of `nf_tables`: transactions, and rules as the expressions that `ebtables` writes for them, so that it can read them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use azure_vnet_plugin_core::{
     frames::{Chain, NewRule, Rule, RulePlan},
@@ -216,6 +216,9 @@ const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ALL_PORTS_OF_PODS: &[u8] = b"az";
+/// Where the hardware addresses are in the header.
+const DESTINATION: u32 = 0;
+const SOURCE: u32 = 6;
 const BROADCAST: Mac = Mac([0xff; 6]);
 
 impl Expressions {
@@ -251,34 +254,25 @@ impl Expressions {
             }
             Rule::ToHost { address } => {
                 self.link(META_IN, ALL_PORTS_OF_PODS);
-                self.protocol(IPV4);
-                self.matching("ip", &ip_info(*address));
+                self.destination(*address);
                 self.counter();
                 self.target("redirect", &EBT_ACCEPT.to_ne_bytes());
             }
             Rule::ToPod { uplink, address, mac } => {
                 self.link(META_IN, &exact(uplink.as_str()));
-                match address {
-                    std::net::IpAddr::V4(address) => {
-                        self.protocol(IPV4);
-                        self.matching("ip", &ip_info(*address));
-                    }
-                    std::net::IpAddr::V6(address) => {
-                        self.protocol(IPV6);
-                        self.matching("ip6", &ip6_info(*address));
-                    }
-                }
+                self.destination(*address);
                 self.counter();
                 self.target("dnat", &mac_info(*mac, EBT_ACCEPT));
             }
             Rule::ToFabric { port } => {
                 self.link(META_IN, &exact(port.as_str()));
+                self.unicast(DESTINATION);
                 self.counter();
                 self.target("dnat", &mac_info(FABRIC_MAC, EBT_ACCEPT));
             }
             Rule::FromUplink { uplink, mac } => {
                 self.link(META_OUT, &exact(uplink.as_str()));
-                self.unicast_source();
+                self.unicast(SOURCE);
                 self.counter();
                 self.target("snat", &mac_info(*mac, EBT_ACCEPT & !NO_ARP_BIT));
             }
@@ -347,8 +341,22 @@ impl Expressions {
         self.compare(EQUAL, &protocol.to_be_bytes());
     }
 
-    fn unicast_source(&mut self) {
-        self.header(6, 6);
+    fn destination(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => {
+                self.protocol(IPV4);
+                self.matching("ip", &ip_info(address));
+            }
+            IpAddr::V6(address) => {
+                self.protocol(IPV6);
+                self.matching("ip6", &ip6_info(address));
+            }
+        }
+    }
+
+    /// Whether the hardware address at this place of the header is that of one link.
+    fn unicast(&mut self, offset: u32) {
+        self.header(offset, 6);
         self.mask(&[1, 0, 0, 0, 0, 0], 6);
         self.compare(EQUAL, &[0; 6]);
     }

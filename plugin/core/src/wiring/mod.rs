@@ -33,7 +33,7 @@ pub const HOST_MAC: Mac = Mac([0xaa; 6]);
 pub const UNREACHABLE_METRIC: u32 = 4096;
 
 /// The interface that a Kubernetes pod has; the host link of this one is named after the pod.
-const POD_INTERFACE: &str = "eth0";
+pub const POD_INTERFACE: &str = "eth0";
 const ALIAS_PREFIX: &str = "azure-vnet:";
 
 /// A link's hardware address.

@@ -1,0 +1,96 @@
+//! Strikes the first ADD of a bridged pod, which makes the network and moves the host's addresses, at its system calls: the host is connected
+//! right after or after the next command, and nothing of the pod stays. A sample by default; `AZURE_VNET_SWEEP=all` strikes everywhere.
+
+#![cfg(target_arch = "x86_64")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::unused_self,
+    clippy::wildcard_enum_match_arm,
+    missing_docs,
+    reason = "a test stops at the first surprise, and its node is the subject of what it does"
+)]
+
+mod fabric;
+mod node;
+mod strike;
+
+use std::env;
+
+use azure_vnet_plugin::{frames::Frames, netlink::Netlink};
+use azure_vnet_plugin_core::frames::Chain;
+use fabric::Fabric;
+use node::{Node, Sandbox, on_a_node};
+use serde_json::{Value, json};
+use strike::{Blow, Strike, run, strikes};
+
+/// Of so many blows a sample has one.
+const ONE_OF: usize = 53;
+
+#[test]
+fn the_first_bridged_add_struck_anywhere_leaves_a_host_that_the_next_command_connects() {
+    for mode in ["bridge", "tunnel"] {
+        let (send, receive) = std::sync::mpsc::channel();
+        on_a_node(3, move |node| {
+            let pod = node.sandbox("whole", "web-0");
+            send.send(run(node, &pod, "ADD", &conf(mode), None).calls).unwrap();
+        });
+        let all = strikes(&receive.recv().unwrap());
+        let every = env::var("AZURE_VNET_SWEEP").is_ok_and(|value| value == "all");
+        let offset = std::process::id() as usize % ONE_OF;
+        let chosen: Vec<Strike> =
+            all.iter().copied().enumerate().filter(|(at, _)| every || at % ONE_OF == offset).map(|(_, s)| s).collect();
+        println!("{mode}: {} of {} blows, from the {offset}th", chosen.len(), all.len());
+        for strike in chosen {
+            on_a_node(3, move |node| struck(node, mode, strike));
+        }
+    }
+}
+
+fn struck(node: &Node, mode: &str, strike: Strike) {
+    let fabric = Fabric::like_azure(node);
+    let pod = node.sandbox("c1", "web-0");
+    let when = format!("{mode}: after {strike}");
+    let struck = run(node, &pod, "ADD", &conf(mode), Some(strike)).ended;
+    if let Some(answered) = struck.filter(|ended| ended.ok) {
+        let check = node.run(&pod, "CHECK", &with(conf(mode), answered.json()));
+        assert!(check.ok, "{when}: answered, and {check:?}");
+    }
+    // A kill falls between two messages, and each leaves the host connected; a refused one is taken back.
+    if matches!(strike.blow, Blow::KillBefore | Blow::KillAfter) {
+        fabric.host_is_connected(&when);
+    }
+    let again = node.run(&pod, "ADD", &conf(mode));
+    assert!(again.ok, "{when}: {again:?}");
+    let check = node.run(&pod, "CHECK", &with(conf(mode), again.json()));
+    assert!(check.ok, "{when}: {check:?}");
+    fabric.host_is_connected(&when);
+    fabric.expect_way(Some(&pod.netns), again.address(), Some(&fabric.other), fabric::OTHER_NODE, fabric::OTHER_NODE, &when);
+    assert!(node.run(&pod, "DEL", &conf(mode)).ok, "{when}");
+    node.assert_nothing_left(&when);
+    nothing_on_the_bridge(&pod, &when);
+    fabric.host_is_connected(&when);
+}
+
+fn nothing_on_the_bridge(pod: &Sandbox, when: &str) {
+    assert_eq!(pod.links(), [], "{when}");
+    let rules = Frames::open().unwrap().observe().unwrap();
+    assert!(rules.iter().all(|rule| rule.chain != Chain::Pods), "{when}: {rules:?}");
+    let permanent = Netlink::open().unwrap().neighbours(azure_vnet_plugin::netlink::Family::V4).unwrap();
+    assert!(permanent.iter().all(|neighbour| !neighbour.permanent || neighbour.address.is_multicast()), "{when}: {permanent:?}");
+}
+
+fn conf(mode: &str) -> Value {
+    let mut conf = node::conf("1.0.0");
+    conf["mode"] = json!(mode);
+    conf
+}
+
+fn with(mut conf: Value, previous: Value) -> Value {
+    conf["prevResult"] = previous;
+    conf
+}
