@@ -254,7 +254,7 @@ enum Stage<Read> {
     /// A late write may still land.
     Resting { since: Duration },
     /// The next NIC read after the one named here settles it.
-    AwaitingRead { after: Option<Read> },
+    AwaitingRead { after: Read },
 }
 
 /// What [`Probation::pass`] looks at.
@@ -276,8 +276,12 @@ impl<Read: Copy + Eq> Probation<Read> {
         for at in ordinary {
             let stage = self.0.entry(*at).or_insert(Stage::Resting { since: pass.now });
             match *stage {
-                Stage::Resting { since } if since + pass.period <= pass.now => *stage = Stage::AwaitingRead { after: pass.last_read },
-                Stage::AwaitingRead { after } if pass.last_read.is_some() && after != pass.last_read => over.push(*at),
+                Stage::Resting { since } if since + pass.period <= pass.now => {
+                    if let Some(after) = pass.last_read {
+                        *stage = Stage::AwaitingRead { after };
+                    }
+                }
+                Stage::AwaitingRead { after } if pass.last_read.is_some_and(|last| last != after) => over.push(*at),
                 Stage::Resting { .. } | Stage::AwaitingRead { .. } => {}
             }
         }

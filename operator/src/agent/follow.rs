@@ -115,12 +115,13 @@ impl Node {
         let addresses: BTreeSet<Ipv4Addr> = adoption::listed(spec).iter().map(|slot| slot.address).collect();
         let held: BTreeSet<Ipv4Addr> =
             entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
-        if basis.whole {
-            self.host.converge(&self.options, (&mut self.kernel, view), spec, (&addresses, &held), (seen.look, problems));
-        }
+        // Before the rules, whose programs may take their time (safety rule RE7).
         let lost = spec.lost.iter().map(|slot| slot.address).collect();
         let cut_off = self.kernel.remove_host_routes(view, &lost);
         outcome.cut_off = problems.check(Topic::RulesInSync, "RoutesFailed", cut_off).unwrap_or_default();
+        if basis.whole {
+            self.host.converge(&self.options, (&mut self.kernel, view), spec, (&addresses, &held), (seen.look, problems));
+        }
         self.judge_orphans(seen, view, &entries, now);
         if seen.look == Look::ForDrift {
             let pods = seen.watched.as_ref().map(|watched| &watched.uids);

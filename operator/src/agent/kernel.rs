@@ -132,11 +132,14 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses one.
     pub fn remove_host_routes(&mut self, view: &View, lost: &BTreeSet<Ipv4Addr>) -> Result<Vec<Ipv4Addr>, KernelError> {
-        let ours: BTreeSet<u32> = view.pods.iter().map(|pod| pod.index).collect();
+        // A pod's route leads through its link, or through the bridge of which that is a port.
+        let of_pods: BTreeSet<IpAddr> = view.pods.iter().map(|pod| pod.alias.address).collect();
         let of_lost = |route: &&Route| {
+            let address = route.destination.addr();
             route.destination.prefix_len() == 32
-                && v4(route.destination.addr()).is_some_and(|address| lost.contains(&address))
-                && route.link.is_some_and(|link| ours.contains(&link))
+                && v4(address).is_some_and(|address| lost.contains(&address))
+                && of_pods.contains(&address)
+                && route.link.is_some()
         };
         let routes: Vec<Route> = view.routes.iter().filter(of_lost).cloned().collect();
         let removed = routes.iter().filter_map(|route| v4(route.destination.addr())).collect();

@@ -46,7 +46,12 @@ impl Node {
                 self.vm_id = machine;
             }
             let ours = answer.shown.iter().filter(|(mac, _)| mac == "*" || mac.eq_ignore_ascii_case(&basis.spec.node.mac));
-            let shown: BTreeSet<Ipv4Addr> = ours.flat_map(|(_, addresses)| addresses.iter().copied()).collect();
+            let ours: Vec<_> = ours.collect();
+            if ours.is_empty() {
+                warn!(source = ?answer.source, mac = basis.spec.node.mac, "the metadata service does not know this node's interface: its answer says nothing");
+                continue;
+            }
+            let shown: BTreeSet<Ipv4Addr> = ours.into_iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect();
             self.sightings.witness(now, answer.source, &shown);
             if answer.source == Source::Imds {
                 self.clocks.distrusted = false;

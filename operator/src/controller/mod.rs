@@ -144,8 +144,8 @@ async fn pass<A: Arm>(shell: Arc<Shell<A>>, queue: Arc<Queue>, name: String) {
     let (outcome, again) = match result {
         Ok(wake) => ("ok", wake),
         Err(Broken::Deposed) => {
-            debug!(node = name, "leadership ended during the pass");
-            ("abandoned", None)
+            debug!(node = name, "the term ended during the pass");
+            ("abandoned", Some(AGAIN))
         }
         Err(error @ (Broken::Kube(_) | Broken::Endless)) => {
             warn!(node = name, "the pass broke off and is repeated: {error}");

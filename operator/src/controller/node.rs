@@ -112,7 +112,12 @@ impl<A: Arm> Shell<A> {
         if let Some(object) = object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_some()) {
             return self.farewell(Some(object)).await;
         }
-        let Some((config, provider)) = self.managed(&node).await else { return Ok(None) };
+        let Some((config, provider)) = self.managed(&node).await else {
+            if node.has_taint(EXHAUSTED_TAINT) {
+                self.mend_taints(&node, "", Marking::Remove).await;
+            }
+            return Ok(None);
+        };
         let Some(policy) = self.policy(&config, &node).await else { return Ok(None) };
         let look_again = self.repair(&node, object.as_ref(), &policy, &mut known.mark_wrong_since).await;
         let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
@@ -214,15 +219,19 @@ impl<A: Arm> Shell<A> {
         let out = policy.exhaustion == Exhaustion::Taint && is_out(status, agent, self.is_exhausted(&object.spec.node.subnet_id));
         let marking = mark(out, node.has_taint(EXHAUSTED_TAINT), wrong_since, Timestamp::now());
         let look_again = if let Marking::Wait(rest) = marking { Some(rest) } else { None };
-        let Some(repair) = taints::plan(node, &policy.startup_taint, marking, Timestamp::now()) else { return look_again };
+        self.mend_taints(node, &policy.startup_taint, marking).await;
+        look_again
+    }
+
+    async fn mend_taints(&self, node: &Node, startup_taint: &str, marking: Marking) {
+        let Some(repair) = taints::plan(node, startup_taint, marking, Timestamp::now()) else { return };
         match taints::apply(&self.nodes, node.name(), repair).await {
-            Ok(()) => info!(node = node.name(), ?marking, "the agent serves the node: its taints are in order"),
+            Ok(()) => info!(node = node.name(), ?marking, "its taints are in order"),
             // Its change makes the node due again.
             Err(error) if is_conflict(&error) => debug!(node = node.name(), "the node changed before its taints were set"),
             // The node's addresses must not wait for it.
             Err(error) => warn!(node = node.name(), "its taints cannot be changed: {error}"),
         }
-        look_again
     }
 
     /// Lets the object of a node that is gone, or one that somebody deletes, go once no write may land any more (safety rule RE4).

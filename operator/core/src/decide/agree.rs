@@ -46,8 +46,11 @@ impl Step<'_> {
         // What was just removed comes back only if a later read shows it still: a single answer may be old.
         self.memory.removed.retain(|_, at| since(*at, nic.at) < MISSING);
         let removed = self.memory.removed.clone();
-        let new: Vec<SlotAddress> =
-            attached.into_iter().filter(|at| !is_known(&self.spec.addresses, *at) && !removed.contains_key(at)).collect();
+        let (new, back): (Vec<SlotAddress>, Vec<SlotAddress>) =
+            attached.into_iter().filter(|at| !is_known(&self.spec.addresses, *at)).partition(|at| !removed.contains_key(at));
+        if !back.is_empty() {
+            self.read_at_pace(since(nic.at, self.now), MISSING);
+        }
         self.spec.lost.retain(|at| !new.contains(at));
         self.spec.addresses.extend(new);
         self.spec.addresses.sort();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use azure_vnet_crds::node::{Agent, Intent, Release, ReleaseAck, SlotAddress};
+use azure_vnet_crds::node::{Agent, Release, ReleaseAck, SlotAddress};
 use jiff::Timestamp;
 
 use super::{
@@ -106,12 +106,6 @@ pub fn acknowledged(observed: &Observed, releases: &[Release], view: &View) -> O
         asked.is_subset(&done) && asked.iter().all(|at| view.address(at.slot) == Some(at.address))
     };
     releases.iter().find(whole).map(|release| (release.id, release.addresses.clone()))
-}
-
-/// Whether the agent's word of this moment still allows the removal that another term recorded.
-pub fn still_acknowledged(observed: &Observed, releases: &[Release], intent: &Intent) -> bool {
-    let release = releases.iter().find(|release| Some(release.id) == intent.release_id);
-    release.and_then(|release| ack(observed, release)).is_some_and(|ack| intent.remove.iter().all(|at| ack.quarantined.contains(at)))
 }
 
 /// The agent's answer to a release: of this object and boot.

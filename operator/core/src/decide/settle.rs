@@ -51,8 +51,6 @@ pub struct Case<'a> {
     pub origin: Origin,
     /// Whether a request of this term for it may still land.
     pub unknown: bool,
-    /// Until when an earlier term's intent may be sent again; none if not at all.
-    pub resend_until: Option<Timestamp>,
     /// The last request for it, if it was this process's.
     pub last: Option<&'a Attempt>,
     /// How long a late write may land after its end.
@@ -80,10 +78,10 @@ impl Case<'_> {
             State::Moving => self.watch(quiet_since),
             State::Settled | State::Lagging if now >= ends(intent, begun) => self.expired(ends(intent, begun), complete),
             State::Lagging if since(quiet_since, now) < INVISIBLE => self.watch(quiet_since),
-            State::Settled | State::Lagging => match (self.origin, self.resend_until) {
-                (Origin::This, _) => self.retry(quiet_since),
-                (Origin::Earlier, Some(until)) if now < until => self.retry(quiet_since),
-                (Origin::Earlier | Origin::Closed, _) => self.watch_until(quiet_since, ends(intent, begun)),
+            // An earlier term's removal is not repeated: after a restored API server, what it names may be a pod's again (safety rule RE1).
+            State::Settled | State::Lagging => match (self.origin, intent.op) {
+                (Origin::This, _) | (Origin::Earlier, IntentOp::Add) => self.retry(quiet_since),
+                (Origin::Earlier, IntentOp::Remove) | (Origin::Closed, _) => self.watch_until(quiet_since, ends(intent, begun)),
             },
         }
     }

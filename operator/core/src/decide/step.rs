@@ -30,8 +30,6 @@ const MOVING: Duration = Duration::from_secs(5);
 const TRIES: u32 = 3;
 /// How long a NIC is left alone after that.
 const IGNORED: Duration = Duration::from_mins(10);
-/// How far the clocks of two controllers may differ.
-const SKEW: Duration = Duration::from_mins(1);
 /// How old a read may be that a removal is decided on.
 const FRESH: Duration = Duration::from_mins(1);
 
@@ -142,7 +140,6 @@ impl<'a> Step<'a> {
             view: &nic.view,
             read_at: nic.at,
             origin: self.origin(intent),
-            resend_until: self.resend_until(intent),
             unknown: self.memory.unknown == Some(intent.id),
             last: self.observed.last.as_ref().filter(|last| last.intent == Some(intent.id)),
             grace: self.policy.grace,
@@ -174,19 +171,6 @@ impl<'a> Step<'a> {
             _ if intent.id <= self.memory.closed => Origin::Closed,
             opened if opened == intent.id => Origin::This,
             _ => Origin::Earlier,
-        }
-    }
-
-    /// Until when an earlier term's intent may be sent again as it is. An addition, for all its time. A removal, only while no pod can have got what
-    /// it names, even if it was given up since and an older state of the API server came back: that takes at least the probation (safety rule RE8).
-    fn resend_until(&self, intent: &Intent) -> Option<Timestamp> {
-        match intent.op {
-            IntentOp::Add => Some(Timestamp::MAX),
-            IntentOp::Remove => {
-                let set_aside = release::still_acknowledged(self.observed, &self.spec.release, intent);
-                let probation = Duration::from_secs(self.policy.effective.probation_seconds).saturating_sub(SKEW);
-                intent.created_at.as_ref().filter(|_| set_aside).map(|begun| later(begun.0, probation))
-            }
         }
     }
 

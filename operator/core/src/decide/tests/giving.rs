@@ -227,30 +227,42 @@ fn bereft() -> World {
 }
 
 #[test]
-fn i11_a_successor_repeats_a_removal_while_its_addresses_are_surely_set_aside() {
+fn re1_an_earlier_terms_removal_is_not_repeated_and_ends_by_what_the_nic_shows() {
     let mut world = bereft();
-    world.settle();
-    assert_eq!((world.azure.slots.len(), world.cloud().intent, world.spec().addresses.len()), (8, None, 8));
-
-    let spoils: [fn(&mut World); 4] = [
-        |world| world.agent().release_acks.clear(),
-        |world| world.agent().boot_id = "another".into(),
-        |world| world.stored().spec.release.clear(),
-        // Given up and offered again in between, if an older state of the API server came back.
-        |world| world.policy.effective.probation_seconds = 60,
-    ];
-    for (n, spoil) in spoils.iter().enumerate() {
-        let mut world = bereft();
-        spoil(&mut world);
-        for _ in 0..15 {
-            world.pass(60);
-            world.read();
-            assert_eq!(world.decide().send, None, "spoil {n}");
-        }
+    for _ in 0..15 {
         world.pass(60);
-        world.settle();
-        assert_eq!((world.azure.slots.len(), world.cloud().intent), (12, None), "spoil {n}");
+        world.read();
+        assert_eq!(world.decide().send, None, "its addresses may be pods' again");
     }
+    world.pass(60);
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.cloud().intent), (12, None));
+
+    let mut world = bereft();
+    let removed = settle::change(world.cloud().intent.as_ref().unwrap());
+    world.apply(&removed);
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.spec().addresses.len(), world.cloud().intent), (8, 8, None), "it had landed");
+}
+
+#[test]
+fn re6_a_removed_address_that_comes_back_at_once_is_read_again_soon_and_published() {
+    let mut world = asked();
+    let gone = world.stored().spec.release[0].addresses.clone();
+    world.acknowledge(&[]);
+    world.settle();
+    assert_eq!(world.spec().addresses.len(), 8);
+    world.pass(5);
+    for at in &gone {
+        world.azure.slots.insert(at.slot, Slot::Attached(at.address));
+    }
+    world.read();
+    let decision = world.decide();
+    assert!(decision.read || decision.wake.is_some_and(|wake| wake <= seconds(61)), "{decision:?}");
+    world.store(&decision);
+    world.pass(61);
+    world.settle();
+    assert_eq!(world.spec().addresses.len(), 12);
 }
 
 #[test]
