@@ -145,6 +145,8 @@ pub struct Memory {
     pub refused: BTreeSet<SlotAddress>,
     /// What was removed, and when the NIC showed it gone: an older answer may still turn up.
     pub removed: BTreeMap<SlotAddress, Timestamp>,
+    /// Whether the node was short of addresses or cordoned when it was last looked at.
+    pub restless: bool,
     /// How often the open intent was sent.
     pub sends: u32,
     /// When Azure was last found to take writes without effect.

@@ -1,5 +1,6 @@
 //! The controller: one leader, one pass for a node at a time, every decision made by `azure-vnet-operator-core`.
 
+mod clock;
 mod config_status;
 mod events;
 mod kinds;

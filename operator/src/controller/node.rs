@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
+    clock::Clock,
     events::Events,
     kinds::{Node, is_held},
     leader::Leadership,
@@ -57,6 +58,8 @@ pub struct Shell<A> {
     pub events: Events,
     /// For operators.
     pub metrics: Metrics,
+    /// Time, as decisions see it.
+    pub clock: Clock,
     known: Mutex<BTreeMap<String, Known>>,
     exhausted: Mutex<BTreeMap<String, Instant>>,
     troubles: Mutex<BTreeMap<String, Error>>,
@@ -89,6 +92,7 @@ impl<A: Arm> Shell<A> {
             events: Events::new(client.clone(), leadership.identity()),
             leadership,
             metrics,
+            clock: Clock::start(),
             known: Mutex::default(),
             exhausted: Mutex::default(),
             troubles: Mutex::default(),
@@ -242,7 +246,7 @@ impl<A: Arm> Shell<A> {
         let config = self.caches.configs.state().into_iter().find(|config| config.name_any() == object.spec.config.name);
         let grace = config.and_then(|config| Policy::of(&config).ok()).map_or(GRACE, |policy| policy.grace);
         let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
-        if !may_vanish(cloud, grace, Timestamp::now()) {
+        if !may_vanish(cloud, grace, self.clock.now()) {
             return Ok(Some(Duration::from_secs(15)));
         }
         match self.pools.release(object).await {

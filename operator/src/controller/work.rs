@@ -62,7 +62,7 @@ impl<A: Arm> Work<'_, A> {
             let nonce = self.shell.leadership.nonce();
             let exhausted = |subnet: &str| self.shell.is_exhausted(subnet);
             let next = pass.next(&Present {
-                now: Timestamp::now(),
+                now: self.shell.clock.now(),
                 nonce: nonce.as_deref(),
                 draw: &super::random::token(),
                 exhausted: &exhausted,
@@ -135,7 +135,7 @@ impl<A: Arm> Work<'_, A> {
             Err(result) => result,
             Ok(write) => {
                 let nonce = shell.leadership.nonce().filter(|nonce| **nonce == *pass.nonce());
-                let may_send = || nonce.is_some() && shell.leadership.nonce() == nonce && Timestamp::now() < send.not_after;
+                let may_send = || nonce.is_some() && shell.leadership.nonce() == nonce && shell.clock.is_before(send.not_after);
                 let (node, subject) = (self.node.name(), write.subject());
                 info!(node, nic = %subject, add = send.change.add.len(), remove = send.change.remove.len(), intent = send.intent, "writing");
                 shell.arm.write(&write, send.urgency, &may_send).await
@@ -153,12 +153,12 @@ impl<A: Arm> Work<'_, A> {
             warn!(node = self.node.name(), intent = send.intent, reason = error.reason(), "the write failed: {error}");
         }
         shell.note(self.node.name(), result.as_ref().err());
-        pass.attempted(send.intent, result, Timestamp::now());
+        pass.attempted(send.intent, result, shell.clock.now());
     }
 
     /// Reads the NIC and describes the machine.
     async fn read(&mut self, urgency: Urgency, pass: &mut Pass<'_>) {
-        let began = Timestamp::now();
+        let began = self.shell.clock.now();
         let result = self.read_nic(urgency).await;
         match &result {
             Ok(_) if pass.is_well() => self.shell.note(self.node.name(), None),
@@ -168,7 +168,7 @@ impl<A: Arm> Work<'_, A> {
                 warn!(node = self.node.name(), reason = error.reason(), "cannot read the NIC: {error}");
             }
         }
-        pass.nic_read(began, result, Timestamp::now());
+        pass.nic_read(began, result, self.shell.clock.now());
     }
 
     async fn read_nic(&mut self, urgency: Urgency) -> Result<(Nic, Machine), Error> {

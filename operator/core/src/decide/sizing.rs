@@ -68,9 +68,12 @@ pub fn keep_time(step: &mut Step<'_>, sizes: &Sizes) {
     let now = step.now;
     let restless = sizes.holding < sizes.target || step.observed.node.cordoned;
     let period = (step.policy.release.calm / 2).max(Duration::from_mins(1));
-    if restless && step.cloud.calm_since.as_ref().is_none_or(|at| since(at.0, now) >= period) {
+    // While it lasts, it is noted now and then; when it ends, exactly.
+    let ends = !restless && step.memory.restless;
+    if ends || (restless && step.cloud.calm_since.as_ref().is_none_or(|at| since(at.0, now) >= period)) {
         step.cloud.calm_since = Some(stamp(now));
     }
+    step.memory.restless = restless;
     let surplus = sizes.surplus() >= sizes.step && step.observed.agent().is_some() && !step.observed.node.cordoned;
     if !surplus {
         step.cloud.surplus_since = None;

@@ -277,12 +277,27 @@ fn i9_nothing_goes_within_the_calm_after_a_shortage_a_cordon_or_the_first_fill()
     world.pass(7200);
     world.settle();
     world.observed.node.cordoned = false;
+    world.settle();
     world.pass(5000);
     world.settle();
     assert!(world.spec().release.is_empty(), "it was cordoned");
     world.pass(3000);
     world.settle();
     assert_eq!(world.spec().release.len(), 1);
+}
+
+#[test]
+fn i9_the_calm_begins_when_a_cordon_ends_however_soon_after_it_began() {
+    let mut world = World::filled(12, 0);
+    world.pass(7200);
+    world.observed.node.cordoned = true;
+    world.settle();
+    world.pass(200);
+    world.observed.node.cordoned = false;
+    world.settle();
+    world.pass(500);
+    world.settle();
+    assert!(world.spec().release.is_empty(), "500 s after the cordon");
 }
 
 /// What can happen between two decisions.
