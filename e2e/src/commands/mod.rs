@@ -2,6 +2,7 @@
 
 mod generate;
 mod lab;
+mod sim;
 mod sweep;
 
 use std::io::Write as _;
@@ -47,6 +48,8 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Simulates controllers, agents, Azure and the API server on one virtual clock, with every fault that a seed brings.
+    Sim(sim::SimArguments),
     /// Writes the generated files: CRDs, the chart's schema, manifests/.
     Generate,
     /// The part of `bench` that runs in namespaces of its own.
@@ -92,6 +95,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { names, json } => crate::bench::run(&names, json),
         Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
         Command::Sweep { all } => sweep::run(all),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Generate => generate::run(),
         Command::LabInterrupted => crate::lab::interrupted(),
         Command::LabInit(arguments) => match lab::init(&arguments)? {},

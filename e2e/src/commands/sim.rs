@@ -1,0 +1,42 @@
+//! `cargo xtask sim`.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::build::checkout;
+
+/// What is to be simulated.
+#[derive(Debug, clap::Args)]
+pub struct SimArguments {
+    /// So many seeds, from 0.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// One seed, told in full.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Plant a known defect (or `all` of them in turn) and see that it is caught.
+    #[arg(long)]
+    mutate: Option<String>,
+    /// One JSON object a line: name, value, unit.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Builds the simulator and runs it.
+///
+/// # Errors
+/// If a rule was broken, or a defect was not caught.
+pub fn run(arguments: &SimArguments) -> Result<()> {
+    let SimArguments { seeds, seed, mutate, json } = arguments;
+    let mut simulate = Command::new("cargo");
+    simulate.args(["run", "--quiet", "--profile", "sim", "--package", "azure-vnet-operator-core", "--example", "simulate", "--"]);
+    simulate.args(["--seeds", &seeds.to_string()]);
+    for (name, value) in [("--seed", seed.map(|seed| seed.to_string())), ("--mutate", mutate.clone())] {
+        simulate.args(value.iter().flat_map(|value| [name, value]));
+    }
+    simulate.args(json.then_some("--json"));
+    let status = simulate.current_dir(checkout()).status().context("cannot run cargo")?;
+    ensure!(status.success(), "the simulator found something ({status})");
+    Ok(())
+}

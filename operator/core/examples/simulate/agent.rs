@@ -1,0 +1,268 @@
+//! The agent of one node: the product's rules of adoption, over the model of its store, in the order of the product's agent.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, rc::Rc, time::Duration};
+
+use azure_vnet_crds::{
+    AzureVnetNode, AzureVnetNodeSpec,
+    node::{self, IntentOp, SlotAddress, StoreCounts},
+};
+use azure_vnet_operator_core::{
+    adoption::{self, Before, Held, Judgement, Listed, Pass, Probation, Sightings, Source},
+    demand::{self, Pod},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::{
+    fault::Mutation,
+    store::{Adopted, Killed, Store},
+};
+
+/// One process.
+#[derive(Debug, Default)]
+pub struct Agent {
+    pub alive: bool,
+    /// Which process it is: what was meant for an earlier one is void.
+    pub life: u64,
+    /// The node's object, as the watch shows it.
+    pub object: Option<Rc<AzureVnetNode>>,
+    pub told: Option<(node::Agent, bool)>,
+    pub told_at: i64,
+    sightings: Sightings,
+    probation: Probation<Timestamp>,
+    refused: BTreeSet<(u64, SlotAddress)>,
+    restored: bool,
+    last: Option<(Adopted, BTreeSet<Ipv4Addr>, BTreeSet<SlotAddress>)>,
+}
+
+/// What has been observed outside.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    pub now: i64,
+    pub boot_id: &'a str,
+    pub machine: &'a str,
+    pub pods: &'a [Pod],
+    /// What IMDS shows, if it was asked and answered.
+    pub shown: Option<Rc<BTreeSet<Ipv4Addr>>>,
+    pub mutation: Option<Mutation>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What to tell, and whether the object is behind what was adopted.
+    pub report: Option<(node::Agent, bool)>,
+    pub ready: bool,
+    pub waits_for_metadata: bool,
+    pub due: Option<i64>,
+    pub withdrawn: Vec<SlotAddress>,
+}
+
+struct Basis {
+    uid: String,
+    spec: Rc<AzureVnetNodeSpec>,
+    removing: Vec<SlotAddress>,
+    last_read: Option<Timestamp>,
+    listed: Listed,
+    content: u64,
+}
+
+impl Agent {
+    /// A new process: it knows what lies on disk.
+    pub fn start(&mut self, object: Option<Rc<AzureVnetNode>>) {
+        *self = Self { alive: true, life: self.life + 1, object, ..Self::default() };
+    }
+
+    pub fn kill(&mut self) {
+        self.alive = false;
+        self.life += 1;
+    }
+
+    /// One look at everything.
+    pub fn reconcile(&mut self, store: &mut Store, seen: &Seen<'_>) -> Result<Outcome, Killed> {
+        let mut outcome = Outcome::default();
+        if !self.restored || !store.run.sealed {
+            self.last = None;
+            store.sweep(seen.now);
+            store.restore(seen.now)?;
+            self.restored = true;
+        }
+        let (basis, regressed) = self.basis(store, seen);
+        let Some(basis) = basis else { return Ok(outcome) };
+        self.take_sightings(store, seen, &basis);
+        let taken = self.take_over(store, seen, &basis, &mut outcome)?;
+        if taken && basis.listed == Listed::ByObject {
+            store.disk.spec = Some(Rc::clone(&basis.spec));
+        }
+        let now = boot_time(seen.now);
+        outcome.ready = store.run.sealed;
+        outcome.waits_for_metadata = self.sightings.waiting(now);
+        outcome.due = self.sightings.next_due(now).map(|due| i64::try_from(due.as_millis()).unwrap_or_default());
+        outcome.report = self.object.is_some().then(|| (self.report(store, seen, &basis), regressed));
+        Ok(outcome)
+    }
+
+    fn basis(&self, store: &Store, seen: &Seen<'_>) -> (Option<Basis>, bool) {
+        let adopted = store.disk.adopted.as_ref();
+        let kept = || adopted.map(|adopted| kept(store, adopted));
+        let Some(object) = self.object.as_ref().filter(|object| object.spec.revision > 0) else { return (kept(), false) };
+        let last = adopted.map(|adopted| adoption::Adopted { revision: adopted.revision, content: adopted.content });
+        match adoption::judge(last.as_ref(), &object.spec) {
+            Judgement::Adopt | Judgement::Unchanged => (Some(by_object(object)), false),
+            Judgement::Regressed(_) if seen.mutation == Some(Mutation::AdoptsOlder) => (Some(by_object(object)), false),
+            Judgement::Regressed(_) => (kept(), true),
+        }
+    }
+
+    fn take_sightings(&mut self, store: &mut Store, seen: &Seen<'_>, basis: &Basis) {
+        let now = boot_time(seen.now);
+        let careless = seen.mutation == Some(Mutation::OfferedAfterBoot);
+        let listed: BTreeSet<Ipv4Addr> = adoption::listed(&basis.spec).iter().map(|at| at.address).collect();
+        let former = store.disk.adopted.as_ref().filter(|_| careless || basis.listed == Listed::ByObject);
+        let offered = match (&store.run.pool, former) {
+            (Some(pool), _) if store.run.sealed => pool.clone(),
+            (None, Some(adopted)) => adopted.addresses.iter().map(|at| at.address).collect(),
+            (_, _) => BTreeSet::new(),
+        };
+        let before = Before { offered, hidden: store.disk.hidden.clone() };
+        self.sightings.list(now, basis.listed, &listed, &before);
+        let same = store.disk.machine.is_empty() || store.disk.machine == seen.machine;
+        if let Some(shown) = seen.shown.as_ref().filter(|_| same || basis.listed == Listed::ByObject) {
+            store.disk.machine.clear();
+            store.disk.machine.push_str(seen.machine);
+            self.sightings.witness(now, Source::Imds, shown);
+        }
+        store.disk.hidden = self.sightings.hidden().collect();
+    }
+
+    /// Withdraws, adopts, seals, sets aside: in the order of safety rules ST6 to ST8.
+    fn take_over(&mut self, store: &mut Store, seen: &Seen<'_>, basis: &Basis, outcome: &mut Outcome) -> Result<bool, Killed> {
+        let now = boot_time(seen.now);
+        let hasty = seen.mutation == Some(Mutation::NoProbation);
+        let period = Duration::from_secs(if hasty { 0 } else { basis.spec.effective.probation_seconds });
+        let pass = Pass { now, period, last_read: basis.last_read };
+        let (quarantined, set_aside) = (store.quarantined(), store.set_aside());
+        let held = Held { quarantined: &quarantined, set_aside: &set_aside };
+        let mut plan = adoption::releases(&basis.spec, &basis.removing, held, &self.refused, (&mut self.probation, pass));
+        if hasty {
+            let leaving: BTreeSet<SlotAddress> = basis.spec.release.iter().flat_map(|release| release.addresses.clone()).collect();
+            plan.withdraw = set_aside.iter().filter(|at| !leaving.contains(at) && basis.spec.addresses.contains(at)).copied().collect();
+        }
+        if basis.listed == Listed::ByObject {
+            for at in &plan.withdraw {
+                store.withdraw(*at)?;
+                outcome.withdrawn.push(*at);
+                self.last = None;
+            }
+        }
+        let offer = adoption::offer(&basis.spec, &basis.removing, &self.sightings, now);
+        let listed = adoption::listed(&basis.spec);
+        let mut offered: BTreeSet<Ipv4Addr> = offer.offered.iter().map(|at| at.address).collect();
+        let at_once =
+            seen.mutation == Some(Mutation::OfferedAtOnce) || seen.mutation == Some(Mutation::OfferedAfterBoot) && !store.run.sealed;
+        if at_once {
+            offered = listed.difference(&offer.set_aside).map(|at| at.address).collect();
+        }
+        if basis.listed == Listed::OnDiskOnly && !store.run.sealed && offered.is_empty() {
+            return Ok(false);
+        }
+        let adopted = Adopted { uid: basis.uid.clone(), revision: basis.spec.revision, content: basis.content, addresses: listed };
+        let last = (adopted, offered, offer.set_aside);
+        if self.last.as_ref() != Some(&last) || !store.run.sealed {
+            store.adopt(&last.0, &last.1, &last.2, seen.now)?;
+            self.last = Some(last);
+        }
+        store.run.sealed = true;
+        store.cool_down = i64::try_from(basis.spec.effective.cool_down_seconds).unwrap_or_default() * 1000;
+        store.step()?;
+        if basis.listed == Listed::ByObject {
+            for (release, at) in &plan.quarantine {
+                if !store.quarantine(*at, seen.now, seen.mutation == Some(Mutation::SetsAsideInUse))? {
+                    self.refused.insert((*release, *at));
+                }
+            }
+            self.refused.retain(|(id, _)| basis.spec.release.iter().any(|release| release.id == *id));
+        }
+        store.sweep(seen.now);
+        Ok(true)
+    }
+
+    fn report(&self, store: &Store, seen: &Seen<'_>, basis: &Basis) -> node::Agent {
+        let held = demand::Held {
+            leases: store.leased().map(|pod| Some(pod.clone())).collect(),
+            cooling: store.cooling(),
+            want: store.run.wants.keys().cloned().collect(),
+        };
+        let acks = match basis.listed {
+            Listed::ByObject => adoption::acks(&basis.spec, &store.quarantined(), &self.refused),
+            Listed::OnDiskOnly => vec![],
+        };
+        let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        let lists = |at: &&SlotAddress| store.disk.adopted.as_ref().is_some_and(|adopted| adopted.addresses.contains(at));
+        node::Agent {
+            object_uid: self.object.as_ref().and_then(|object| object.metadata.uid.clone()).unwrap_or_default(),
+            boot_id: seen.boot_id.to_owned(),
+            store_id: store.disk.id.clone(),
+            version: String::new(),
+            revision_adopted: store.disk.adopted.as_ref().map_or(0, |adopted| adopted.revision),
+            demand: demand::demand(seen.pods, &held),
+            counts: StoreCounts {
+                assigned: count(held.leases.len()),
+                cooling: count(held.cooling),
+                quarantined: count(store.quarantined().iter().filter(lists).count()),
+                free: count(store.free()),
+            },
+            release_acks: acks,
+            lost_in_use: basis.spec.lost.iter().filter(|at| store.leases(at.address)).copied().collect(),
+            ready: store.run.sealed,
+        }
+    }
+}
+
+/// The condition that goes with a report.
+pub fn adopted(regressed: bool) -> Condition {
+    Condition {
+        type_: "PoolAdopted".into(),
+        status: if regressed { "False" } else { "True" }.into(),
+        reason: if regressed { "RevisionRegressed" } else { "Adopted" }.into(),
+        message: String::new(),
+        last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH),
+        observed_generation: None,
+    }
+}
+
+/// The simulated nodes' boot-time clock: it runs on over boots, which no rule minds.
+fn boot_time(now: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now).unwrap_or_default())
+}
+
+fn by_object(object: &AzureVnetNode) -> Basis {
+    let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
+    let removing = cloud.and_then(|cloud| cloud.intent.as_ref()).filter(|intent| intent.op == IntentOp::Remove);
+    Basis {
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        content: adoption::content(&object.spec),
+        spec: Rc::new(object.spec.clone()),
+        removing: removing.map(|intent| intent.remove.clone()).unwrap_or_default(),
+        last_read: cloud.and_then(|cloud| cloud.last_read_at.as_ref()).map(|at| at.0),
+        listed: Listed::ByObject,
+    }
+}
+
+fn kept(store: &Store, adopted: &Adopted) -> Basis {
+    let same = |spec: &&Rc<AzureVnetNodeSpec>| spec.revision == adopted.revision && adoption::content(spec) == adopted.content;
+    let bare = || {
+        let addresses = adopted.addresses.iter().copied().collect();
+        let mut spec = AzureVnetNodeSpec { revision: adopted.revision, addresses, ..AzureVnetNodeSpec::default() };
+        spec.effective.cool_down_seconds = u64::try_from(store.cool_down / 1000).unwrap_or_default();
+        Rc::new(spec)
+    };
+    Basis {
+        uid: adopted.uid.clone(),
+        spec: store.disk.spec.as_ref().filter(same).map_or_else(bare, Rc::clone),
+        removing: vec![],
+        last_read: None,
+        listed: Listed::OnDiskOnly,
+        content: adopted.content,
+    }
+}

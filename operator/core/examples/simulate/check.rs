@@ -1,0 +1,368 @@
+//! The rules, looked at whenever something happens that could break one, and what must hold once the storms are over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use azure_vnet_crds::{
+    AzureVnetNode,
+    config::Mode,
+    node::{IntentOp, SlotAddress},
+};
+use azure_vnet_operator_core::{
+    adoption,
+    arm::{Error, Write},
+    decide::{Ready, Send},
+    policy::Pool,
+};
+
+use crate::{
+    cloud::Effect,
+    controller::{Caller, time},
+    server::NodeObject,
+    world::{Flight, World},
+};
+
+/// How long after a foreign writer's deed a node may still offer what is gone, if nothing else goes wrong.
+const NOTICED: i64 = 240_000;
+/// Clocks and roundings.
+const SLACK: i64 = 2_000;
+
+/// What the rules remember.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// Since when an address rests, and where.
+    pub rested: BTreeMap<Ipv4Addr, (usize, i64)>,
+    /// What foreign writers took away.
+    pub dropped: BTreeMap<Ipv4Addr, i64>,
+    pub cordoned: BTreeMap<usize, i64>,
+    /// When a node last joined or was uncordoned.
+    pub restless: BTreeMap<usize, i64>,
+    /// When a node last lost its memory or disk.
+    pub reset_at: BTreeMap<usize, i64>,
+    /// When an older state of the API server came back.
+    pub restored: Option<i64>,
+    /// When the present leader's term began: it knows only what the one before it wrote down.
+    pub led_since: i64,
+    /// When a node was last asked to give back.
+    asked: BTreeMap<usize, i64>,
+    gates: BTreeMap<(usize, u64, usize), i64>,
+    adopted: BTreeMap<String, u64>,
+    aside: BTreeMap<(usize, SlotAddress), i64>,
+}
+
+impl Book {
+    pub fn joined(&mut self, name: usize, now: i64) {
+        self.restless.insert(name, now);
+        self.reset_at.insert(name, now);
+        self.cordoned.remove(&name);
+        self.gates.retain(|(_, _, of), _| *of != name);
+        self.aside.retain(|(of, _), _| *of != name);
+    }
+}
+
+impl World<'_> {
+    /// A pod gets an address: nobody else has it, it carries traffic, it has rested, and it is not set aside.
+    pub fn check_grant(&mut self, name: usize, address: Ipv4Addr) {
+        let (now, cool_down) = (self.now, self.machines[name].store.cool_down);
+        let dropped = self.book.dropped.get(&address).copied();
+        let others = self.names().filter(|other| *other != name && self.machines[*other].store.kernel.contains_key(&address)).count();
+        if others > 0 && dropped.is_none() {
+            self.trace.violated(|| format!("double: n{name} gives {address} to a pod, and another node's pod has it"));
+        }
+        let fabric = self.machines[name].late.min(4_000);
+        if !self.nics[name].shown(now, fabric).contains(&address) && !self.is_excused(name, dropped) {
+            self.trace.violated(|| format!("RE6: n{name} gives {address} to a pod, and it carries no traffic"));
+        }
+        let reset = self.book.reset_at.get(&name).copied().unwrap_or_default();
+        let rested = self.book.rested.get(&address).filter(|(of, at)| *of == name && *at > reset);
+        if rested.is_some_and(|(_, at)| now - at < cool_down) {
+            self.trace.violated(|| format!("ST13: n{name} gives {address} to a pod before it has rested"));
+        }
+        if self.machines[name].store.disk.markers.contains_key(&address) {
+            self.trace.violated(|| format!("ST6: n{name} gives {address} to a pod, and it is set aside"));
+        }
+    }
+
+    /// Whether a node could not know yet that a foreign writer took an address away.
+    fn is_excused(&self, name: usize, dropped: Option<i64>) -> bool {
+        let machine = &self.machines[name];
+        let slow = machine.mute || machine.late > 4_000 || !machine.agent.alive;
+        dropped.is_some_and(|at| slow || self.now - at.max(machine.undisturbed_since) < NOTICED)
+    }
+
+    /// A write leaves: it is the leader's, on a condition, recorded before, in time, and not against Azure's word.
+    pub fn check_departure(&mut self, caller: Caller, write: &Write, send: &Send, object: &str, node: &NodeObject) {
+        let (name, trace) = (caller.name, self.trace.clone());
+        let replica = &self.replicas[caller.replica];
+        if write.etag().is_none() {
+            trace.violated(|| format!("I12: n{name}: PUT {} has no If-Match", send.intent));
+        }
+        if !self.server.intents.contains(&(object.to_owned(), send.intent)) {
+            trace.violated(|| format!("I4: n{name}: PUT {} is sent and was never recorded", send.intent));
+        }
+        if !replica.leads(self.now) {
+            trace.violated(|| format!("I6: n{name}: PUT {} is sent by one who does not lead", send.intent));
+        }
+        if replica.skew == 0 && time(self.now - SLACK) > send.not_after {
+            trace.violated(|| format!("I6: n{name}: PUT {} is sent after its end", send.intent));
+        }
+        if node.ready == Ready::Unknown || node.deleting {
+            trace.violated(|| format!("UP1: n{name}: PUT {} for a node that gets nothing", send.intent));
+        }
+        let gate = self.book.gates.get(&(caller.replica, caller.life, name)).copied();
+        if gate.is_some_and(|gate| self.now + SLACK < gate) && replica.skew == 0 {
+            trace.violated(|| format!("A1: n{name}: PUT {} is sent before Azure allows it", send.intent));
+        }
+    }
+
+    /// A term begins: the client's own gates are no part of this.
+    pub fn forget_gates(&mut self, replica: usize) {
+        self.book.gates.retain(|(of, ..), _| *of != replica);
+    }
+
+    /// Azure asks for patience.
+    pub fn gate(&mut self, caller: Caller, error: &Error) {
+        if let Some(rest) = error.retry_after() {
+            let until = self.now + i64::try_from(rest.as_millis()).unwrap_or_default();
+            self.book.gates.insert((caller.replica, caller.life, caller.name), until);
+        }
+    }
+
+    /// A write takes effect: only what was intended, and what goes is set aside on the node.
+    pub fn check_landing(&mut self, flight: &Flight, effect: &Effect) {
+        let (name, trace, id) = (flight.caller.name, self.trace.clone(), flight.send.intent);
+        let change = &flight.send.change;
+        if !effect.add.is_subset(&change.add) {
+            trace.violated(|| format!("I4: n{name}: PUT {id} adds {:?}, not {:?}", effect.add, change.add));
+        }
+        let machine = &self.machines[name];
+        for (slot, address) in &effect.remove {
+            let Some(address) = *address else { continue };
+            let at = SlotAddress { slot: *slot, address };
+            if !change.remove.contains(&at) {
+                trace.violated(|| format!("RE2: n{name}: PUT {id} removes {at}, which it does not name"));
+            }
+            let aside = machine.store.disk.markers.get(&address) == Some(&at);
+            let running = !machine.on || !machine.store.run.sealed || machine.store.quarantined().contains(&at);
+            if !aside || !running {
+                trace.violated(|| format!("I2: n{name}: PUT {id} removes {at}, which is not set aside"));
+            }
+        }
+        let present = self.nics[name].entries.len() + effect.add.len() + self.nics[name].foreign.len() + 1;
+        if present > 256 + effect.remove.len() {
+            trace.violated(|| format!("I8: n{name}: {present} IP configurations"));
+        }
+        let stored = self.server.objects.get(&name);
+        let intent = stored.and_then(|object| object.status.as_ref()?.cloud.as_ref()?.intent.as_ref());
+        let open = intent.is_some_and(|intent| intent.id == id)
+            && stored.and_then(|object| object.metadata.uid.as_deref()) == Some(&flight.object);
+        if !open && self.book.restored.is_none() {
+            trace.violated(|| format!("I11: n{name}: PUT {id} takes effect, and its intent is closed"));
+        }
+    }
+
+    /// Addresses leave a NIC: no pod has them.
+    pub fn check_gone(&mut self, name: usize, gone: &[Ipv4Addr]) {
+        for address in gone {
+            if self.machines[name].store.kernel.contains_key(address) {
+                self.trace.violated(|| format!("released in use: n{name} loses {address}, which a pod has"));
+            }
+        }
+    }
+
+    /// A spec is stored.
+    pub fn check_spec(&mut self, name: usize, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+        let (trace, spec) = (self.trace.clone(), &after.spec);
+        let slots: BTreeSet<u8> = spec.addresses.iter().map(|at| at.slot).collect();
+        let addresses: BTreeSet<Ipv4Addr> = spec.addresses.iter().map(|at| at.address).collect();
+        if slots.len() != spec.addresses.len() || addresses.len() != spec.addresses.len() {
+            trace.violated(|| format!("RE2: n{name}: a slot or an address is listed twice: {:?}", spec.addresses));
+        }
+        let Some(before) = before.map(|before| &before.spec) else { return };
+        if adoption::content(before) != adoption::content(spec) && spec.revision <= before.revision {
+            trace.violated(|| format!("RE3: n{name}: other content in revision {}", spec.revision));
+        }
+        let ids: BTreeSet<u64> = before.release.iter().map(|release| release.id).collect();
+        for release in spec.release.iter().filter(|release| !ids.contains(&release.id)) {
+            self.check_new_release(name, release.id, release.addresses.len());
+        }
+        for at in spec.lost.iter().filter(|at| !before.lost.contains(at)) {
+            if self.nics[name].good().any(|(slot, address)| slot == at.slot && address == at.address) {
+                trace.violated(|| format!("lost: n{name}: {at} is given up, and the NIC has it"));
+            }
+        }
+    }
+
+    /// A release is asked for (I9).
+    fn check_new_release(&mut self, name: usize, id: u64, many: usize) {
+        self.book.asked.insert(name, self.now);
+        let Some(policy) = self.policy(name).filter(|_| self.book.restored.is_none()) else { return };
+        let calm = i64::try_from(policy.release.calm.as_millis()).unwrap_or_default();
+        let restless = self.book.restless.get(&name).copied().unwrap_or_default();
+        let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();
+        // What another leader saw may not have been noted yet when it died.
+        let late = if self.book.led_since > restless { calm } else { 0 };
+        if self.now + SLACK + skew + late < restless + calm {
+            self.trace
+                .violated(|| format!("I9: n{name}: release {id} {} s after it joined or was uncordoned", (self.now - restless) / 1000));
+        }
+        if many > usize::from(policy.release.batch) {
+            self.trace.violated(|| format!("I9: n{name}: release {id} names {many} addresses"));
+        }
+    }
+
+    /// A status is stored: what a new intent may name.
+    pub fn check_status(&mut self, name: usize, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+        let trace = self.trace.clone();
+        let intent = |object: &AzureVnetNode| object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.clone());
+        let old = before.and_then(intent);
+        let Some(new) = intent(after).filter(|new| old.as_ref() != Some(new)) else { return };
+        if let Some(old) = old {
+            trace.violated(|| format!("I4: n{name}: intent {} replaces the open intent {}", new.id, old.id));
+        }
+        if new.not_after <= new.created_at {
+            trace.violated(|| format!("I10: n{name}: intent {} has no end", new.id));
+        }
+        let known = after.spec.addresses.iter().chain(&after.spec.lost);
+        let known: BTreeSet<u8> = known.map(|at| at.slot).collect();
+        if new.add.iter().any(|slot| known.contains(slot)) {
+            trace.violated(|| format!("I5: n{name}: intent {} adds {:?}, some of which are known", new.id, new.add));
+        }
+        let most = match self.policy(name).map(|policy| policy.pool) {
+            Some(Pool::Fixed(most) | Pool::Floating { max: most, .. }) => usize::from(most),
+            None => usize::MAX,
+        };
+        if new.op == IntentOp::Add && new.add.len() > most {
+            trace.violated(|| format!("I8: n{name}: intent {} adds {} of at most {most}", new.id, new.add.len()));
+        }
+        let reset = self.book.reset_at.get(&name).copied().unwrap_or_default();
+        for at in &new.remove {
+            let aside = self.machines[name].store.disk.markers.get(&at.address) == Some(at);
+            if !aside && self.now - reset > 60_000 {
+                trace.violated(|| format!("RE1: n{name}: intent {} removes {at}, which is not set aside", new.id));
+            }
+        }
+        self.check_cordoned(name, after, new.add.len());
+    }
+
+    /// A cordoned node gets what its pods need (safety rule UP1).
+    fn check_cordoned(&mut self, name: usize, object: &AzureVnetNode, added: usize) {
+        let since = self.book.cordoned.get(&name).copied();
+        let long =
+            since.is_some_and(|since| self.now - since > 120_000) && self.replicas.iter().all(|one| one.stalled_until < self.now - 60_000);
+        let Some(agent) = object.status.as_ref().and_then(|status| status.agent.as_ref()).filter(|_| long && added > 0) else { return };
+        let attached = self.nics[name].good().count();
+        if attached + added > usize::from(agent.demand + agent.counts.quarantined) {
+            self.trace.violated(|| format!("UP1: n{name} is cordoned, has {attached} and gets {added} for {} pods", agent.demand));
+        }
+    }
+
+    /// An object goes: no write of its intents may land any more (safety rule RE4).
+    pub fn check_vanishing(&mut self, name: usize, object: &AzureVnetNode) {
+        let intent = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref());
+        let Some(end) = intent.and_then(|intent| intent.not_after.as_ref()) else { return };
+        let grace = self.policy(name).map_or(std::time::Duration::ZERO, |policy| policy.grace);
+        let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();
+        if end.0.saturating_add(grace).unwrap_or(end.0) > time(self.now + SLACK + skew) {
+            self.trace.violated(|| format!("RE4: n{name}: its object goes while a write may land"));
+        }
+    }
+
+    /// An agent looked: its revision never falls (safety rule RE3).
+    pub fn check_adoption(&mut self, name: usize) {
+        let store = &self.machines[name].store;
+        if let Some(adopted) = &store.disk.adopted {
+            let highest = self.book.adopted.entry(store.disk.id.clone()).or_default();
+            if adopted.revision < *highest {
+                let (offered, highest) = (adopted.revision, *highest);
+                self.trace.violated(|| format!("RE3: n{name} adopts revision {offered} after {highest}"));
+            }
+            *highest = adopted.revision.max(*highest);
+        }
+        let aside = store.set_aside();
+        self.book.aside.retain(|(of, at), _| *of != name || aside.contains(at));
+        for at in aside {
+            self.book.aside.entry((name, at)).or_insert(self.now);
+        }
+    }
+
+    /// Addresses come back into use: their probation is over, and no removal is on its way (safety rule RE8).
+    pub fn check_withdrawn(&mut self, name: usize, withdrawn: &[SlotAddress]) {
+        let probation = self.machines[name].agent.object.as_ref().map_or(0, |object| object.spec.effective.probation_seconds);
+        let probation = i64::try_from(probation).unwrap_or_default() * 1000;
+        for at in withdrawn {
+            let since = self.book.aside.remove(&(name, *at)).unwrap_or(self.now);
+            if self.now - since + SLACK < probation {
+                self.trace.violated(|| format!("RE8: n{name}: {at} comes back after {} s", (self.now - since) / 1000));
+            }
+            let etag = self.nics[name].etag().to_string();
+            let late = |flight: &Flight| {
+                flight.caller.name == name
+                    && flight.send.change.remove.contains(at)
+                    && flight.write.etag().is_some_and(|of| of.trim_start_matches("W/").trim_matches('"') == etag)
+            };
+            if self.flights.values().any(late) {
+                self.trace.violated(|| format!("RE8: n{name}: {at} comes back while its removal may land"));
+            }
+        }
+    }
+
+    /// Once the storms are over: every pod runs, every pool is as it should be, and nothing is left open.
+    pub fn check_rest(&mut self) {
+        for name in self.names() {
+            let trouble = self.unrest(name);
+            if let Some(trouble) = trouble {
+                self.trace.violated(|| format!("progress: n{name}: {trouble}"));
+            }
+        }
+    }
+
+    fn unrest(&self, name: usize) -> Option<String> {
+        let machine = &self.machines[name];
+        let Some(object) = self.server.objects.get(&name) else {
+            return self.server.nodes.contains_key(&name).then(|| "it has no object".to_owned());
+        };
+        if !self.server.nodes.contains_key(&name) {
+            return Some("its object outlives it".into());
+        }
+        let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref())?;
+        let spec = &object.spec;
+        if let Some(intent) = &cloud.intent {
+            return Some(format!("intent {} is open", intent.id));
+        }
+        let adopted = machine.store.disk.adopted.as_ref().map_or(0, |adopted| adopted.revision);
+        if adopted != spec.revision {
+            return Some(format!("revision {adopted} is adopted, {} is published", spec.revision));
+        }
+        let listed: BTreeSet<(u8, Ipv4Addr)> = spec.addresses.iter().map(|at| (at.slot, at.address)).collect();
+        let good: BTreeSet<(u8, Ipv4Addr)> = self.nics[name].good().collect();
+        if listed != good {
+            return Some(format!("the object lists {listed:?}, the NIC has {good:?}"));
+        }
+        let policy = self.policy(name).filter(|policy| policy.mode == Mode::Enforce)?;
+        let (holding, target) = (good.len(), usize::from(cloud.target));
+        if holding < target && !self.subnets[self.nics[name].subnet].free.is_empty() {
+            return Some(format!("it holds {holding} of {target}"));
+        }
+        let demand = usize::from(object.status.as_ref()?.agent.as_ref()?.demand);
+        let most = match policy.pool {
+            Pool::Fixed(most) | Pool::Floating { max: most, .. } => usize::from(most),
+        };
+        let starving = machine.pods.values().filter(|pod| pod.address.is_none() && !pod.finished).count();
+        if starving > 0 && demand <= most.min(target) && !self.subnets[self.nics[name].subnet].free.is_empty() {
+            return Some(format!("{starving} pods wait for an address"));
+        }
+        let step = usize::from(policy.pool.step(false));
+        let lately = self.book.asked.get(&name).is_some_and(|at| self.now - at < 1_800_000);
+        if policy.release.enabled && holding >= target + step && spec.release.is_empty() && !lately {
+            return Some(format!("it holds {holding}, {target} would do, and gives nothing back"));
+        }
+        let aside = machine.store.set_aside().len();
+        if spec.release.is_empty() && aside > 0 {
+            return Some(format!("{aside} addresses stay set aside"));
+        }
+        None
+    }
+}

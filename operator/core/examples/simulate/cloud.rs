@@ -1,0 +1,377 @@
+//! Resource Manager and the NICs behind it: whole-resource writes on an etag, operations that take time, reads that may be old, and subnets that
+//! hand out first what was freed last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::Ipv4Addr,
+    rc::Rc,
+};
+
+use azure_vnet_operator_core::{
+    arm::{Document, Write},
+    nic::{name_of, slot_of},
+};
+use serde_json::{Value, json};
+
+/// How far back old answers reach, in milliseconds.
+const HISTORY: i64 = 120_000;
+pub const NETWORK: &str = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/v";
+
+/// A subnet: free addresses, the last freed on top.
+#[derive(Clone, Debug)]
+pub struct Subnet {
+    pub free: Vec<Ipv4Addr>,
+}
+
+/// One IP configuration of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Good(Ipv4Addr),
+    Updating(Option<Ipv4Addr>),
+    Failed,
+}
+
+/// How an accepted operation will end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Well,
+    Partly,
+    Fails,
+    FullSubnet,
+    Superseded,
+}
+
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub id: u64,
+    pub end: End,
+    add: BTreeSet<u8>,
+    remove: BTreeMap<u8, Ipv4Addr>,
+}
+
+/// A machine's NIC.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    pub id: String,
+    pub instance: Option<String>,
+    pub mac: String,
+    pub subnet: usize,
+    pub primary: Ipv4Addr,
+    pub foreign: Vec<(String, Ipv4Addr)>,
+    pub entries: BTreeMap<u8, Entry>,
+    /// What the model of an instance wants.
+    wanted: BTreeSet<u8>,
+    pub operation: Option<Operation>,
+    pub exists: bool,
+    pub running: bool,
+    etag: u64,
+    failed: bool,
+    documents: VecDeque<(i64, Rc<Documents>)>,
+    shown: VecDeque<(i64, Rc<BTreeSet<Ipv4Addr>>)>,
+}
+
+/// What a GET answers: the NIC, or the instance and the list of its NICs.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    pub main: Value,
+    pub nics: Value,
+    pub etag: u64,
+}
+
+/// What a write would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    pub add: BTreeSet<u8>,
+    pub remove: BTreeMap<u8, Option<Ipv4Addr>>,
+}
+
+impl Subnet {
+    pub fn take(&mut self) -> Option<Ipv4Addr> {
+        self.free.pop()
+    }
+}
+
+impl Nic {
+    pub fn new(id: &str, instance: Option<&str>, number: usize, subnet: usize) -> Self {
+        Self {
+            id: id.to_owned(),
+            instance: instance.map(str::to_owned),
+            mac: format!("00:0d:3a:00:00:{number:02x}"),
+            subnet,
+            primary: Ipv4Addr::UNSPECIFIED,
+            foreign: vec![],
+            entries: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            operation: None,
+            exists: false,
+            running: true,
+            etag: 0,
+            failed: false,
+            documents: VecDeque::new(),
+            shown: VecDeque::new(),
+        }
+    }
+
+    /// A machine is made, or made anew under the same name.
+    pub fn create(&mut self, subnet: &mut Subnet, foreign: usize, now: i64) {
+        self.primary = subnet.take().unwrap_or(Ipv4Addr::new(10, 255, 255, 254));
+        self.foreign = (0..foreign).filter_map(|n| Some((format!("other{n}"), subnet.take()?))).collect();
+        (self.entries, self.wanted, self.operation) = (BTreeMap::new(), BTreeSet::new(), None);
+        (self.exists, self.running, self.failed) = (true, true, false);
+        self.documents.clear();
+        self.shown.clear();
+        self.touch(now);
+    }
+
+    /// A machine is deleted: all of its addresses are free.
+    pub fn delete(&mut self, subnet: &mut Subnet, now: i64) {
+        let ours: Vec<Ipv4Addr> = self.entries.values().filter_map(|entry| entry.address()).collect();
+        let leaving = self.operation.iter().flat_map(|operation| operation.remove.values().copied());
+        subnet.free.extend(leaving);
+        subnet.free.extend(self.foreign.drain(..).map(|(_, address)| address));
+        subnet.free.extend(ours);
+        subnet.free.push(self.primary);
+        (self.entries, self.wanted, self.operation) = (BTreeMap::new(), BTreeSet::new(), None);
+        self.exists = false;
+        self.touch(now);
+    }
+
+    pub fn good(&self) -> impl Iterator<Item = (u8, Ipv4Addr)> + '_ {
+        self.entries.iter().filter_map(|(slot, entry)| if let Entry::Good(address) = entry { Some((*slot, *address)) } else { None })
+    }
+
+    /// What the node's metadata shows, so many milliseconds late.
+    pub fn shown(&self, now: i64, late: i64) -> Rc<BTreeSet<Ipv4Addr>> {
+        let at = self.shown.iter().rev().find(|(at, _)| *at <= now - late).or(self.shown.front());
+        at.map(|(_, shown)| Rc::clone(shown)).unwrap_or_default()
+    }
+
+    /// What a GET answers, as it was so many milliseconds ago.
+    pub fn documents(&mut self, now: i64, ago: i64) -> Rc<Documents> {
+        if self.documents.back().is_none_or(|(_, newest)| newest.etag != self.etag) {
+            let documents = Rc::new(self.print());
+            self.documents.push_back((now, documents));
+        }
+        let found = self.documents.iter().rev().find(|(at, _)| *at <= now - ago).or(self.documents.front());
+        found.map_or_else(|| Rc::new(self.print()), |(_, documents)| Rc::clone(documents))
+    }
+
+    /// Something changed.
+    pub fn touch(&mut self, now: i64) {
+        self.etag += 1;
+        let shown: BTreeSet<Ipv4Addr> = self.good().map(|(_, address)| address).collect();
+        self.shown.push_back((now, Rc::new(shown)));
+        while self.shown.len() > 2 && self.shown.get(1).is_some_and(|(at, _)| *at < now - 20 * HISTORY) {
+            self.shown.pop_front();
+        }
+        while self.documents.len() > 1 && self.documents.get(1).is_some_and(|(at, _)| *at < now - HISTORY) {
+            self.documents.pop_front();
+        }
+        // Old answers need the time from which they were true.
+        let documents = Rc::new(self.print());
+        self.documents.push_back((now, documents));
+    }
+
+    pub fn etag(&self) -> u64 {
+        self.etag
+    }
+
+    /// Slots that a write would name, by its body; or how the body touches what is not ours (I2, I3).
+    pub fn effect(&self, write: &Write) -> Result<Effect, &'static str> {
+        let before = self.print();
+        let (old, new, pointer) = match write {
+            Write::Nic { body, .. } => (&before.main, body, "/properties/ipConfigurations"),
+            Write::Instance { body, .. } => (
+                before.main.pointer("/properties/networkProfileConfiguration").ok_or("the model has no profile")?,
+                body.pointer("/properties/networkProfileConfiguration").ok_or("the body has no profile")?,
+                "/networkInterfaceConfigurations/0/properties/ipConfigurations",
+            ),
+        };
+        let list = |tree: &Value| tree.pointer(pointer).and_then(Value::as_array).cloned().ok_or("no ipConfigurations");
+        let (old_list, new_list) = (list(old)?, list(new)?);
+        let bare = |tree: &Value| {
+            let mut tree = tree.clone();
+            tree.pointer_mut(pointer).map(Value::take);
+            tree
+        };
+        if bare(old) != bare(new) {
+            return Err("a field beside the ipConfigurations differs");
+        }
+        let slot = |entry: &Value| entry.get("name").and_then(Value::as_str).and_then(slot_of);
+        let foreign = |list: &[Value]| list.iter().filter(|entry| slot(entry).is_none()).cloned().collect::<Vec<_>>();
+        if foreign(&old_list) != foreign(&new_list) {
+            return Err("a foreign ipConfiguration differs");
+        }
+        let ours = |list: &[Value]| list.iter().filter_map(|entry| Some((slot(entry)?, entry.clone()))).collect::<BTreeMap<u8, Value>>();
+        let (old, new) = (ours(&old_list), ours(&new_list));
+        if old.iter().any(|(slot, entry)| new.get(slot).is_some_and(|other| other != entry)) {
+            return Err("an ipConfiguration that stays differs");
+        }
+        let address = |slot: &u8| self.entries.get(slot).and_then(|entry| entry.address());
+        Ok(Effect {
+            add: new.keys().filter(|slot| !old.contains_key(slot)).copied().collect(),
+            remove: old.keys().filter(|slot| !new.contains_key(slot)).map(|slot| (*slot, address(slot))).collect(),
+        })
+    }
+
+    /// Accepts a write. Answers the addresses that no longer carry traffic. `subnet` is asked for as many as are added.
+    pub fn accept(&mut self, subnet: &mut Subnet, effect: &Effect, operation: (u64, End), now: i64) -> Vec<Ipv4Addr> {
+        let (id, end) = operation;
+        let remove: BTreeMap<u8, Ipv4Addr> = effect.remove.iter().filter_map(|(slot, address)| Some((*slot, (*address)?))).collect();
+        if self.instance.is_some() {
+            self.wanted.extend(&effect.add);
+            self.wanted.retain(|slot| !effect.remove.contains_key(slot));
+        } else if end != End::Superseded {
+            for slot in &effect.add {
+                let address = (end != End::FullSubnet).then(|| subnet.take()).flatten();
+                self.entries.insert(*slot, Entry::Updating(address));
+            }
+            self.entries.retain(|slot, _| !effect.remove.contains_key(slot));
+        }
+        // A slot that failed is repaired by any write that keeps it.
+        let whole = self.instance.is_none();
+        for entry in self.entries.values_mut().filter(|entry| whole && **entry == Entry::Failed) {
+            *entry = Entry::Updating(subnet.take());
+        }
+        let gone = if self.instance.is_none() && end != End::Superseded { remove.values().copied().collect() } else { vec![] };
+        self.operation = Some(Operation { id, end, add: effect.add.clone(), remove });
+        self.touch(now);
+        gone
+    }
+
+    /// An operation ends. Answers the addresses that no longer carry traffic.
+    pub fn finish(&mut self, subnet: &mut Subnet, now: i64) -> Vec<Ipv4Addr> {
+        let Some(Operation { end, add, remove, .. }) = self.operation.take() else { return vec![] };
+        let gone = if self.instance.is_some() {
+            self.finish_instance(subnet, end, &add, &remove)
+        } else {
+            self.finish_whole(subnet, end, &remove);
+            vec![]
+        };
+        self.touch(now);
+        gone
+    }
+
+    fn finish_whole(&mut self, subnet: &mut Subnet, end: End, remove: &BTreeMap<u8, Ipv4Addr>) {
+        self.failed = matches!(end, End::Partly | End::Fails);
+        let mut spare = matches!(end, End::Partly | End::Fails);
+        for entry in self.entries.values_mut() {
+            let Entry::Updating(address) = *entry else { continue };
+            *entry = match address {
+                Some(address) if spare => {
+                    subnet.free.push(address);
+                    // Partly: the first of them fails; else all of them.
+                    spare = end == End::Fails;
+                    Entry::Failed
+                }
+                Some(address) => Entry::Good(address),
+                None => subnet.take().map_or(Entry::Failed, Entry::Good),
+            };
+        }
+        match end {
+            // Nothing was done to them.
+            End::Superseded => {}
+            // Rolled back.
+            End::Fails => self.entries.extend(remove.iter().map(|(slot, address)| (*slot, Entry::Good(*address)))),
+            End::Well | End::Partly | End::FullSubnet => subnet.free.extend(remove.values()),
+        }
+    }
+
+    fn finish_instance(&mut self, subnet: &mut Subnet, end: End, add: &BTreeSet<u8>, remove: &BTreeMap<u8, Ipv4Addr>) -> Vec<Ipv4Addr> {
+        self.failed = end != End::Well;
+        if matches!(end, End::Superseded | End::Fails) {
+            // The model is as it was.
+            self.wanted.retain(|slot| !add.contains(slot));
+            self.wanted.extend(remove.keys());
+            self.failed = false;
+            return vec![];
+        }
+        let (mut gone, mut spare) = (vec![], end == End::Partly);
+        for (slot, address) in remove {
+            if self.entries.remove(slot).is_some() {
+                subnet.free.push(*address);
+                gone.push(*address);
+            }
+        }
+        for slot in self.wanted.clone() {
+            let entry = self.entries.entry(slot).or_insert(Entry::Failed);
+            if matches!(entry, Entry::Failed | Entry::Updating(_)) && end != End::FullSubnet && !std::mem::take(&mut spare) {
+                *entry = subnet.take().map_or(Entry::Failed, Entry::Good);
+            }
+        }
+        gone
+    }
+
+    /// A foreign writer takes one of ours away.
+    pub fn drop_slot(&mut self, slot: u8, subnet: &mut Subnet, now: i64) -> Option<Ipv4Addr> {
+        let address = self.entries.remove(&slot)?.address();
+        self.wanted.remove(&slot);
+        subnet.free.extend(address);
+        self.touch(now);
+        address
+    }
+
+    fn print(&self) -> Documents {
+        let subnet = format!("{NETWORK}/subnets/{}", self.subnet);
+        let configuration = |name: &str, address: Option<Ipv4Addr>, state: &str, primary: bool| {
+            let groups = [json!({"id": "/subscriptions/s/asg"})];
+            let mut entry = json!({"name": name, "properties": {"provisioningState": state, "subnet": {"id": subnet}, "primary": primary,
+                "privateIPAddressVersion": "IPv4", "applicationSecurityGroups": groups}});
+            if let (Some(address), Some(properties)) = (address, entry.get_mut("properties").and_then(Value::as_object_mut)) {
+                properties.insert("privateIPAddress".into(), json!(address));
+            }
+            entry
+        };
+        let mut list = vec![configuration("ipconfig1", Some(self.primary), "Succeeded", true)];
+        list.extend(self.foreign.iter().map(|(name, address)| configuration(name, Some(*address), "Succeeded", false)));
+        list.extend(self.entries.iter().map(|(slot, entry)| {
+            let (address, state) = match entry {
+                Entry::Good(address) => (Some(*address), "Succeeded"),
+                Entry::Updating(address) => (*address, "Updating"),
+                Entry::Failed => (None, "Failed"),
+            };
+            configuration(&name_of(*slot), address, state, false)
+        }));
+        let state = if self.operation.is_some() {
+            "Updating"
+        } else if self.failed {
+            "Failed"
+        } else {
+            "Succeeded"
+        };
+        let Some(instance) = &self.instance else {
+            let main = json!({"name": "nic", "id": self.id, "location": "here", "etag": format!("W/\"{}\"", self.etag), "tags": {"kept": "yes"},
+                "properties": {"provisioningState": state, "macAddress": self.mac, "primary": true, "enableAcceleratedNetworking": true,
+                "networkSecurityGroup": {"id": "/subscriptions/s/nsg"}, "ipConfigurations": list}});
+            return Documents { main, nics: Value::Null, etag: self.etag };
+        };
+        let wanted = |name: &str, primary: bool| {
+            json!({"name": name, "properties": {"subnet": {"id": subnet}, "primary": primary, "privateIPAddressVersion": "IPv4",
+                "applicationSecurityGroups": [{"id": "/subscriptions/s/asg"}]}})
+        };
+        let mut model = vec![wanted("ipconfig1", true)];
+        model.extend(self.foreign.iter().map(|(name, _)| wanted(name, false)));
+        model.extend(self.wanted.iter().map(|slot| wanted(&name_of(*slot), false)));
+        let profile = json!({"networkInterfaceConfigurations": [{"name": "nic", "properties": {"primary": true, "enableAcceleratedNetworking": true,
+            "ipConfigurations": model}}]});
+        let main = json!({"id": instance, "name": "instance", "location": "here", "etag": format!("\"{}\"", self.etag),
+            "properties": {"provisioningState": state, "networkProfileConfiguration": profile}});
+        let nics = json!({"value": [{"name": "nic", "id": self.id, "properties": {"provisioningState": "Succeeded", "macAddress": self.mac,
+            "primary": true, "ipConfigurations": list}}]});
+        Documents { main, nics, etag: self.etag }
+    }
+}
+
+impl Entry {
+    pub fn address(self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Good(address) | Self::Updating(Some(address)) => Some(address),
+            Self::Updating(None) | Self::Failed => None,
+        }
+    }
+}
+
+/// A body as an answer carries it.
+pub fn document(body: Value) -> Document {
+    Document { body, etag: None }
+}

@@ -1,0 +1,419 @@
+//! One controller process: its lease, its caches, what is due, and passes. Which steps a pass takes is the product's; here they only take time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow::{Break, Continue},
+    rc::Rc,
+};
+
+use azure_vnet_crds::AzureVnetNode;
+use azure_vnet_operator_core::{
+    arm::Error,
+    decide::{Leader, NodeFacts, may_vanish},
+    pass::{Effect, End, Known, Pass, Present, Subject, newer},
+};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    fault::{Fault, Mutation},
+    server::{Lease, NodeObject},
+    world::{Event, Task, World},
+};
+
+/// Seconds of the product's election, in milliseconds.
+const DURATION: i64 = 15_000;
+const RENEW: i64 = 4_000;
+const RETRY: i64 = 2_000;
+const TRUST: i64 = 10_000;
+/// Pause after a pass that broke off.
+const AGAIN: i64 = 5_000;
+/// Between two looks at an object that is held.
+const FAREWELL: i64 = 15_000;
+/// How long a subnet counts as full.
+const EXHAUSTED: i64 = 300_000;
+
+/// One process.
+#[derive(Debug, Default)]
+pub struct Replica<'p> {
+    pub alive: bool,
+    pub life: u64,
+    pub identity: String,
+    pub frozen_until: i64,
+    /// No way to the API server.
+    pub cut_off: bool,
+    pub stalled_until: i64,
+    /// How far its clock is off. It goes on evenly whatever the time of day does.
+    pub skew: i64,
+    /// How far the time of day is off, beside that.
+    pub wall: i64,
+    renewed: Option<i64>,
+    nonce: String,
+    seen: Option<(Lease, i64)>,
+    nodes: BTreeMap<usize, Rc<NodeObject>>,
+    pub pools: BTreeMap<usize, Rc<AzureVnetNode>>,
+    known: BTreeMap<usize, Known>,
+    due: BTreeMap<usize, i64>,
+    running: BTreeMap<usize, Running<'p>>,
+    passes: u64,
+    exhausted: BTreeMap<String, i64>,
+    leaving: BTreeSet<usize>,
+}
+
+#[derive(Debug)]
+struct Running<'p> {
+    number: u64,
+    pass: Pass<'p>,
+    node: Rc<NodeObject>,
+}
+
+/// Whose answer something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub replica: usize,
+    pub life: u64,
+    pub name: usize,
+    pub pass: u64,
+}
+
+impl Replica<'_> {
+    pub fn leads(&self, now: i64) -> bool {
+        self.alive && self.renewed.is_some_and(|at| now - at < TRUST)
+    }
+
+    pub fn nonce(&self, now: i64) -> Option<&str> {
+        self.leads(now).then_some(self.nonce.as_str())
+    }
+
+    pub fn kill(&mut self) {
+        *self = Self { life: self.life + 1, skew: self.skew, ..Self::default() };
+    }
+
+    pub fn drop_pass(&mut self, name: usize) -> bool {
+        self.known.remove(&name);
+        self.running.remove(&name).is_some()
+    }
+
+    pub fn running(&self) -> impl Iterator<Item = usize> + '_ {
+        self.running.keys().copied()
+    }
+}
+
+impl<'p> World<'p> {
+    /// This process's clock.
+    pub fn clock(&self, replica: usize) -> Timestamp {
+        time(self.now + self.replicas[replica].skew)
+    }
+
+    pub fn start_replica(&mut self, replica: usize) {
+        let token = self.dice.token();
+        let one = &mut self.replicas[replica];
+        one.kill();
+        (one.alive, one.identity) = (true, format!("controller-{replica}_{token}"));
+        let life = one.life;
+        self.trace.note(&[10, replica as u64], || format!("controller {replica} starts"));
+        let start = self.dice.time(500, 5_000);
+        self.after(start, Event::Relist { replica, life });
+        self.after(start + 200, Event::Elect { replica, life });
+    }
+
+    /// Stands for election, as the product does.
+    pub fn elect(&mut self, replica: usize) {
+        let life = self.replicas[replica].life;
+        let asked = self.now;
+        if self.server.down || self.replicas[replica].cut_off {
+            return self.after(RETRY, Event::Elect { replica, life });
+        }
+        let now = self.now;
+        let (one, lease) = (&mut self.replicas[replica], &mut self.server.lease);
+        if one.seen.as_ref().is_none_or(|(seen, _)| seen != lease) {
+            one.seen = Some((lease.clone(), now));
+        }
+        let left_alone = one.seen.as_ref().is_some_and(|(_, since)| now - since >= DURATION);
+        if lease.holder.is_empty() || lease.holder == one.identity || left_alone {
+            lease.holder.clone_from(&one.identity);
+            lease.renewals += 1;
+            let pause = self.latency();
+            return self.after(pause, Event::Elected { replica, life, asked });
+        }
+        one.renewed = None;
+        self.after(RETRY, Event::Elect { replica, life });
+    }
+
+    pub fn elected(&mut self, replica: usize, asked: i64) {
+        let now = self.now;
+        let token = self.dice.token();
+        let one = &mut self.replicas[replica];
+        let new = one.renewed.is_none_or(|at| now - at >= TRUST);
+        one.renewed = Some(asked);
+        let life = one.life;
+        if new {
+            one.nonce = token;
+            self.book.led_since = now;
+            self.trace.note(&[11, replica as u64], || format!("controller {replica} leads"));
+            self.forget_gates(replica);
+            self.mark_all(replica);
+        }
+        self.after(RENEW, Event::Elect { replica, life });
+    }
+
+    /// Its caches are made anew.
+    pub fn relist(&mut self, replica: usize) {
+        let life = self.replicas[replica].life;
+        if self.server.down || self.replicas[replica].cut_off {
+            return self.after(1_000, Event::Relist { replica, life });
+        }
+        let one = &mut self.replicas[replica];
+        one.nodes = self.server.nodes.clone();
+        one.pools = self.server.objects.clone();
+        self.mark_all(replica);
+    }
+
+    fn mark_all(&mut self, replica: usize) {
+        let one = &self.replicas[replica];
+        let names: BTreeSet<usize> = one.nodes.keys().chain(one.pools.keys()).copied().collect();
+        for name in names {
+            self.mark(replica, name, 0);
+        }
+    }
+
+    pub fn mark(&mut self, replica: usize, name: usize, after: i64) {
+        let at = self.now + after;
+        let one = &mut self.replicas[replica];
+        let due = one.due.entry(name).or_insert(i64::MAX);
+        // One that is overdue waits for this process to lead.
+        if at < *due || *due <= self.now {
+            *due = at;
+            let life = one.life;
+            self.after(after, Event::Turn { replica, life });
+        }
+    }
+
+    /// The watch shows the newest state of a name.
+    pub fn deliver(&mut self, replica: usize, name: usize) {
+        let (one, server) = (&mut self.replicas[replica], &self.server);
+        match server.nodes.get(&name) {
+            Some(node) => _ = one.nodes.insert(name, Rc::clone(node)),
+            None => _ = one.nodes.remove(&name),
+        }
+        match server.objects.get(&name) {
+            Some(object) => _ = one.pools.insert(name, Rc::clone(object)),
+            None => _ = one.pools.remove(&name),
+        }
+        self.mark(replica, name, 0);
+    }
+
+    /// Starts what is due.
+    pub fn turn(&mut self, replica: usize) {
+        if !self.replicas[replica].leads(self.now) {
+            return;
+        }
+        let one = &self.replicas[replica];
+        let due: Vec<usize> =
+            one.due.iter().filter(|(name, at)| **at <= self.now && !one.running.contains_key(name)).map(|(name, _)| *name).collect();
+        for name in due {
+            self.replicas[replica].due.remove(&name);
+            self.begin(replica, name);
+        }
+    }
+
+    fn begin(&mut self, replica: usize, name: usize) {
+        let policy = self.policy(name);
+        let nonce = self.replicas[replica].nonce.clone();
+        let one = &mut self.replicas[replica];
+        let mut known = one.known.remove(&name).unwrap_or_default();
+        let cached = one.pools.get(&name).map(|pool| (**pool).clone());
+        let (node, object) = (one.nodes.get(&name).cloned(), newer(cached, known.object.take()));
+        let Some(node) = node else {
+            let pool = one.pools.get(&name).cloned();
+            return self.farewell(replica, name, pool);
+        };
+        if object.as_ref().is_some_and(|object| object.metadata.deletion_timestamp.is_some()) {
+            return self.farewell(replica, name, object.map(Rc::new));
+        }
+        let Some(policy) = policy else { return };
+        let facts = NodeFacts {
+            name: self.plan.machines[name].name.clone(),
+            uid: node.uid.clone(),
+            boot_id: node.boot_id.clone(),
+            ready: node.ready,
+            cordoned: node.cordoned,
+            deleting: node.deleting,
+        };
+        let me = Leader { identity: one.identity.clone(), nonce };
+        let subject = Subject { node: facts, provider_id: &self.plan.machines[name].provider, policy, me };
+        let known = known.renewed(&subject, object);
+        one.passes += 1;
+        let number = one.passes;
+        one.running.insert(name, Running { number, pass: Pass::new(subject, known), node });
+        self.go_on(replica, name);
+    }
+
+    /// Lets the object of a node that is gone go (safety rule RE4).
+    fn farewell(&mut self, replica: usize, name: usize, object: Option<Rc<AzureVnetNode>>) {
+        let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_some()) else { return };
+        let grace = self.policy(name).map_or(std::time::Duration::from_mins(6), |policy| policy.grace);
+        let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
+        if !may_vanish(cloud, grace, self.clock(replica)) && self.plan.mutation != Some(Mutation::NoFinalizer) {
+            return self.mark(replica, name, FAREWELL);
+        }
+        if self.replicas[replica].leaving.insert(name) {
+            let (life, pause) = (self.replicas[replica].life, self.latency());
+            self.after(pause, Event::LetGo { replica, life, name, object });
+        }
+    }
+
+    pub fn let_go(&mut self, replica: usize, name: usize, object: &AzureVnetNode) {
+        self.replicas[replica].leaving.remove(&name);
+        self.check_vanishing(name, object);
+        let done = if self.replicas[replica].cut_off { Err(crate::server::Denied::Failed) } else { self.server.let_go(name, object) };
+        match done {
+            Ok(()) => {
+                self.trace.note(&[12, name as u64], || format!("n{name}: its object is gone"));
+                self.changed(name);
+            }
+            Err(crate::server::Denied::Failed) => self.mark(replica, name, AGAIN),
+            Err(crate::server::Denied::Conflict) => {}
+        }
+    }
+
+    /// Asks the running pass what to do next, and begins it.
+    pub fn go_on(&mut self, replica: usize, name: usize) {
+        loop {
+            let (now, draw) = (self.clock(replica), self.dice.token());
+            let one = &mut self.replicas[replica];
+            let leads = one.renewed.is_some_and(|at| self.now - at < TRUST);
+            let Some(running) = one.running.get_mut(&name) else { return };
+            let (exhausted, real) = (&one.exhausted, self.now);
+            let exhausted = |subnet: &str| exhausted.get(subnet).is_some_and(|at| real - at < EXHAUSTED);
+            let present = Present { now, nonce: leads.then_some(one.nonce.as_str()), draw: &draw, exhausted: &exhausted };
+            match running.pass.next(&present) {
+                Break(end) => return self.end(replica, name, end),
+                Continue(effect) => {
+                    if self.carry_out(replica, name, effect) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, replica: usize, name: usize, end: End) {
+        if let Some(running) = self.replicas[replica].running.remove(&name) {
+            self.replicas[replica].known.insert(name, running.pass.into_known());
+        }
+        match end {
+            End::Rest(Some(wake)) => self.mark(replica, name, i64::try_from(wake.as_millis()).unwrap_or(AGAIN)),
+            End::Rest(None) => {}
+            End::Deposed => self.trace.note(&[13], || format!("n{name}: controller {replica} was deposed during a pass")),
+            End::Endless => self.trace.violated(|| format!("n{name}: a pass does not come to an end")),
+        }
+        self.mark_again(replica, name);
+    }
+
+    /// A change during a pass makes the node due again.
+    fn mark_again(&mut self, replica: usize, name: usize) {
+        if let Some(at) = self.replicas[replica].due.get(&name).copied() {
+            let life = self.replicas[replica].life;
+            self.after((at - self.now).max(0), Event::Turn { replica, life });
+        }
+    }
+
+    /// The pass breaks off: the API server's fault.
+    pub fn break_off(&mut self, caller: Caller) {
+        if let Some(running) = self.replicas[caller.replica].running.remove(&caller.name) {
+            self.replicas[caller.replica].known.insert(caller.name, running.pass.into_known());
+        }
+        self.mark(caller.replica, caller.name, AGAIN);
+    }
+
+    /// Begins an effect. Whether its answer is to be waited for.
+    fn carry_out(&mut self, replica: usize, name: usize, effect: Effect) -> bool {
+        let (life, now) = (self.replicas[replica].life, self.clock(replica));
+        let Some(running) = self.replicas[replica].running.get_mut(&name) else { return true };
+        let caller = Caller { replica, life, name, pass: running.number };
+        let task = match effect {
+            Effect::Tell(_) => return false,
+            Effect::ReadObject => Task::ReadObject,
+            Effect::Delete => Task::Delete,
+            Effect::WriteSpec(spec) => Task::WriteSpec(spec),
+            Effect::WriteStatus(cloud, conditions) => Task::WriteStatus(cloud, conditions),
+            Effect::ReadNic(_) => Task::ReadNic { began: now },
+            Effect::Send(mut send) => {
+                let mut result = running.pass.prepare(&send);
+                if self.plan.mutation == Some(Mutation::SlotAlone)
+                    && let Some(nic) = &running.pass.known().nic
+                {
+                    let remove =
+                        send.change.remove.iter().filter_map(|at| {
+                            Some(azure_vnet_crds::node::SlotAddress { slot: at.slot, address: nic.view().address(at.slot)? })
+                        });
+                    send.change.remove = remove.collect();
+                    result = running.pass.prepare(&send);
+                }
+                match result {
+                    Err(result) => {
+                        running.pass.attempted(send.intent, result, now);
+                        return false;
+                    }
+                    Ok(write) => Task::Send { write: Box::new(write), send },
+                }
+            }
+        };
+        self.issue(caller, task);
+        true
+    }
+
+    /// Feeds an answer to the pass that waits for it.
+    pub fn answer(&mut self, caller: Caller, feed: impl FnOnce(&mut Pass<'p>, Timestamp)) {
+        let now = self.clock(caller.replica);
+        let one = &mut self.replicas[caller.replica];
+        if one.life != caller.life {
+            return;
+        }
+        let Some(running) = one.running.get_mut(&caller.name).filter(|running| running.number == caller.pass) else { return };
+        feed(&mut running.pass, now);
+        self.go_on(caller.replica, caller.name);
+    }
+
+    pub fn is_waiting(&self, caller: Caller) -> bool {
+        let one = &self.replicas[caller.replica];
+        one.life == caller.life && one.running.get(&caller.name).is_some_and(|running| running.number == caller.pass)
+    }
+
+    /// The object that a pass rests on, and the Node as it saw it.
+    pub fn ground(&self, caller: Caller) -> Option<(Option<AzureVnetNode>, Rc<NodeObject>)> {
+        let running = self.replicas[caller.replica].running.get(&caller.name)?;
+        Some((running.pass.known().object.clone(), Rc::clone(&running.node)))
+    }
+
+    /// Whether a request may still be sent: the lease and the time are looked at right before.
+    pub fn may_send(&self, caller: Caller, not_after: Timestamp) -> bool {
+        if self.plan.mutation == Some(Mutation::SendsAnyway) {
+            return true;
+        }
+        let one = &self.replicas[caller.replica];
+        let Some(running) = one.running.get(&caller.name) else { return false };
+        let time_of_day = time(self.now + one.skew + one.wall);
+        one.nonce(self.now) == Some(running.pass.nonce()) && self.clock(caller.replica).max(time_of_day) < not_after
+    }
+
+    /// Notes that Azure has no address left in a node's subnet.
+    pub fn exhaust(&mut self, caller: Caller, error: &Error) {
+        if error.class == azure_vnet_operator_core::arm::Class::SubnetFull {
+            let subnet = format!("{}/subnets/{}", crate::cloud::NETWORK, self.nics[caller.name].subnet);
+            self.replicas[caller.replica].exhausted.insert(subnet, self.now);
+        }
+    }
+
+    /// Moves the time of day where a process runs.
+    pub fn jump(&mut self, replica: usize, by: i64) {
+        self.replicas[replica].wall += by;
+        self.trace.hit(Fault::O03ClockJumps);
+    }
+}
+
+/// A time of day.
+pub fn time(at: i64) -> Timestamp {
+    let base = Timestamp::from_second(1_800_000_000).unwrap_or(Timestamp::UNIX_EPOCH);
+    base.saturating_add(SignedDuration::from_millis(at)).unwrap_or(base)
+}

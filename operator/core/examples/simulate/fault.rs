@@ -1,0 +1,186 @@
+//! What goes wrong, by the names that the report prints; and known defects, planted to see that the rules catch them.
+
+/// A fault. The letters are those of its part: A for Azure, K for Kubernetes, O for the controller, N for the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    A01ThrottledWithTime,
+    A02ThrottledWithoutTime,
+    A03ThrottledWrites,
+    A04AnotherOperation,
+    A05OperationFails,
+    A05OperationSuperseded,
+    A06Ignored,
+    A07ErrorBeforeEffect,
+    A07ErrorAfterEffect,
+    A08ConnectionCut,
+    A09OperationTakesTenMinutes,
+    A10PartialSuccess,
+    A11Forbidden,
+    A11Locked,
+    A12Unauthenticated,
+    A13Gone,
+    A14StaleRead,
+    A15UnknownShape,
+    A16ForeignWriterDrops,
+    A17ForeignWriterAdds,
+    A18SubnetFull,
+    A19SubnetFullUntrue,
+    A20SubnetGrows,
+    A21NicIsFull,
+    A22TagsAndGroups,
+    A23Deallocated,
+    A24NicLagsModel,
+    A25Outage,
+    A26ClocksDiffer,
+    A27NoConnection,
+    K01ApiServerDown,
+    K02WatchStartsAnew,
+    K03StaleCache,
+    K04Conflict,
+    K06ConfigInvalid,
+    K07OtherConfigCounts,
+    K08ConfigDeleted,
+    K10ObjectDeletedByHand,
+    K11NodeMadeAnew,
+    K12AllJoin,
+    K13Cordoned,
+    K14JobsFinish,
+    K15Restored,
+    O01Killed,
+    O02LeaderFrozen,
+    O02LeaderCutOff,
+    O03ClockJumps,
+    O04LateWrite,
+    O05AllKilled,
+    O07PassPanics,
+    N01AgentKilledMidway,
+    N02AgentDown,
+    N03Rebooted,
+    N04Reimaged,
+    N05MetadataSilent,
+    N06MetadataStale,
+    N07Silent,
+    N08AnswerLost,
+}
+
+impl Fault {
+    pub const ALL: [Self; 58] = [
+        Self::A01ThrottledWithTime,
+        Self::A02ThrottledWithoutTime,
+        Self::A03ThrottledWrites,
+        Self::A04AnotherOperation,
+        Self::A05OperationFails,
+        Self::A05OperationSuperseded,
+        Self::A06Ignored,
+        Self::A07ErrorBeforeEffect,
+        Self::A07ErrorAfterEffect,
+        Self::A08ConnectionCut,
+        Self::A09OperationTakesTenMinutes,
+        Self::A10PartialSuccess,
+        Self::A11Forbidden,
+        Self::A11Locked,
+        Self::A12Unauthenticated,
+        Self::A13Gone,
+        Self::A14StaleRead,
+        Self::A15UnknownShape,
+        Self::A16ForeignWriterDrops,
+        Self::A17ForeignWriterAdds,
+        Self::A18SubnetFull,
+        Self::A19SubnetFullUntrue,
+        Self::A20SubnetGrows,
+        Self::A21NicIsFull,
+        Self::A22TagsAndGroups,
+        Self::A23Deallocated,
+        Self::A24NicLagsModel,
+        Self::A25Outage,
+        Self::A26ClocksDiffer,
+        Self::A27NoConnection,
+        Self::K01ApiServerDown,
+        Self::K02WatchStartsAnew,
+        Self::K03StaleCache,
+        Self::K04Conflict,
+        Self::K06ConfigInvalid,
+        Self::K07OtherConfigCounts,
+        Self::K08ConfigDeleted,
+        Self::K10ObjectDeletedByHand,
+        Self::K11NodeMadeAnew,
+        Self::K12AllJoin,
+        Self::K13Cordoned,
+        Self::K14JobsFinish,
+        Self::K15Restored,
+        Self::O01Killed,
+        Self::O02LeaderFrozen,
+        Self::O02LeaderCutOff,
+        Self::O03ClockJumps,
+        Self::O04LateWrite,
+        Self::O05AllKilled,
+        Self::O07PassPanics,
+        Self::N01AgentKilledMidway,
+        Self::N02AgentDown,
+        Self::N03Rebooted,
+        Self::N04Reimaged,
+        Self::N05MetadataSilent,
+        Self::N06MetadataStale,
+        Self::N07Silent,
+        Self::N08AnswerLost,
+    ];
+
+    pub fn number(self) -> u64 {
+        Self::ALL.iter().position(|one| *one == self).and_then(|at| u64::try_from(at).ok()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A known defect, planted where the parts meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutation {
+    /// Resource Manager does not look at `If-Match` (I12).
+    EtagIgnored,
+    /// The controller sends before its intent is stored (I4).
+    IntentNotStored,
+    /// The controller asks neither the clock nor its lease before it sends (I6).
+    SendsAnyway,
+    /// The API server does not look at the version that a write was decided on (RE1, K3).
+    UnconditionalWrites,
+    /// A removal is not compared with the address (RE2).
+    SlotAlone,
+    /// The agent adopts whatever the object says (RE3).
+    AdoptsOlder,
+    /// The finalizer goes at once (RE4).
+    NoFinalizer,
+    /// After a boot the durable pool is offered as it is (RE5).
+    OfferedAfterBoot,
+    /// A new address is offered before it carries traffic (RE6).
+    OfferedAtOnce,
+    /// What was set aside comes back at once (RE8).
+    NoProbation,
+    /// Addresses are published as soon as the request was accepted.
+    PublishedAtOnce,
+    /// The agent sets aside what a pod holds.
+    SetsAsideInUse,
+    /// A replaced disk has the same id (ST9).
+    StoreIdKept,
+    /// ADD leases what rests (ST13).
+    NoCooling,
+    /// Resource Manager takes what is not ours away with ours (I3).
+    ForeignDropped,
+}
+
+impl Mutation {
+    pub const ALL: [Self; 15] = [
+        Self::EtagIgnored,
+        Self::IntentNotStored,
+        Self::SendsAnyway,
+        Self::UnconditionalWrites,
+        Self::SlotAlone,
+        Self::AdoptsOlder,
+        Self::NoFinalizer,
+        Self::OfferedAfterBoot,
+        Self::OfferedAtOnce,
+        Self::NoProbation,
+        Self::PublishedAtOnce,
+        Self::SetsAsideInUse,
+        Self::StoreIdKept,
+        Self::NoCooling,
+        Self::ForeignDropped,
+    ];
+}

@@ -1,0 +1,90 @@
+//! The simulator: controllers, agents, their stores, Resource Manager and the API server on one virtual clock, all of chance from a seed. The
+//! controller's passes, its decisions and the agent's rules are the product's own; the rest is a model of what surrounds them.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::wildcard_enum_match_arm,
+    clippy::print_stdout,
+    reason = "it is a test: an index out of range is a defect that it may end with, and its report goes to stdout"
+)]
+
+mod agent;
+mod check;
+mod cloud;
+mod controller;
+mod dice;
+mod fault;
+mod life;
+mod plan;
+mod report;
+mod request;
+mod server;
+mod store;
+mod strike;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod world;
+
+use std::process::ExitCode;
+
+use crate::{fault::Mutation, report::Report};
+
+const USAGE: &str = "usage: simulate [--seeds N] [--seed S] [--mutate NAME|all] [--json]";
+
+/// What is asked for.
+#[derive(Debug, Default)]
+struct Arguments {
+    seeds: Option<u64>,
+    seed: Option<u64>,
+    mutate: Option<String>,
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let Some(arguments) = Arguments::parse(std::env::args().skip(1)) else {
+        println!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let well = match (&arguments.mutate, arguments.seed) {
+        (Some(name), _) => mutate(name, arguments.seeds.unwrap_or(2_000)),
+        (None, Some(seed)) => report::tell(seed),
+        (None, None) => {
+            let report = Report::of(arguments.seeds.unwrap_or(10_000));
+            report.print(arguments.json);
+            report.is_good()
+        }
+    };
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Plants a defect, or each in turn, and sees that some seed shows it.
+fn mutate(name: &str, seeds: u64) -> bool {
+    let chosen: Vec<Mutation> = Mutation::ALL.into_iter().filter(|one| name == "all" || format!("{one:?}") == name).collect();
+    let mut caught = !chosen.is_empty();
+    for mutation in chosen {
+        if let Some((seed, violation)) = report::first_violation(mutation, seeds) {
+            println!("{mutation:?} is caught by seed {seed}: {violation}");
+        } else {
+            println!("{mutation:?} is not caught by {seeds} seeds");
+            caught = false;
+        }
+    }
+    caught
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Option<Self> {
+        let mut parsed = Self::default();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--seeds" => parsed.seeds = Some(words.next()?.parse().ok()?),
+                "--seed" => parsed.seed = Some(words.next()?.parse().ok()?),
+                "--mutate" => parsed.mutate = Some(words.next()?),
+                "--json" => parsed.json = true,
+                _ => return None,
+            }
+        }
+        Some(parsed)
+    }
+}

@@ -1,0 +1,122 @@
+//! Many seeds, on all processors, and what they showed.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+    thread::available_parallelism,
+};
+
+use crate::{
+    fault::{Fault, Mutation},
+    plan::Plan,
+    trace::Trace,
+    world::World,
+};
+
+/// What came of one seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub hash: u64,
+    pub hits: BTreeMap<Fault, u64>,
+    pub violation: Option<String>,
+}
+
+/// What came of many.
+#[derive(Debug)]
+pub struct Report {
+    seeds: u64,
+    hits: BTreeMap<Fault, u64>,
+    failed: Vec<(u64, String)>,
+    hash: u64,
+}
+
+/// Runs one seed. The product's own assertions count as rules.
+pub fn run(seed: u64, mutation: Option<Mutation>, trace: &Trace) -> Outcome {
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        let plan = Plan::new(seed, mutation);
+        World::new(&plan, trace.clone()).run();
+    }));
+    let panicked = ended.is_err().then(|| "an assertion failed; its message stands above".to_owned());
+    Outcome { hash: trace.hash(), hits: trace.hits(), violation: trace.violation().or(panicked) }
+}
+
+/// Tells one seed in full.
+pub fn tell(seed: u64) -> bool {
+    let trace = Trace::telling();
+    let outcome = run(seed, None, &trace);
+    for line in trace.lines() {
+        println!("{line}");
+    }
+    println!("hash {:016x}", outcome.hash);
+    if let Some(violation) = &outcome.violation {
+        println!("seed {seed} failed: {violation}");
+    }
+    outcome.violation.is_none()
+}
+
+/// The first seed that shows a planted defect.
+pub fn first_violation(mutation: Mutation, seeds: u64) -> Option<(u64, String)> {
+    (0..seeds).find_map(|seed| Some((seed, run(seed, Some(mutation), &Trace::default()).violation?)))
+}
+
+impl Report {
+    /// Runs the first so many seeds.
+    pub fn of(seeds: u64) -> Self {
+        let next = AtomicU64::new(0);
+        let work = || {
+            let mut mine = vec![];
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds {
+                    return mine;
+                }
+                mine.push((seed, run(seed, None, &Trace::default())));
+            }
+        };
+        let threads = available_parallelism().map_or(1, usize::from);
+        let mut outcomes: Vec<(u64, Outcome)> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+        });
+        outcomes.sort_by_key(|(seed, _)| *seed);
+        let mut report = Self { seeds, hits: BTreeMap::new(), failed: vec![], hash: 0 };
+        for (seed, Outcome { hash, hits, violation }) in outcomes {
+            report.hash = report.hash.rotate_left(1) ^ hash;
+            for (fault, count) in hits {
+                *report.hits.entry(fault).or_default() += count;
+            }
+            report.failed.extend(violation.map(|violation| (seed, violation)));
+        }
+        report
+    }
+
+    /// Whether no seed failed, and every fault struck; with few seeds a fault may not.
+    pub fn is_good(&self) -> bool {
+        let all = Fault::ALL.iter().all(|fault| self.hits.contains_key(fault));
+        self.failed.is_empty() && (all || self.seeds < 1_000)
+    }
+
+    pub fn print(&self, json: bool) {
+        let line = |name: &str, value: &str, unit: &str| {
+            if json {
+                println!(r#"{{"name":"{name}","value":{value},"unit":"{unit}"}}"#);
+            } else {
+                println!("{name:<28} {value:>10} {unit}");
+            }
+        };
+        for fault in Fault::ALL {
+            line(&format!("{fault:?}"), &self.hits.get(&fault).copied().unwrap_or_default().to_string(), "hits");
+        }
+        for (seed, violation) in &self.failed {
+            if json {
+                line("failed seed", &seed.to_string(), "seed");
+            } else {
+                println!("seed {seed} failed: {violation}");
+            }
+        }
+        line("seeds", &self.seeds.to_string(), "seeds");
+        line("failed", &self.failed.len().to_string(), "seeds");
+        line("trace", &format!(r#""{:016x}""#, self.hash), "hash");
+    }
+}

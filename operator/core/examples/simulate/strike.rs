@@ -1,0 +1,360 @@
+//! How each fault strikes, and how it ends.
+
+use std::rc::Rc;
+
+use crate::{
+    controller::time,
+    fault::{Fault, Mutation},
+    plan::{Strike, Undo},
+    server::NodeObject,
+    store::Disk,
+    world::{Event, World},
+};
+
+impl World<'_> {
+    pub fn strike(&mut self, strike: Strike) {
+        match strike {
+            Strike::End(undo) => self.undo(*undo),
+            // What was still to begin does not begin any more.
+            Strike::Join { name, foreign } => self.arrive(name, foreign),
+            _ if self.calm => {}
+            Strike::Weather(weather) => self.weather.push(weather),
+            Strike::KillReplica(replica) => self.kill(replica, Fault::O01Killed),
+            Strike::KillLeader => self.kill_leader(),
+            Strike::KillAll => (0..self.replicas.len()).for_each(|replica| self.kill(replica, Fault::O05AllKilled)),
+            Strike::Freeze { pause } => {
+                if let Some(leader) = self.leader() {
+                    self.trace.hit(Fault::O02LeaderFrozen);
+                    self.replicas[leader].frozen_until = self.now + pause;
+                }
+            }
+            Strike::CutOff { pause } => {
+                if let Some(leader) = self.leader() {
+                    self.trace.hit(Fault::O02LeaderCutOff);
+                    self.replicas[leader].cut_off = true;
+                    self.ends(pause, Undo::CutOff(leader));
+                }
+            }
+            Strike::Jump { by } => self.move_clock(by),
+            Strike::Panic => self.panic_one(),
+            Strike::ApiDown { pause } => {
+                self.trace.hit(Fault::K01ApiServerDown);
+                self.server.down = true;
+                self.ends(pause, Undo::Api);
+            }
+            Strike::Stall { pause, anew } => self.stall(pause, anew),
+            Strike::Config { name, policy, fault } => {
+                self.trace.hit(fault);
+                self.configure(name, policy);
+                let pause = self.dice.time(60_000, 900_000);
+                self.ends(pause, Undo::Config(name));
+            }
+            Strike::DeleteObject(name) => {
+                let at = time(self.now);
+                if !self.server.down && self.server.objects.contains_key(&name) {
+                    self.trace.hit(Fault::K10ObjectDeletedByHand);
+                    self.server.delete(name, at);
+                    self.changed(name);
+                }
+            }
+            Strike::Remake(name) => self.remake(name),
+            Strike::DeleteMachine { name, back_after } => {
+                self.delete_machine(name);
+                if let Some(pause) = back_after {
+                    self.ends(pause, Undo::Join(name));
+                }
+            }
+            Strike::Cordon { name, drain, pause } => self.cordon(name, drain, pause),
+            Strike::Snapshot => self.snapshot = Some(self.server.clone()),
+            Strike::Restore { bump } => self.restore(bump),
+            Strike::KillAgent { name, pause } => {
+                self.trace.hit(Fault::N02AgentDown);
+                self.kill_agent(name, pause);
+            }
+            Strike::Fuse { name, steps } => self.machines[name].store.fuse = Some(steps),
+            Strike::Reboot { name } => self.reboot(name, Fault::N03Rebooted, false),
+            Strike::Reimage { name } => self.reboot(name, Fault::N04Reimaged, true),
+            Strike::Deallocate { name, pause } => self.deallocate(name, pause),
+            Strike::Metadata { name, late, mute, pause } => {
+                self.trace.hit(if mute { Fault::N05MetadataSilent } else { Fault::N06MetadataStale });
+                let machine = &mut self.machines[name];
+                (machine.late, machine.mute) = (late, mute);
+                self.ends(pause, Undo::Metadata(name));
+            }
+            Strike::Silent { name, pause } => {
+                if self.machines[name].on {
+                    self.trace.hit(Fault::N07Silent);
+                    self.machines[name].silent = true;
+                    self.after(40_000, Event::Kubelet { name });
+                    self.ends(pause, Undo::Silent(name));
+                }
+            }
+            Strike::ForeignDrop(name) => self.foreign_drop(name),
+            Strike::ForeignAdd { name, many } => self.foreign_add(name, many),
+            Strike::SubnetShrinks { subnet, leave, pause } => {
+                let free = &mut self.subnets[subnet].free;
+                let rest = free.split_off(free.len().min(leave));
+                // The last freed stay on top.
+                self.ends(pause, Undo::Subnet(subnet, rest));
+            }
+        }
+    }
+
+    fn ends(&mut self, pause: i64, undo: Undo) {
+        self.after(pause, Event::Strike(Strike::End(Box::new(undo))));
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::CutOff(replica) => {
+                self.replicas[replica].cut_off = false;
+                let life = self.replicas[replica].life;
+                self.after(500, Event::Relist { replica, life });
+            }
+            Undo::Api => {
+                self.server.down = false;
+                for replica in 0..self.replicas.len() {
+                    let (life, pause) = (self.replicas[replica].life, self.latency());
+                    self.after(pause, Event::Relist { replica, life });
+                }
+                self.names().for_each(|name| self.catch_up(name));
+            }
+            Undo::Clock(replica, by) => self.replicas[replica].wall -= if self.replicas[replica].wall == by { by } else { 0 },
+            Undo::Config(name) => self.configure(name, Some(0)),
+            Undo::Cordon(name) => self.uncordon(name),
+            Undo::Metadata(name) => {
+                let late = self.dice.time(500, 4_000);
+                let machine = &mut self.machines[name];
+                (machine.late, machine.mute) = (late, false);
+            }
+            Undo::Silent(name) => {
+                self.machines[name].silent = false;
+                self.catch_up(name);
+            }
+            Undo::Boot(name) => {
+                let life = self.machines[name].agent.life;
+                if !self.machines[name].on {
+                    self.boot(name, life);
+                }
+            }
+            Undo::Join(name) => self.arrive(name, 0),
+            Undo::Subnet(subnet, mut rest) => {
+                self.trace.hit(Fault::A20SubnetGrows);
+                let free = &mut self.subnets[subnet].free;
+                std::mem::swap(free, &mut rest);
+                free.extend(rest);
+            }
+        }
+    }
+
+    /// Storms are over: what still lasts ends, and nothing begins any more.
+    pub fn cease(&mut self) {
+        self.calm = true;
+        self.weather.clear();
+        self.trace.note(&[40], || "the storms are over".into());
+        for name in self.names() {
+            self.machines[name].store.fuse = None;
+        }
+    }
+
+    fn leader(&self) -> Option<usize> {
+        (0..self.replicas.len()).find(|replica| self.replicas[*replica].leads(self.now))
+    }
+
+    fn kill_leader(&mut self) {
+        if let Some(leader) = self.leader() {
+            // Right when a pass waits for something.
+            self.kill(leader, Fault::O01Killed);
+        }
+    }
+
+    fn kill(&mut self, replica: usize, fault: Fault) {
+        if !self.replicas[replica].alive {
+            return;
+        }
+        self.trace.hit(fault);
+        self.replicas[replica].kill();
+        let pause = self.dice.time(1_000, 20_000);
+        self.after(pause, Event::StartReplica { replica });
+    }
+
+    fn move_clock(&mut self, by: i64) {
+        if by.abs() < 60_000 {
+            let replica = self.dice.below(2);
+            self.replicas[replica].skew += by;
+            return self.trace.hit(Fault::A26ClocksDiffer);
+        }
+        if let Some(leader) = self.leader() {
+            self.jump(leader, by);
+            self.ends(300_000, Undo::Clock(leader, by));
+        }
+    }
+
+    fn panic_one(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let Some(name) = self.replicas[leader].running().next() else { return };
+        if self.replicas[leader].drop_pass(name) {
+            self.trace.hit(Fault::O07PassPanics);
+            self.mark(leader, name, 1_000);
+        }
+    }
+
+    fn stall(&mut self, pause: i64, anew: bool) {
+        let replica = self.leader().unwrap_or_default();
+        self.replicas[replica].stalled_until = self.now + pause;
+        self.trace.hit(if anew { Fault::K02WatchStartsAnew } else { Fault::K03StaleCache });
+        if anew {
+            let life = self.replicas[replica].life;
+            self.after(pause, Event::Relist { replica, life });
+        }
+    }
+
+    fn configure(&mut self, name: usize, policy: Option<usize>) {
+        self.policies[name] = policy;
+        for replica in 0..self.replicas.len() {
+            let (life, pause) = (self.replicas[replica].life, self.latency());
+            self.after(pause, Event::Deliver { replica, life, name });
+        }
+    }
+
+    fn arrive(&mut self, name: usize, foreign: usize) {
+        if self.nics[name].exists {
+            return;
+        }
+        if self.now < 6_000 {
+            self.trace.hit(Fault::K12AllJoin);
+        }
+        if foreign > 200 {
+            self.trace.hit(Fault::A21NicIsFull);
+        }
+        self.join(name, foreign);
+    }
+
+    fn remake(&mut self, name: usize) {
+        if !self.nics[name].exists || self.server.down {
+            return;
+        }
+        self.trace.hit(Fault::K11NodeMadeAnew);
+        self.delete_machine(name);
+        self.ends(1_000, Undo::Join(name));
+    }
+
+    /// A machine goes, and soon its Node.
+    fn delete_machine(&mut self, name: usize) {
+        if !self.nics[name].exists {
+            return;
+        }
+        let subnet = self.nics[name].subnet;
+        self.power_off(name);
+        self.machines[name].pods.clear();
+        self.nics[name].delete(&mut self.subnets[subnet], self.now);
+        self.trace.note(&[41, name as u64], || format!("n{name}: its machine is deleted"));
+        self.server.nodes.remove(&name);
+        self.server.next_version();
+        self.changed(name);
+        let pause = self.dice.time(3_000, 30_000);
+        self.after(pause, Event::Collect { name });
+        self.after(pause + 60_000, Event::Collect { name });
+    }
+
+    fn cordon(&mut self, name: usize, drain: bool, pause: i64) {
+        let Some(node) = self.server.nodes.get(&name).filter(|node| !node.cordoned) else { return };
+        self.trace.hit(Fault::K13Cordoned);
+        self.server.nodes.insert(name, Rc::new(NodeObject { cordoned: true, ..(**node).clone() }));
+        self.server.next_version();
+        self.book.cordoned.insert(name, self.now);
+        self.changed(name);
+        if drain {
+            let pods: Vec<String> = self.machines[name].pods.keys().cloned().collect();
+            for pod in pods {
+                let pause = self.dice.time(100, 20_000);
+                self.after(pause, Event::EndPod { name, pod });
+            }
+        }
+        self.ends(pause, Undo::Cordon(name));
+    }
+
+    fn uncordon(&mut self, name: usize) {
+        let Some(node) = self.server.nodes.get(&name).filter(|node| node.cordoned) else { return };
+        self.server.nodes.insert(name, Rc::new(NodeObject { cordoned: false, ..(**node).clone() }));
+        self.server.next_version();
+        self.book.cordoned.remove(&name);
+        self.book.restless.insert(name, self.now);
+        self.changed(name);
+    }
+
+    /// An older state of the API server comes back: objects and lease, not the Nodes, which register anew at once.
+    fn restore(&mut self, bump: bool) {
+        let Some(snapshot) = self.snapshot.take() else { return };
+        self.trace.hit(Fault::K15Restored);
+        let newest = self.server.next_version();
+        let nodes = self.server.nodes.clone();
+        let (intents, down) = (self.server.intents.clone(), self.server.down);
+        self.server = snapshot;
+        (self.server.nodes, self.server.down) = (nodes, down);
+        self.server.intents.extend(intents);
+        self.server.resume(if bump { newest + 1_000 } else { 0 });
+        self.book.restored = Some(self.now);
+        for replica in 0..self.replicas.len() {
+            let (life, pause) = (self.replicas[replica].life, self.dice.time(100, 2_000));
+            self.after(pause, Event::Relist { replica, life });
+        }
+        for name in self.names() {
+            let (pause, life) = (self.latency(), self.machines[name].agent.life);
+            self.after(pause, Event::DeliverToAgent { name, life });
+            self.after(10_000, Event::Collect { name });
+        }
+    }
+
+    fn reboot(&mut self, name: usize, fault: Fault, anew: bool) {
+        if !self.machines[name].on {
+            return;
+        }
+        self.trace.hit(fault);
+        self.power_off(name);
+        if anew && self.plan.mutation != Some(Mutation::StoreIdKept) {
+            self.machines[name].store.disk = Disk { id: self.dice.token(), ..Disk::default() };
+        } else if anew {
+            let id = self.machines[name].store.disk.id.clone();
+            self.machines[name].store.disk = Disk { id, ..Disk::default() };
+        }
+        self.book.reset_at.insert(name, self.now);
+        let pause = self.dice.time(10_000, 90_000);
+        self.ends(pause, Undo::Boot(name));
+    }
+
+    fn deallocate(&mut self, name: usize, pause: i64) {
+        if self.machines[name].on {
+            self.power_off(name);
+            self.nics[name].running = false;
+            self.trace.hit(Fault::A23Deallocated);
+            self.ends(pause + 60_000, Undo::Boot(name));
+        }
+    }
+
+    fn foreign_drop(&mut self, name: usize) {
+        let slots: Vec<u8> = self.nics[name].good().map(|(slot, _)| slot).collect();
+        let Some(slot) = self.dice.pick(&slots).filter(|_| self.nics[name].operation.is_none()) else { return };
+        let subnet = self.nics[name].subnet;
+        if let Some(address) = self.nics[name].drop_slot(slot, &mut self.subnets[subnet], self.now) {
+            self.trace.hit(Fault::A16ForeignWriterDrops);
+            self.trace.note(&[42, name as u64], || format!("n{name}: somebody takes {slot}/{address} away"));
+            self.book.dropped.insert(address, self.now);
+        }
+    }
+
+    fn foreign_add(&mut self, name: usize, many: usize) {
+        if !self.nics[name].exists {
+            return;
+        }
+        self.trace.hit(Fault::A17ForeignWriterAdds);
+        let subnet = self.nics[name].subnet;
+        for _ in 0..many {
+            let other = format!("theirs{}", self.next_number());
+            if let Some(address) = self.subnets[subnet].take() {
+                self.nics[name].foreign.push((other, address));
+            }
+        }
+        self.nics[name].touch(self.now);
+    }
+}

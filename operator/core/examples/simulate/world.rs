@@ -1,0 +1,288 @@
+//! Everything, on one clock: what is due next happens next, and nothing happens beside it.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use azure_vnet_crds::{
+    AzureVnetNode, AzureVnetNodeSpec,
+    node::{self, Cloud},
+};
+use azure_vnet_operator_core::{
+    arm::{Error, Write},
+    decide::Send,
+    policy::Policy,
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::{
+    check::Book,
+    cloud::{Nic, Subnet},
+    controller::{Caller, Replica},
+    dice::Dice,
+    life::Machine,
+    plan::{Plan, Strike, Weather},
+    server::Server,
+    trace::Trace,
+};
+
+/// All that is.
+pub struct World<'p> {
+    pub plan: &'p Plan,
+    pub now: i64,
+    pub dice: Dice,
+    pub trace: Trace,
+    pub server: Server,
+    pub replicas: Vec<Replica<'p>>,
+    pub machines: Vec<Machine>,
+    pub nics: Vec<Nic>,
+    pub subnets: Vec<Subnet>,
+    pub weather: Vec<Weather>,
+    /// Operations that somebody follows.
+    pub followed: BTreeMap<u64, (Caller, u64)>,
+    /// Requests under way to Azure.
+    pub flights: BTreeMap<u64, Flight>,
+    pub snapshot: Option<Server>,
+    pub book: Book,
+    pub number: u64,
+    /// The config in force: an index of the plan's policies for each node.
+    pub policies: Vec<Option<usize>>,
+    pub calm: bool,
+    events: BTreeMap<(i64, u64), Event>,
+    sequence: u64,
+}
+
+/// A write on its way.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    pub caller: Caller,
+    pub write: Box<Write>,
+    pub send: Send,
+    /// The object that its intent is recorded in.
+    pub object: String,
+    pub fate: Option<crate::fault::Fault>,
+}
+
+/// What a pass waits for.
+#[derive(Clone, Debug)]
+pub enum Task {
+    ReadObject,
+    Delete,
+    WriteSpec(Box<AzureVnetNodeSpec>),
+    WriteStatus(Box<Cloud>, Vec<Condition>),
+    ReadNic { began: Timestamp },
+    Send { write: Box<Write>, send: Send },
+}
+
+/// How it went.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Object(Option<Rc<AzureVnetNode>>),
+    Written(Option<Box<AzureVnetNode>>),
+    Deleted,
+    Nic { began: Timestamp, result: Box<Result<(azure_vnet_operator_core::nic::Nic, node::Machine), Error>> },
+    Sent { intent: u64, result: Result<(), Error> },
+    Failed,
+}
+
+/// What happens.
+#[derive(Debug)]
+pub enum Event {
+    Elect { replica: usize, life: u64 },
+    Elected { replica: usize, life: u64, asked: i64 },
+    Relist { replica: usize, life: u64 },
+    Turn { replica: usize, life: u64 },
+    LetGo { replica: usize, life: u64, name: usize, object: Rc<AzureVnetNode> },
+    Task { caller: Caller, task: Task },
+    Answer { caller: Caller, answer: Answer },
+    Put { flight: u64 },
+    OperationEnds { name: usize, operation: u64 },
+    Deliver { replica: usize, life: u64, name: usize },
+    DeliverToAgent { name: usize, life: u64 },
+    Agent { name: usize, life: u64 },
+    Poll { name: usize, life: u64 },
+    Report { name: usize, life: u64, agent: Box<node::Agent>, regressed: bool },
+    StartAgent { name: usize },
+    Churn { name: usize },
+    Add { name: usize, pod: String },
+    EndPod { name: usize, pod: String },
+    ForgetPod { name: usize, pod: String },
+    Kubelet { name: usize },
+    Collect { name: usize },
+    StartReplica { replica: usize },
+    Strike(Strike),
+    Calm,
+}
+
+impl<'p> World<'p> {
+    pub fn new(plan: &'p Plan, trace: Trace) -> Self {
+        let mut world = Self {
+            plan,
+            now: 0,
+            dice: Dice::new(plan.seed ^ 0x5eed),
+            trace,
+            server: Server::new(plan.mutation == Some(crate::fault::Mutation::UnconditionalWrites)),
+            replicas: (0..2).map(|_| Replica::default()).collect(),
+            machines: plan.machines.iter().map(|_| Machine::default()).collect(),
+            nics: plan.nics(),
+            subnets: plan.subnets(),
+            weather: vec![],
+            followed: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            snapshot: None,
+            book: Book::default(),
+            number: 0,
+            policies: plan.machines.iter().map(|_| Some(0)).collect(),
+            calm: false,
+            events: BTreeMap::new(),
+            sequence: 0,
+        };
+        for replica in 0..world.replicas.len() {
+            world.start_replica(replica);
+        }
+        for (at, strike) in &plan.strikes {
+            world.after(*at, Event::Strike(strike.clone()));
+        }
+        world.after(plan.calm_from, Event::Calm);
+        world
+    }
+
+    /// Lets it run to the end, or to the first broken rule.
+    pub fn run(&mut self) {
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            if at > self.plan.end || self.trace.is_violated() {
+                break;
+            }
+            self.now = at;
+            self.trace.clock(at);
+            self.happen(event);
+        }
+        self.now = self.plan.end;
+        if !self.trace.is_violated() {
+            self.check_rest();
+        }
+    }
+
+    pub fn after(&mut self, pause: i64, event: Event) {
+        self.sequence += 1;
+        self.events.insert((self.now + pause.max(0), self.sequence), event);
+    }
+
+    /// A usual pause between two machines.
+    pub fn latency(&mut self) -> i64 {
+        self.dice.time(2, 60)
+    }
+
+    pub fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// The config's values for a node; none if no config selects it, or none that can be used.
+    pub fn policy(&self, name: usize) -> Option<&'p Policy> {
+        self.policies[name].and_then(|index| self.plan.policies.get(index))
+    }
+
+    /// An object or a Node changed: all who watch it will see.
+    pub fn changed(&mut self, name: usize) {
+        for replica in 0..self.replicas.len() {
+            let pause = self.latency() + (self.replicas[replica].stalled_until - self.now).max(0);
+            let life = self.replicas[replica].life;
+            self.after(pause, Event::Deliver { replica, life, name });
+        }
+        let (pause, life) = (self.latency(), self.machines[name].agent.life);
+        self.after(pause, Event::DeliverToAgent { name, life });
+    }
+
+    fn happen(&mut self, event: Event) {
+        let replica = match &event {
+            Event::Elect { replica, life }
+            | Event::Elected { replica, life, .. }
+            | Event::Relist { replica, life }
+            | Event::Turn { replica, life }
+            | Event::LetGo { replica, life, .. }
+            | Event::Deliver { replica, life, .. } => Some((*replica, *life)),
+            Event::Answer { caller, .. } => Some((caller.replica, caller.life)),
+            _ => None,
+        };
+        if let Some((replica, life)) = replica {
+            if self.replicas[replica].life != life || !self.replicas[replica].alive {
+                return;
+            }
+            let frozen = self.replicas[replica].frozen_until;
+            if frozen > self.now {
+                return self.after(frozen - self.now, event);
+            }
+        }
+        match event {
+            Event::Elect { replica, .. } => self.elect(replica),
+            Event::Elected { replica, asked, .. } => self.elected(replica, asked),
+            Event::Relist { replica, .. } => self.relist(replica),
+            Event::Turn { replica, .. } => self.turn(replica),
+            Event::LetGo { replica, name, object, .. } => self.let_go(replica, name, &object),
+            Event::Deliver { replica, life, name } => {
+                let one = &self.replicas[replica];
+                if self.server.down || one.cut_off || one.stalled_until > self.now {
+                    let pause = 1_000.max(one.stalled_until - self.now);
+                    return self.after(pause, Event::Deliver { replica, life, name });
+                }
+                self.deliver(replica, name);
+            }
+            Event::Task { caller, task } => self.task(caller, task),
+            Event::Answer { caller, answer } => self.take_answer(caller, answer),
+            Event::Put { flight } => self.put(flight),
+            Event::OperationEnds { name, operation } => self.operation_ends(name, operation),
+            Event::DeliverToAgent { name, life } => self.deliver_to_agent(name, life),
+            Event::Agent { name, life } => self.agent(name, life, false),
+            Event::Poll { name, life } => self.agent(name, life, true),
+            Event::Report { name, life, agent, regressed } => self.report(name, life, *agent, regressed),
+            Event::StartAgent { name } => self.start_agent(name),
+            Event::Churn { name } => self.churn(name),
+            Event::Add { name, pod } => self.add(name, &pod),
+            Event::EndPod { name, pod } => self.end_pod(name, &pod),
+            Event::ForgetPod { name, pod } => self.forget_pod(name, &pod),
+            Event::Kubelet { name } => self.kubelet(name),
+            Event::Collect { name } => self.collect(name),
+            Event::StartReplica { replica } => self.start_replica(replica),
+            Event::Strike(strike) => self.strike(strike),
+            Event::Calm => self.cease(),
+        }
+    }
+
+    fn take_answer(&mut self, caller: Caller, answer: Answer) {
+        match answer {
+            Answer::Object(object) => self.answer(caller, |pass, _| pass.object_read(object.map(|object| (*object).clone()))),
+            Answer::Written(object) => self.answer(caller, |pass, _| pass.written(object.map(|object| *object))),
+            Answer::Deleted => self.answer(caller, |_, _| {}),
+            Answer::Nic { began, result } => self.answer(caller, |pass, now| pass.nic_read(began, *result, now)),
+            Answer::Sent { intent, result } => {
+                if let Err(error) = &result {
+                    self.exhaust(caller, error);
+                    self.gate(caller, error);
+                }
+                self.answer(caller, |pass, now| pass.attempted(intent, result, now));
+            }
+            Answer::Failed => {
+                if self.is_waiting(caller) {
+                    self.break_off(caller);
+                }
+            }
+        }
+    }
+
+    pub fn issue(&mut self, caller: Caller, task: Task) {
+        if let Task::Send { write, send } = task {
+            return self.depart(caller, write, send);
+        }
+        let pause = self.latency();
+        self.after(pause, Event::Task { caller, task });
+    }
+
+    pub fn reply(&mut self, caller: Caller, pause: i64, answer: Answer) {
+        self.after(pause, Event::Answer { caller, answer });
+    }
+
+    /// Names with a machine.
+    pub fn names(&self) -> std::ops::Range<usize> {
+        0..self.plan.machines.len()
+    }
+}
