@@ -15,6 +15,7 @@ use crate::{
     azure::{ArmClient, ArmOptions, Credential, CredentialOptions, EndpointOptions, Endpoints, Secret, imds::Imds},
     controller, install,
     kubernetes::{self, KubeOptions},
+    standalone,
     telemetry::{LogOptions, Telemetry, serve},
     tool,
 };
@@ -38,6 +39,8 @@ pub enum Command {
     Controller(Box<ControllerCommand>),
     /// Serves one node: pool, rules, and the CNI configuration, last.
     Agent(Box<AgentCommand>),
+    /// Does on a machine without Kubernetes what installer and agent do on a node.
+    Standalone(Box<StandaloneCommand>),
     /// Copies the plugins to the node and ends.
     Install(install::Options),
     /// Looks at this node's own store and kernel, without the API server.
@@ -87,6 +90,20 @@ pub struct AgentCommand {
     pub local: LocalFlags,
     /// Address of /metrics, /healthz and /readyz. A busy port is reported and tried again.
     #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "0.0.0.0:9403", help_heading = "Metrics and health")]
+    pub metrics_bind: SocketAddr,
+}
+
+/// Flags of `standalone`.
+#[derive(Debug, Args)]
+pub struct StandaloneCommand {
+    /// The machine.
+    #[command(flatten)]
+    pub options: standalone::Options,
+    /// The machine's own services.
+    #[command(flatten)]
+    pub local: LocalFlags,
+    /// Address of /metrics, /healthz and /readyz. A busy port is reported and tried again.
+    #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "127.0.0.1:9403", help_heading = "Metrics and health")]
     pub metrics_bind: SocketAddr,
 }
 
@@ -192,6 +209,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Controller(command) => run_controller(*command),
         Command::Agent(command) => run_agent(*command),
+        Command::Standalone(command) => run_standalone(*command),
         Command::Install(options) => install::run(&options),
         Command::Node(command) => tool::node::run(command),
         Command::Cluster(command) => tool::run(command),
@@ -228,6 +246,21 @@ fn run_agent(command: AgentCommand) -> anyhow::Result<()> {
     run_to_end(&runtime, metrics_bind, &kube, async move |base| {
         let endpoints = local.endpoints().resolve(None)?;
         agent::run(options, base.with(endpoints)).await
+    })
+}
+
+fn run_standalone(command: StandaloneCommand) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().max_blocking_threads(4).enable_all().build().context("cannot start the runtime")?;
+    let StandaloneCommand { options, local, metrics_bind } = command;
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        let shutdown = Shutdown::on_signals(&mut tasks).context("cannot follow signals")?;
+        let telemetry = Telemetry::default();
+        tasks.spawn(serve(telemetry.clone(), metrics_bind, shutdown.clone()));
+        let endpoints = local.endpoints().resolve(None)?;
+        let result = standalone::run(options, endpoints, telemetry, shutdown).await;
+        tasks.shutdown().await;
+        result
     })
 }
 

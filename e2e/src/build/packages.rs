@@ -17,6 +17,7 @@ const NEEDED: &[(&str, &[&str])] = &[
     ("conntrack", &["/usr/sbin/conntrack"]),
     ("ebtables", &["/usr/sbin/ebtables-nft", "/usr/sbin/ebtables"]),
     ("busybox-static", &["/bin/busybox", "/usr/bin/busybox"]),
+    ("jq", &["/usr/bin/jq"]),
     ("strace", &["/usr/bin/strace"]),
     ("gcc", &["/usr/bin/cc", "/usr/bin/gcc"]),
     ("libc6-dev", &["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a", "/usr/lib64/libc.a"]),

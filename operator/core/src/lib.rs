@@ -14,5 +14,6 @@ pub mod policy;
 pub mod provider;
 pub mod rules;
 pub mod size;
+pub mod standalone;
 pub mod subnet;
 pub mod sysctl;

@@ -77,6 +77,11 @@ impl Node {
         }
     }
 
+    /// What was adopted last, as far as it lies on disk.
+    pub fn last_spec(&self) -> Result<AzureVnetNodeSpec, KeeperError> {
+        Ok(self.keeper.adopted()?.map(|pool| self.kept(&pool).spec).unwrap_or_default())
+    }
+
     /// What lies on disk. Where the remembered spec is not of the adopted revision, the pool record alone has to do.
     fn kept(&self, pool: &pool::Pool) -> Basis {
         let same = |memory: &&Memory| memory.spec.revision == pool.revision && adoption::content(&memory.spec) == pool.content.0;

@@ -40,13 +40,16 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::World;
-use host::Look;
-use keep::{Node, Outcome, Seen, Want};
+pub(crate) use host::Look;
+use keep::Want;
+pub(crate) use keep::{Node, Outcome, Seen};
 use metadata::Metadata;
-use object::Object;
+pub(crate) use object::Object;
 use pods::Pods;
 use reporter::Reporter;
 
+pub(crate) use clocks::since_boot;
+pub(crate) use keep::Answer;
 pub use options::Options;
 
 /// How often the host is compared with what it should be, whatever happens.

@@ -1,0 +1,243 @@
+//! A machine without Kubernetes, in network and mount namespaces of its own, beside the emulated wireserver and IMDS: `standalone` keeps it, and
+//! the scripts attach namespaces to the VNET and take them back.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test says what it expected by failing there")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use azure_vnet_e2e::azure::{Command as AzureCommand, Local, NoFabric, Seed, Settings};
+use azure_vnet_e2e::build::{Cache, Product, checkout, product, require_packages};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use serde_json::Value;
+
+/// How long any awaited condition may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+const MAC: &str = "00:0d:3a:00:00:03";
+
+#[test]
+fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_back() {
+    require_packages().unwrap();
+    let product = product(&Cache::open().unwrap()).unwrap();
+    let test = std::thread::spawn(move || {
+        let machine = Machine::new(product);
+        for config in ["first", "second"] {
+            machine.foreign_add(config);
+        }
+        let mut standalone = machine.standalone();
+        machine.wait("the CNI configuration", || machine.path("conf/10-azure-vnet.conflist").exists());
+        machine.wait("both addresses", || machine.status()["addresses"][4] == 2);
+        assert_eq!(machine.status()["sealedBy"], "agent", "one writer of the pool: what plugins learn is not asked for");
+
+        let given = machine.attach("a");
+        assert_eq!(given.len(), 1, "{given:?}");
+        let inside = run("ip", &["netns", "exec", "a", "ip", "-4", "-brief", "address", "show", "eth0"]);
+        assert!(inside.contains(&given[0]), "{inside} lacks {given:?}");
+        let address = given[0].split('/').next().unwrap();
+        run("ip", &["netns", "exec", "a", "ping", "-c", "1", "-W", "5", "10.240.0.6"]);
+        let leases = machine.node(&["leases"]);
+        assert_eq!((leases[0]["address"].as_str(), leases[0]["pod"].as_str()), (Some(address), Some("test/a")));
+        assert!(machine.fsck(), "store and kernel agree");
+
+        // Whoever is full says so, and leaves nothing.
+        machine.attach("b");
+        let full = machine.try_attach("c");
+        let said = String::from_utf8_lossy(&full.stderr).into_owned();
+        assert!(!full.status.success() && said.starts_with("c : error executing ADD: "), "{said}");
+        assert!(!run("ip", &["netns", "exec", "c", "ip", "-brief", "link"]).contains("eth0"));
+        // More addresses on the NIC reach containers without anybody's doing.
+        machine.foreign_add("third");
+        machine.wait("a third address", || machine.status()["addresses"][0] == 3);
+        machine.attach("c");
+
+        for name in ["a", "b", "c"] {
+            machine.detach(name);
+            machine.detach(name);
+        }
+        assert_eq!(machine.status()["addresses"][1], 0);
+        assert!(!run("ip", &["-brief", "link"]).contains("azv"));
+        standalone.kill().unwrap();
+        standalone.wait().unwrap();
+        machine.a_lease_is_made_again_from_a_report();
+    });
+    if let Err(panic) = test.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+struct Machine {
+    root: tempfile::TempDir,
+    product: Product,
+    runtime: tokio::runtime::Runtime,
+    local: Local,
+    services: [String; 2],
+}
+
+impl Machine {
+    /// Leaves the machine's namespaces. The threads of the emulator are made here, and so live in the same.
+    fn new(product: Product) -> Self {
+        leave();
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["bin", "conf", "log", "state", "docker", "sys/ipv4/conf/all", "sys/ipv4/conf/eth0"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        for file in ["sys/ipv4/ip_forward", "sys/ipv4/conf/all/rp_filter", "sys/ipv4/conf/eth0/rp_filter"] {
+            fs::write(root.path().join(file), "0\n").unwrap();
+        }
+        for name in ["portmap", "loopback"] {
+            fs::copy(format!("/usr/lib/cni/{name}"), root.path().join("bin").join(name)).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (local, services) = runtime.block_on(async {
+            let local = Local::start(&Seed::lab(), Settings::instant(), Arc::new(NoFabric)).await.unwrap();
+            let services = [local.imds("n3").await.unwrap(), local.wireserver("n3").await.unwrap()];
+            (local, services)
+        });
+        Self { root, product, runtime, local, services }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// What `az network nic ip-config create` does.
+    fn foreign_add(&self, config: &str) {
+        let _running = self.runtime.enter();
+        self.local.azure.command(AzureCommand::ForeignAdd { node: "n3".into(), config: config.into() });
+    }
+
+    fn standalone(&self) -> Child {
+        let config = format!(
+            "vnetCIDRs: [10.240.0.0/16]\ncoolDown: 10s\nplugins: {{from: {}, to: {}}}\n",
+            self.product.bin.display(),
+            self.path("bin").display()
+        );
+        fs::write(self.path("standalone.yaml"), config).unwrap();
+        // The product's folder also has the operator, which is no plugin.
+        let plugins = self.path("plugins");
+        fs::create_dir(&plugins).unwrap();
+        for name in ["azure-vnet", "azure-vnet-ipam"] {
+            fs::copy(self.product.bin.join(name), plugins.join(name)).unwrap();
+        }
+        let text = fs::read_to_string(self.path("standalone.yaml")).unwrap();
+        let text = text.replace(&self.product.bin.display().to_string(), &plugins.display().to_string());
+        fs::write(self.path("standalone.yaml"), text).unwrap();
+        let [imds, wireserver] = &self.services;
+        let mut command = Command::new(self.product.bin.join("azure-vnet-operator"));
+        command.arg("standalone").arg("--config").arg(self.path("standalone.yaml"));
+        command.args(["--imds-endpoint", imds, "--wireserver-endpoint", wireserver, "--metrics-bind", "127.0.0.1:0"]);
+        for (flag, name) in [("--proc-sys-net", "sys"), ("--state-dir", "state"), ("--cni-conf-dir", "conf"), ("--log-dir", "log")] {
+            command.arg(flag).arg(self.path(name));
+        }
+        command.stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    fn node(&self, arguments: &[&str]) -> Value {
+        let output = self.ask(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.product.bin.join("azure-vnet-operator"));
+        command.arg("node").args(arguments).args(["--output", "json"]);
+        command.arg("--state-dir").arg(self.path("state")).arg("--cni-conf-dir").arg(self.path("conf"));
+        command.output().unwrap()
+    }
+
+    fn status(&self) -> Value {
+        self.node(&["status"])
+    }
+
+    fn fsck(&self) -> bool {
+        self.ask(&["fsck"]).status.success()
+    }
+
+    /// The script for an existing namespace.
+    fn script(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(checkout().join("scripts/docker-run.sh"));
+        command
+            .args(arguments)
+            .env("CNI_CONF_DIR", self.path("conf"))
+            .env("CNI_PATH", self.path("bin"))
+            .env("STATE_DIR", self.path("docker"));
+        command.output().unwrap()
+    }
+
+    fn try_attach(&self, name: &str) -> Output {
+        if !Path::new("/run/netns").join(name).exists() {
+            run("ip", &["netns", "add", name]);
+        }
+        self.script(&["--netns", &format!("/run/netns/{name}"), name, "test"])
+    }
+
+    fn attach(&self, name: &str) -> Vec<String> {
+        let output = self.try_attach(name);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn detach(&self, name: &str) {
+        let output = self.script(&["--del", name, "test"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn wait(&self, what: &str, is_so: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "{what} did not come within {DEADLINE:?}: {}",
+                String::from_utf8_lossy(&self.ask(&["status"]).stdout)
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// With nobody at work, a lost lease is found, and made again only if a report has it.
+    fn a_lease_is_made_again_from_a_report(&self) {
+        self.attach("d");
+        let leases = self.node(&["leases"]);
+        let held = leases.as_array().unwrap().iter().find(|lease| lease["state"] == "leased").unwrap();
+        let path = Path::new("/run/azure-vnet/lease").join(held["address"].as_str().unwrap());
+        fs::remove_file(&path).unwrap();
+        let found = self.ask(&["fsck"]);
+        assert!(!found.status.success());
+        let report = self.path("report.json");
+        fs::write(&report, "{\"bootID\": \"another\", \"records\": 0, \"links\": 0, \"findings\": []}").unwrap();
+        self.node(&["fsck", "--repair", report.to_str().unwrap()]);
+        assert!(!path.exists(), "nothing is mended that no report has");
+        fs::write(&report, &found.stdout).unwrap();
+        let mended = self.node(&["fsck", "--repair", report.to_str().unwrap()]);
+        assert_eq!((mended["leases"].as_array().unwrap().len(), path.exists()), (1, true), "{mended}");
+        assert!(self.fsck());
+        self.detach("d");
+    }
+}
+
+fn leave() {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    fs::create_dir("/run/netns").unwrap();
+    run("ip", &["link", "set", "lo", "up"]);
+    run("ip", &["link", "add", "eth0", "address", MAC, "type", "veth", "peer", "name", "fabric"]);
+    run("ip", &["link", "set", "fabric", "up"]);
+    run("ip", &["address", "add", "10.240.0.6/16", "dev", "eth0"]);
+    run("ip", &["link", "set", "eth0", "up"]);
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    if !output.status.success() {
+        panic!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    String::from_utf8(output.stdout).unwrap()
+}
