@@ -1,5 +1,5 @@
-//! Writes to the chart what follows from the types: the definitions of the kinds, and what its values' schema says of a
-//! config. The files are committed, and compared by a test.
+//! Writes what follows from the types: the definitions of the kinds, what the chart's values' schema says of a config, and the users' list of its
+//! fields. The files are committed, and compared by a test.
 
 use std::path::PathBuf;
 
@@ -24,6 +24,7 @@ fn main() -> Result<(), Error> {
 pub fn generated() -> Result<Vec<(PathBuf, String)>, Error> {
     let mut files = definitions()?;
     files.push(values_schema()?);
+    files.push(reference()?);
     Ok(files)
 }
 
@@ -75,6 +76,36 @@ fn closed(schema: &Value) -> Value {
         }
     }
     Value::Object(kept)
+}
+
+/// Every field of a config, for users.
+fn reference() -> Result<(PathBuf, String), Error> {
+    let crd = serde_json::to_value(AzureVnetConfig::crd())?;
+    let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").ok_or("the definition has no spec")?;
+    let mut text = "# Every field of an AzureVnetConfig\n\nGenerated from the types by `cargo xtask generate`. [configuration.md](configuration.md) says \
+                    how they work together.\n\n| field | type | default | meaning |\n| --- | --- | --- | --- |\n"
+        .to_owned();
+    describe("spec", spec, &mut text);
+    Ok((chart().join("../../docs/fields.md"), text))
+}
+
+fn describe(path: &str, schema: &Value, text: &mut String) {
+    let kind = match (schema.get("enum").and_then(Value::as_array), schema.get("type").and_then(Value::as_str)) {
+        (Some(words), _) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+        (None, Some("array")) => "list".to_owned(),
+        (None, kind) => kind.unwrap_or("any").to_owned(),
+    };
+    let default = schema.get("default").filter(|default| !default.is_object());
+    let default = default.map(|default| default.as_str().map_or_else(|| default.to_string(), str::to_owned));
+    let default = default.filter(|text| !text.is_empty() && text != "[]").map(|text| format!("`{text}`")).unwrap_or_default();
+    let meaning = schema.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ").replace('|', "\\|");
+    text.extend(["| `", path, "` | ", &kind, " | ", &default, " | ", &meaning, " |\n"]);
+    let mut fields: Vec<_> = schema.get("properties").and_then(Value::as_object).into_iter().flatten().collect();
+    fields.sort_by_key(|(name, _)| name.as_str());
+    // The parts of a label selector are Kubernetes' own.
+    for (name, inner) in fields.into_iter().filter(|_| !path.ends_with("nodeSelector")) {
+        describe(&format!("{path}.{name}"), inner, text);
+    }
 }
 
 /// The same with all keys in order, whatever order the crate `serde_json` was built to keep.

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod build;
 pub mod commands;
 pub mod demo;
+pub mod dist;
 pub mod lab;
 pub mod scenario;
 pub mod suite;

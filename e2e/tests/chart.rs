@@ -55,3 +55,35 @@ fn sc2_the_agent_has_no_cpu_limit() {
         assert!(!limits.contains("cpu"), "a throttled agent misses its deadlines: {limits}");
     }
 }
+
+/// `UPDATE_SNAPSHOTS=1 cargo test` writes the file anew.
+#[test]
+fn everything_that_is_off_by_default_renders_as_committed() {
+    let values = "e2e/tests/chart/all-values.yaml";
+    let linted = run_helm(&["lint", "--strict", "charts/azure-vnet", "--values", values]);
+    assert!(linted.status.success(), "{}", String::from_utf8_lossy(&linted.stdout));
+    let output = run_helm(&["template", "azure-vnet", "charts/azure-vnet", "--namespace", "kube-system", "--values", values]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rendered = String::from_utf8(output.stdout).unwrap();
+    let path = checkout().join("e2e/tests/chart/all.yaml");
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        fs::write(&path, &rendered).unwrap();
+    }
+    assert!(rendered == fs::read_to_string(&path).unwrap_or_default(), "{} is not what the chart renders now", path.display());
+}
+
+#[test]
+fn a_mirror_stands_for_the_registry_and_for_nothing_else() {
+    for (repository, image) in [
+        ("registry.example/a/azure-vnet", "mirror.example/m/a/azure-vnet"),
+        ("localhost/azure-vnet", "mirror.example/m/azure-vnet"),
+        ("registry:5000/azure-vnet", "mirror.example/m/azure-vnet"),
+        ("a/azure-vnet", "mirror.example/m/a/azure-vnet"),
+    ] {
+        let set = format!("global.imageRegistry=mirror.example/m,image.repository={repository},image.tag=lab");
+        let output = run_helm(&["template", "azure-vnet", "charts/azure-vnet", "--set", &set]);
+        let rendered = String::from_utf8(output.stdout).unwrap();
+        let images: Vec<&str> = rendered.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+        assert_eq!(images, [format!("{image}:lab").as_str(); 3], "{repository}");
+    }
+}

@@ -1,6 +1,6 @@
 //! A machine without Kubernetes, in network and mount namespaces of its own, beside the emulated wireserver and IMDS: `standalone` keeps it, and
 //! the scripts attach namespaces to the VNET and take them back.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test says what it expected by failing there")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what it expected by failing there")]
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use nix::{
 use serde_json::Value;
 
 /// How long any awaited condition may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 const MAC: &str = "00:0d:3a:00:00:03";
 
 #[test]
@@ -41,7 +41,7 @@ fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_ba
         let inside = run("ip", &["netns", "exec", "a", "ip", "-4", "-brief", "address", "show", "eth0"]);
         assert!(inside.contains(&given[0]), "{inside} lacks {given:?}");
         let address = given[0].split('/').next().unwrap();
-        run("ip", &["netns", "exec", "a", "ping", "-c", "1", "-W", "5", "10.240.0.6"]);
+        run("ip", &["netns", "exec", "a", "busybox", "ping", "-c", "1", "-W", "5", "10.240.0.6"]);
         let leases = machine.node(&["leases"]);
         assert_eq!((leases[0]["address"].as_str(), leases[0]["pod"].as_str()), (Some(address), Some("test/a")));
         assert!(machine.fsck(), "store and kernel agree");
@@ -70,6 +70,59 @@ fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_ba
     if let Err(panic) = test.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+#[test]
+fn the_archive_is_installed_after_its_checksum_and_not_before() {
+    require_packages().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (dist, bin, conf) = (folder.path().join("dist"), folder.path().join("bin"), folder.path().join("conf"));
+    let written = azure_vnet_e2e::dist::run(&dist, Some("v9.9.9")).unwrap();
+    assert_eq!(written.len(), 3);
+    let archive = written[0].clone();
+    let install = |arguments: &[&str]| {
+        let mut command = Command::new(checkout().join("scripts/install-cni-plugin.sh"));
+        command.args(arguments).arg("--from").arg(&dist).env("CNI_BIN_DIR", &bin).env("CNI_CONF_DIR", &conf).output().unwrap()
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let usage = install(&[]);
+    assert!(usage.status.code() == Some(1) && said(&usage).contains("AZURE_CNI_VERSION"), "{}", said(&usage));
+    let without = install(&["v9.9.9"]);
+    assert!(!without.status.success() && said(&without).contains("loopback"), "{}", said(&without));
+    reference(&dist);
+    let done = install(&["v9.9.9", "v1.2.3"]);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(names(&bin), ["azure-vnet", "azure-vnet-ipam", "loopback", "portmap"]);
+    assert_eq!(names(&conf), ["10-azure.conflist"]);
+    let again = install(&["v9.9.9"]);
+    assert!(again.status.success(), "the reference plugins are there already: {}", said(&again));
+
+    let mut damaged = fs::read(&archive).unwrap();
+    damaged[20] ^= 1;
+    fs::write(&archive, damaged).unwrap();
+    fs::remove_dir_all(&bin).unwrap();
+    let refused = install(&["v9.9.9", "v1.2.3"]);
+    assert!(!refused.status.success() && said(&refused).contains("checksum") && !bin.exists(), "{}", said(&refused));
+    let absent = install(&["v0.0.1"]);
+    assert!(!absent.status.success() && said(&absent).contains("there is no"), "{}", said(&absent));
+}
+
+/// An archive of reference plugins as their project makes it, and its line in SHA256SUMS.
+fn reference(dist: &Path) {
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let name = format!("cni-plugins-linux-{architecture}-v1.2.3.tgz");
+    let path = dist.join(&name);
+    run("tar", &["--create", "--gzip", "--file", path.to_str().unwrap(), "--directory", "/usr/lib/cni", "./loopback", "./portmap"]);
+    let sum = run("sha256sum", &[path.to_str().unwrap()]);
+    let line = format!("{}  {name}\n", sum.split(' ').next().unwrap());
+    let sums = dist.join("SHA256SUMS");
+    fs::write(&sums, fs::read_to_string(&sums).unwrap() + &line).unwrap();
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 struct Machine {
@@ -110,25 +163,19 @@ impl Machine {
     /// What `az network nic ip-config create` does.
     fn foreign_add(&self, config: &str) {
         let _running = self.runtime.enter();
-        self.local.azure.command(AzureCommand::ForeignAdd { node: "n3".into(), config: config.into() });
+        self.local.azure.command(AzureCommand::ForeignAdd { node: "n3".into(), config: config.into() }).unwrap();
     }
 
     fn standalone(&self) -> Child {
-        let config = format!(
-            "vnetCIDRs: [10.240.0.0/16]\ncoolDown: 10s\nplugins: {{from: {}, to: {}}}\n",
-            self.product.bin.display(),
-            self.path("bin").display()
-        );
-        fs::write(self.path("standalone.yaml"), config).unwrap();
         // The product's folder also has the operator, which is no plugin.
         let plugins = self.path("plugins");
         fs::create_dir(&plugins).unwrap();
         for name in ["azure-vnet", "azure-vnet-ipam"] {
             fs::copy(self.product.bin.join(name), plugins.join(name)).unwrap();
         }
-        let text = fs::read_to_string(self.path("standalone.yaml")).unwrap();
-        let text = text.replace(&self.product.bin.display().to_string(), &plugins.display().to_string());
-        fs::write(self.path("standalone.yaml"), text).unwrap();
+        let (from, to) = (plugins.display(), self.path("bin"));
+        let config = format!("vnetCIDRs: [10.240.0.0/16]\ncoolDown: 10s\nplugins: {{from: {from}, to: {}}}\n", to.display());
+        fs::write(self.path("standalone.yaml"), config).unwrap();
         let [imds, wireserver] = &self.services;
         let mut command = Command::new(self.product.bin.join("azure-vnet-operator"));
         command.arg("standalone").arg("--config").arg(self.path("standalone.yaml"));
@@ -203,6 +250,7 @@ impl Machine {
 
     /// With nobody at work, a lost lease is found, and made again only if a report has it.
     fn a_lease_is_made_again_from_a_report(&self) {
+        self.wait("an address that has rested", || self.status()["addresses"][4] != 0);
         self.attach("d");
         let leases = self.node(&["leases"]);
         let held = leases.as_array().unwrap().iter().find(|lease| lease["state"] == "leased").unwrap();
@@ -236,8 +284,6 @@ fn leave() {
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
-    if !output.status.success() {
-        panic!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

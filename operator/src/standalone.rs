@@ -11,6 +11,7 @@ use azure_vnet_operator_core::{
     adoption::Source,
     standalone::{self, Absences, Config, Nic, UID},
 };
+use azure_vnet_plugin_core::source::{Interface, MacPattern};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -63,10 +64,11 @@ pub struct Options {
 pub async fn run(options: Options, endpoints: Endpoints, telemetry: Telemetry, shutdown: Shutdown) -> anyhow::Result<()> {
     let config = read(&options)?;
     let plugins = config.plugins.clone();
-    if !plugins.from.as_os_str().is_empty() {
-        install::run(&install::Options { from: plugins.from, to: plugins.to.clone() })?;
+    let from = Some(plugins.from).filter(|from| !from.as_os_str().is_empty());
+    if let Some(from) = from.clone() {
+        install::run(&install::Options { from, to: plugins.to.clone() })?;
     }
-    let folders = folders(options, plugins.to);
+    let folders = folders(options, plugins.to, from);
     let node = tokio::task::spawn_blocking(move || Node::open(folders)).await.context("opening the node store was broken off")??;
     let (imds, wireserver) = (Imds::new(&endpoints)?, Wireserver::new(&endpoints)?);
     let beat = telemetry.beat("standalone", Duration::from_mins(2));
@@ -112,9 +114,19 @@ fn read(options: &Options) -> anyhow::Result<Config> {
     Config::read(&value).with_context(|| format!("cannot use {path}"))
 }
 
-fn folders(options: Options, cni_bin_dir: PathBuf) -> agent::Options {
+fn folders(options: Options, cni_bin_dir: PathBuf, install_from: Option<PathBuf>) -> agent::Options {
     let Options { config: _, proc_sys_net, boot_id_file, run_dir, state_dir, cni_conf_dir, log_dir } = options;
-    agent::Options { node_name: UID.into(), proc_sys_net, boot_id_file, run_dir, state_dir, cni_bin_dir, cni_conf_dir, log_dir }
+    agent::Options {
+        node_name: UID.into(),
+        proc_sys_net,
+        boot_id_file,
+        run_dir,
+        state_dir,
+        cni_bin_dir,
+        install_from,
+        cni_conf_dir,
+        log_dir,
+    }
 }
 
 /// The machine and what it was last told.
@@ -160,11 +172,14 @@ async fn ask(wireserver: &Wireserver, imds: &Imds, machine: &mut Machine) -> Vec
     answers
 }
 
-fn of_wireserver(interface: &crate::azure::wireserver::Interface) -> Nic {
+fn of_wireserver(interface: &Interface) -> Nic {
     let subnet = interface.subnets.first();
     let all = || interface.subnets.iter().flat_map(|subnet| &subnet.addresses);
     Nic {
-        mac: interface.mac.clone(),
+        mac: match interface.mac {
+            MacPattern::Is(mac) => Some(mac.to_string()),
+            MacPattern::Any => None,
+        },
         prefix: subnet.map(|subnet| subnet.prefix),
         primary: all().find(|address| address.primary).map(|address| address.address),
         secondary: all().filter(|address| !address.primary).map(|address| address.address).collect(),

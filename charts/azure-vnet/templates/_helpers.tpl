@@ -45,10 +45,15 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if not .Values.image.repository -}}
 {{- fail "image.repository is not set: the project publishes no image. Build it with the Dockerfile, push it to a registry that your nodes can pull from, and pass --set image.repository=REGISTRY/azure-vnet" -}}
 {{- end -}}
+{{- $repository := .Values.image.repository -}}
+{{- with .Values.global.imageRegistry -}}
+{{- /* What has a dot or a port, or is localhost, is a registry: as container runtimes see it. */ -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $repository "") -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 {{- end -}}
 

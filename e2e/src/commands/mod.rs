@@ -50,7 +50,16 @@ enum Command {
     },
     /// Simulates controllers, agents, Azure and the API server on one virtual clock, with every fault that a seed brings.
     Sim(sim::SimArguments),
-    /// Writes the generated files: CRDs, the chart's schema, manifests/.
+    /// Writes what is published: the plugins' archive, its checksum, and an SPDX document of every locked crate.
+    Dist {
+        /// The folder; target/dist if none is given.
+        #[arg(long)]
+        output: Option<std::path::PathBuf>,
+        /// The version in the files' names; the workspace's, with a v, if none is given.
+        #[arg(long)]
+        version: Option<String>,
+    },
+    /// Writes the generated files: CRDs, the chart's schema, docs/fields.md, manifests/.
     Generate,
     /// The part of `bench` that runs in namespaces of its own.
     #[command(hide = true)]
@@ -96,10 +105,18 @@ fn run(command: Command) -> Result<()> {
         Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
         Command::Sweep { all } => sweep::run(all),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Dist { output, version } => dist(&output.unwrap_or_else(crate::dist::default_folder), version.as_deref()),
         Command::Generate => generate::run(),
         Command::LabInterrupted => crate::lab::interrupted(),
         Command::LabInit(arguments) => match lab::init(&arguments)? {},
         Command::LabNode(arguments) => match lab::node(&arguments)? {},
         Command::LabNodeInit(arguments) => match lab::node_init(&arguments)? {},
     }
+}
+
+fn dist(folder: &std::path::Path, version: Option<&str>) -> Result<()> {
+    for path in crate::dist::run(folder, version)? {
+        writeln!(std::io::stdout(), "{}", path.display())?;
+    }
+    Ok(())
 }

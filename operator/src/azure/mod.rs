@@ -6,7 +6,7 @@ mod client;
 pub mod credential;
 pub mod endpoint;
 pub mod imds;
-mod meter;
+pub(crate) mod meter;
 mod operation;
 pub mod retry;
 pub mod secret;

@@ -6,7 +6,7 @@ mod events;
 mod kinds;
 mod leader;
 mod machine;
-mod metrics;
+pub(crate) mod metrics;
 mod node;
 mod pools;
 mod preflight;

@@ -1,6 +1,8 @@
 //! Metrics, health and logs of the long-running parts.
 //! Health speaks of this process only: neither Azure nor the API server can make it fail.
 
+#[cfg(test)]
+mod chart;
 mod log;
 mod process;
 mod server;

@@ -1,0 +1,113 @@
+//! `cargo xtask dist`: what is published: the plugins' archive with the CNI configuration, its checksum, and the list of all crates in it.
+//! The same sources give the same archive, byte for byte but for the compiler's own doing.
+
+mod spdx;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::build::{Cache, checkout, product, progress};
+
+pub use spdx::document;
+
+/// What an archive holds: name, mode and content of each file, in this order.
+type Files = Vec<(String, u32, Vec<u8>)>;
+
+/// Writes everything to `folder` and returns the files' names.
+///
+/// # Errors
+/// If something cannot be built or written.
+pub fn run(folder: &Path, version: Option<&str>) -> Result<Vec<PathBuf>> {
+    let version = version.map_or_else(|| format!("v{}", env!("CARGO_PKG_VERSION")), str::to_owned);
+    let product = product(&Cache::open()?)?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let read = |name: &str| fs::read(product.bin.join(name)).with_context(|| format!("cannot read {name}"));
+    let files: Files = vec![
+        ("10-azure.conflist".into(), 0o644, conflist().into_bytes()),
+        ("azure-vnet".into(), 0o755, read("azure-vnet")?),
+        ("azure-vnet-ipam".into(), 0o755, read("azure-vnet-ipam")?),
+    ];
+    let archive = format!("azure-vnet-cni-linux-{}-{version}.tgz", architecture());
+    let list = format!("azure-vnet-{version}.spdx.json");
+    progress(&format!("writing {archive}"));
+    let contents = [(archive, pack(&files)?), (list, spdx::of_checkout(&version)?.into_bytes())];
+    let mut sums = Vec::new();
+    let mut written = Vec::new();
+    for (name, content) in contents {
+        writeln!(sums, "{}  {name}", hex(&Sha256::digest(&content)))?;
+        written.push(place(folder, &name, &content)?);
+    }
+    written.push(place(folder, "SHA256SUMS", &sums)?);
+    Ok(written)
+}
+
+/// The configuration of a machine whose plugins learn its addresses by themselves.
+fn conflist() -> String {
+    let list = json!({
+        "cniVersion": "0.3.0",
+        "name": "azure",
+        "plugins": [
+            {"type": "azure-vnet", "mode": "transparent", "ipam": {"type": "azure-vnet-ipam"}},
+            {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
+        ],
+    });
+    format!("{list:#}\n")
+}
+
+/// The name that archives of container tools use.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// A gzipped tar without times, users or groups.
+fn pack(files: &Files) -> Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, mode, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len().try_into()?);
+        header.set_mode(*mode);
+        header.set_mtime(0);
+        header.set_cksum();
+        builder.append_data(&mut header, name, content.as_slice())?;
+    }
+    let tar = builder.into_inner()?;
+    let mut gzip = Command::new("gzip")
+        .args(["--best", "--no-name"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run gzip")?;
+    let mut input = gzip.stdin.take().context("a child with a piped input has one")?;
+    let feeding = std::thread::spawn(move || input.write_all(&tar));
+    let output = gzip.wait_with_output().context("cannot wait for gzip")?;
+    feeding.join().map_err(|_| anyhow::anyhow!("feeding gzip was broken off"))?.context("cannot feed gzip")?;
+    ensure!(output.status.success(), "gzip failed ({})", output.status);
+    Ok(output.stdout)
+}
+
+fn place(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf> {
+    let (path, temporary) = (folder.join(name), folder.join(format!(".{name}.new")));
+    fs::write(&temporary, content).with_context(|| format!("cannot write {}", temporary.display()))?;
+    fs::rename(&temporary, &path).with_context(|| format!("cannot place {}", path.display()))?;
+    Ok(path)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Where `dist` writes if nothing else is said.
+#[must_use]
+pub fn default_folder() -> PathBuf {
+    checkout().join("target/dist")
+}
