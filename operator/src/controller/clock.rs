@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn a_time_counts_as_over_by_either_clock() {
         let clock = Clock::start();
-        let later = clock.now().saturating_add(std::time::Duration::from_mins(60)).unwrap();
+        let later = clock.now().saturating_add(std::time::Duration::from_hours(1)).unwrap();
         assert!(clock.is_before(later));
         let ahead = Clock { began: later, ..clock };
         assert!(!ahead.is_before(later));

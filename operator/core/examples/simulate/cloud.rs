@@ -125,9 +125,8 @@ impl Nic {
 
     /// A machine is deleted: all of its addresses are free.
     pub fn delete(&mut self, subnet: &mut Subnet, now: i64) {
-        let ours: Vec<Ipv4Addr> = self.entries.values().filter_map(|entry| entry.address()).collect();
         let leaving = self.operation.iter().flat_map(|operation| operation.remove.values().copied());
-        subnet.free.extend(leaving);
+        let ours: BTreeSet<Ipv4Addr> = self.entries.values().filter_map(|entry| entry.address()).chain(leaving).collect();
         subnet.free.extend(self.foreign.drain(..).map(|(_, address)| address));
         subnet.free.extend(ours);
         subnet.free.push(self.primary);
