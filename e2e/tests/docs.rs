@@ -63,7 +63,7 @@ fn every_chart_value_and_every_field_exists() {
         for name in code(&text) {
             let first = name.split('.').next().unwrap_or_default();
             let is_path = name.contains('.')
-                && !name.ends_with(".conf")
+                && name.rsplit('.').next() != Some("conf")
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
                 && !name.ends_with('.');
             let known = match first {
