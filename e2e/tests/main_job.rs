@@ -41,6 +41,21 @@ fn pods_get_vnet_addresses_through_all_that_happens_to_a_cluster() {
     lab.down().unwrap();
 }
 
+#[test]
+fn st6_what_is_set_aside_stays_so_over_a_reboot_until_azure_has_it_back() {
+    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let cluster = Cluster::new(&lab).unwrap();
+    let checker = Checker::start(&lab);
+    scenario::install(&cluster, &[]).unwrap();
+    scenario::configure(&cluster, &scenario::CONFIG.replace("after: 70s", "after: 30s")).unwrap();
+    scenario::wait_ready(&cluster, Duration::from_mins(2)).unwrap();
+    let node = lab.node("n3").unwrap();
+    let seen = scenario::reboot_with_addresses_set_aside(&cluster, &node, Duration::from_mins(4)).unwrap();
+    println!("{} addresses were set aside, and in no look of {} did a pod have one", seen.addresses.len(), seen.looks);
+    checker.finish().unwrap();
+    lab.down().unwrap();
+}
+
 /// As AKS runs kube-proxy unless told otherwise: with iptables, and with pod addresses that are not the pods' (safety rule PK5).
 #[test]
 fn pk5_services_work_beside_kube_proxy_in_iptables_mode_with_a_foreign_cluster_cidr() {

@@ -105,7 +105,8 @@ fn attached(cluster: &Cluster, node: &str) -> Result<usize> {
     Ok(nic.configurations.iter().filter(|config| config.name.starts_with("avn-")).count())
 }
 
-fn workload(node: &str, count: usize) -> String {
+/// Pods of one node that do nothing.
+pub fn workload(node: &str, count: usize) -> String {
     format!(
         "\
 apiVersion: apps/v1

@@ -9,8 +9,10 @@ mod checker;
 mod cluster;
 mod failover;
 mod install;
+mod quarantine;
 mod reach;
 mod services;
+mod store;
 mod survive;
 mod wrong;
 
@@ -23,6 +25,7 @@ pub use checker::Checker;
 pub use cluster::{Cluster, Pod};
 pub use failover::{Blow, Failover, Moment, failover};
 pub use install::{CONFIG, configure, install, not_ready_reasons, wait_ready};
+pub use quarantine::{SetAside, reboot_with_addresses_set_aside};
 pub use reach::{HOST_PORT, INTERNET, Matrix, PEER, reach, start_pods};
 pub use services::services;
 pub use survive::{reboot, start_and_stop_without_daemons};

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use azure_vnet_plugin::store::Store;
 use azure_vnet_plugin_core::lease::Entry;
 
-use super::{Cluster, wait_for};
+use super::{Cluster, store, wait_for};
 use crate::build::PROBE_IMAGE;
 use crate::lab::Node;
 
@@ -73,14 +72,8 @@ pub fn reboot(cluster: &Cluster, node: &Node, deadline: Duration) -> Result<()> 
     })
 }
 
-/// Container and address of every lease in a node's store.
+/// Container and interface of every lease in a node's store.
 fn lease_keys(node: &Node) -> Result<BTreeSet<String>> {
-    let folder = node.host_path("/run/azure-vnet").context("the node is off")?;
-    let boot_id = node.host_path("/proc/sys/kernel/random/boot_id").context("the node is off")?;
-    let boot = std::fs::read_to_string(boot_id)?.parse().map_err(|_| anyhow::anyhow!("the node's boot id cannot be read"))?;
-    let entries = Store::at(&folder, boot).list()?;
-    Ok(entries
-        .into_iter()
-        .filter_map(|(_, entry)| if let Entry::Leased(lease) = entry { Some(lease.attachment.to_string()) } else { None })
-        .collect())
+    let entries = store::entries(node)?.into_iter();
+    Ok(entries.filter_map(|(_, entry)| if let Entry::Leased(lease) = entry { Some(lease.attachment.to_string()) } else { None }).collect())
 }
