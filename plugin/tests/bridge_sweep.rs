@@ -2,16 +2,14 @@
 //! right after or after the next command, and nothing of the pod stays. A sample by default; `AZURE_VNET_SWEEP=all` strikes everywhere.
 
 #![cfg(target_arch = "x86_64")]
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::as_conversions,
     clippy::unused_self,
     clippy::wildcard_enum_match_arm,
-    missing_docs,
     reason = "a test stops at the first surprise, and its node is the subject of what it does"
 )]
 

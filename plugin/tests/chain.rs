@@ -1,13 +1,11 @@
 //! Our plugins among those of the CNI project, from `/usr/lib/cni`: before and after ours in a chain, as its IPAM, and over ours.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::unused_self,
-    clippy::wildcard_enum_match_arm,
-    missing_docs,
     reason = "a test stops at the first surprise, and its node is the subject of what it does"
 )]
 

@@ -1,13 +1,11 @@
 //! The plugins against the real kernel, each test on a node of its own.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::unused_self,
-    clippy::wildcard_enum_match_arm,
-    missing_docs,
     reason = "a test stops at the first surprise, and its node is the subject of what it does"
 )]
 

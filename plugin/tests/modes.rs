@@ -1,13 +1,11 @@
 //! Bridge and tunnel mode against the real kernel: a node whose uplink leads to a fabric that behaves as Azure's.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::unused_self,
-    clippy::wildcard_enum_match_arm,
-    missing_docs,
     reason = "a test stops at the first surprise, and its node is the subject of what it does"
 )]
 

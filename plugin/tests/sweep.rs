@@ -3,7 +3,7 @@
 //! repeats it); `AZURE_VNET_SWEEP=all` strikes everywhere.
 
 #![cfg(target_arch = "x86_64")]
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -12,7 +12,6 @@
     clippy::as_conversions,
     clippy::unused_self,
     clippy::wildcard_enum_match_arm,
-    missing_docs,
     reason = "a test stops at the first surprise, and its node is the subject of what it does"
 )]
 

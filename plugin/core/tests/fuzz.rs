@@ -1,7 +1,7 @@
 //! Every parser of the core crate on its corpus and on mutations of it: none panics, none takes for ever, and what it reads of the node's own
 //! formats it prints the same.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 mod mutation;
 
