@@ -97,13 +97,14 @@ fn begin_growth(cluster: &Cluster, round: usize, node: &str, moment: Moment) -> 
 }
 
 /// The controller that leads, and where it runs.
-struct Leader {
+/// Which controller leads, and where it runs.
+pub(super) struct Leader {
     identity: String,
-    node: Node,
+    pub(super) node: Node,
 }
 
 impl Leader {
-    fn of(cluster: &Cluster) -> Result<Self> {
+    pub(super) fn of(cluster: &Cluster) -> Result<Self> {
         let identity = holder(cluster)?;
         let (pod, _) = identity.rsplit_once('_').context("the lease's holder names its pod")?;
         let pod = cluster.json(&["-n", "kube-system", "get", "pod", pod])?;

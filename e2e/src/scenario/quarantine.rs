@@ -9,6 +9,7 @@ use azure_vnet_plugin_core::lease::Entry;
 use serde_json::Value;
 
 use super::burst::{burst, workload};
+use super::failover::Leader;
 use super::{Cluster, store, wait_for};
 use crate::azure::command::{Class, Effect, Fault, RetryAfter};
 use crate::lab::Node;
@@ -27,11 +28,17 @@ pub struct SetAside {
     pub looks: u64,
 }
 
-/// Has addresses of a node with a NIC of its own acknowledged for giving back, reboots it, and presses for addresses until they are gone.
+/// Has addresses of one of the nodes acknowledged for giving back, reboots it, and presses for addresses until they are gone.
+///
+/// It takes the first of the nodes on which the leader does not run: a removal of a leader that went down with its node is not carried on
+/// but watched for a quarter of an hour.
 ///
 /// # Errors
-/// If the agent does not set any aside, a pod gets one of them, or the release does not end.
-pub fn reboot_with_addresses_set_aside(cluster: &Cluster, node: &Node, deadline: Duration) -> Result<SetAside> {
+/// If the leader runs on all of the nodes, the agent does not set any aside, a pod gets one of them, or the release does not end.
+pub fn reboot_with_addresses_set_aside(cluster: &Cluster, nodes: &[&str], deadline: Duration) -> Result<SetAside> {
+    let leader = Leader::of(cluster)?;
+    let other = nodes.iter().find(|name| **name != leader.node.name()).context("the leader runs on each of the nodes")?;
+    let node = &cluster.lab.node(other).context("no such node")?;
     burst(cluster, node.name(), PODS, deadline)?;
     cluster.kubectl(&["delete", "deployment", "burst", "--wait=false"])?;
     let addresses = held_back_removal(cluster, node, deadline)?;
