@@ -11,6 +11,7 @@ mod tools;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
@@ -90,9 +91,10 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Replaces a file in one step, so that a reader sees the old or the new.
 fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     let folder = path.parent().context("a file has a folder")?;
     fs::create_dir_all(folder)?;
-    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let temporary = path.with_extension(format!("tmp{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     fs::write(&temporary, content).with_context(|| format!("cannot write {}", temporary.display()))?;
     fs::rename(&temporary, path).with_context(|| format!("cannot replace {}", path.display()))?;
     Ok(())

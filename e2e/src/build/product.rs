@@ -36,7 +36,7 @@ pub fn product(cache: &Cache) -> Result<Product> {
     let arguments = ["--profile", "plugin", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
     let plugins = cargo(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("plugin");
     let operator = cargo(&["--profile", "lab", "-p", "azure-vnet-operator", "--bins"], &[], &target_folder()?, "the operator")?.join("lab");
-    let bin = cache.path("product");
+    let bin = bundle()?.join("bin");
     fs::create_dir_all(&bin)?;
     for (folder, name) in [(&plugins, "azure-vnet"), (&plugins, "azure-vnet-ipam"), (&operator, "azure-vnet-operator")] {
         let target = bin.join(name);
@@ -53,7 +53,7 @@ pub fn product(cache: &Cache) -> Result<Product> {
 /// If the script fails.
 pub fn operator_image(cache: &Cache, product: &Product) -> Result<PathBuf> {
     let _lock = cache.lock()?;
-    let root = cache.path("rootfs");
+    let root = bundle()?.join("rootfs");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
@@ -63,7 +63,7 @@ pub fn operator_image(cache: &Cache, product: &Product) -> Result<PathBuf> {
         bail!("{} failed:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
     }
     let image = Image::new(OPERATOR_IMAGE, &["/usr/bin/azure-vnet-operator"], &[]).tree(&root)?;
-    write(cache, "azure-vnet.tar", &image)
+    write(&bundle()?.join("azure-vnet.tar"), &image)
 }
 
 /// Makes the sandbox image.
@@ -72,7 +72,7 @@ pub fn operator_image(cache: &Cache, product: &Product) -> Result<PathBuf> {
 /// If the test tool cannot be built.
 pub fn pause_image(cache: &Cache) -> Result<PathBuf> {
     let image = Image::new(PAUSE_IMAGE, &["/pause", "sleep"], &[]).executable("/pause", &probe_binary(cache)?)?;
-    write(cache, "pause.tar", &image)
+    write(&cache.path("images/pause.tar"), &image)
 }
 
 /// Makes the image of the test tool.
@@ -84,7 +84,7 @@ pub fn image_of_probe(cache: &Cache) -> Result<PathBuf> {
     for folder in ["tmp", "proc", "sys", "dev"] {
         image.entries.insert(folder.to_owned(), Entry::Folder(0o755));
     }
-    write(cache, "probe.tar", &image)
+    write(&cache.path("images/probe.tar"), &image)
 }
 
 /// Builds the test tool: one static executable from one file of the standard library's Rust.
@@ -111,6 +111,7 @@ fn compile(cache: &Cache, name: &str, source: &[u8]) -> Result<PathBuf> {
     let flags = [&options[..], &compiler.flags].concat();
     let key = key(&[("rustc", &compiler.version()?), ("flags", flags.join(" ").as_bytes()), (name, source)]);
     let output = cache.path("tools").join(format!("{name}-{key}")).join(name);
+    let _lock = cache.lock()?;
     if output.exists() {
         return Ok(output);
     }
@@ -129,13 +130,17 @@ fn compile(cache: &Cache, name: &str, source: &[u8]) -> Result<PathBuf> {
     Ok(output)
 }
 
-fn write(cache: &Cache, file: &str, image: &Image) -> Result<PathBuf> {
-    let path = cache.path("images").join(file);
+fn write(path: &Path, image: &Image) -> Result<PathBuf> {
     let tar = image.to_tar()?;
-    if fs::read(&path).ok().as_deref() != Some(tar.as_slice()) {
-        replace(&path, &tar)?;
+    if fs::read(path).ok().as_deref() != Some(tar.as_slice()) {
+        replace(path, &tar)?;
     }
-    Ok(path)
+    Ok(path.to_owned())
+}
+
+/// Where the product and its image are gathered: beside what this checkout builds, as another checkout's are not the same.
+fn bundle() -> Result<PathBuf> {
+    Ok(target_folder()?.join("bundle"))
 }
 
 /// Runs `cargo build` and answers the target folder.

@@ -1,6 +1,7 @@
 //! One lab's folder and first process, and what is left of labs whose maker is gone.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,13 +23,7 @@ impl State {
     /// If it cannot be made, or the machine has too few inotify instances.
     pub fn create(cache: &Cache) -> Result<Self> {
         enough_inotify()?;
-        let name = format!("lab-{}-{}", std::process::id(), start_time(std::process::id()).unwrap_or_default());
-        let mut folder = cache.labs().join(&name);
-        let mut count = 0;
-        while folder.exists() {
-            count += 1;
-            folder = cache.labs().join(format!("{name}-{count}"));
-        }
+        let folder = Self::claim(&cache.labs())?;
         for below in ["log", "nodes", "bin", "images", "home", "pki"] {
             fs::create_dir_all(folder.join(below)).with_context(|| format!("cannot make {}", folder.join(below).display()))?;
         }
@@ -36,6 +31,20 @@ impl State {
         let lines: Vec<String> = cgroup::folders(&state.name())?.iter().map(|folder| folder.display().to_string()).collect();
         super::run::write(state.path("cgroups"), &lines.join("\n"))?;
         Ok(state)
+    }
+
+    /// Makes a folder that no other lab has, also where tests bring up several at once. Its name says who made it.
+    fn claim(labs: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(labs).with_context(|| format!("cannot make {}", labs.display()))?;
+        let name = format!("lab-{}-{}", std::process::id(), start_time(std::process::id()).unwrap_or_default());
+        for count in 0.. {
+            let folder = labs.join(if count == 0 { name.clone() } else { format!("{name}-{count}") });
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| folder).with_context(|| format!("cannot make a lab's folder in {}", labs.display())),
+            }
+        }
+        bail!("all names of labs are taken")
     }
 
     /// The folder.

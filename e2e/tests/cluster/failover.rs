@@ -1,4 +1,4 @@
-//! Two real controllers, of which the leader dies or is cut off in the middle of a write to a NIC. Needs root.
+//! Two real controllers, of which the leader dies or is cut off in the middle of a write to a NIC.
 
 use std::time::Duration;
 

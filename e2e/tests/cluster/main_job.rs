@@ -1,4 +1,4 @@
-//! The main job, on real Kubernetes: pods get VNET addresses that the controller put on their node's NIC. Needs root.
+//! The main job: pods get VNET addresses that the controller put on their node's NIC.
 
 use std::time::Duration;
 
