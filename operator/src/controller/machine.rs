@@ -25,6 +25,8 @@ use crate::azure::Arm;
 
 /// Users change networks at any time; this is how long one may go unnoticed.
 const NETWORK_AGE: Duration = Duration::from_mins(5);
+/// How long one that lacks a node's subnet is taken for the truth: many nodes of a new subnet come at once, and one read serves them.
+const LACKING_AGE: Duration = Duration::from_secs(15);
 
 /// Where a machine's IP configurations are read and written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub struct Machines<A> {
     arm: Arc<A>,
     /// By network; by subnet where the network may not be read.
     networks: Mutex<BTreeMap<String, (Instant, Arc<Network>)>>,
-    /// By network: when and why it could not be read.
+    /// By network or subnet: when and why it could not be read.
     refusals: Mutex<BTreeMap<String, (Instant, Error)>>,
 }
 
@@ -116,8 +118,8 @@ impl<A: Arm> Machines<A> {
 
     /// What is known of a subnet's network.
     pub fn network_of(&self, subnet: &ResourceId) -> Option<Arc<Network>> {
-        let network = subnet.parent().and_then(|id| self.known(&id)).or_else(|| self.known(subnet));
-        network.map(|(_, network)| network)
+        let known = |id: &ResourceId| self.known(id).map(|(_, network)| network).filter(|network| network.subnet(subnet).is_some());
+        subnet.parent().and_then(|network| known(&network)).or_else(|| known(subnet))
     }
 
     /// Why the network of a subnet cannot be read, if it cannot.
@@ -126,15 +128,20 @@ impl<A: Arm> Machines<A> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&network.key()).map(|(_, error)| error.clone())
     }
 
-    /// The network of a subnet, at most five minutes old; older if Azure does not answer. Where it may not be read, its subnet alone; where that may not be
-    /// read either, none: a new node must not wait for a right that only its masquerading needs.
+    /// The network of a subnet, at most five minutes old; older if Azure does not answer, younger if it lacks the subnet, which may have been made since.
+    /// Where it may not be read, its subnet alone; where that may not be read either, none: a new node must not wait for a right that only its
+    /// masquerading needs.
     async fn network(&self, subnet: &ResourceId) -> Result<Option<Arc<Network>>, Error> {
         let id = subnet.parent().ok_or_else(|| unusable(subnet, "a virtual network"))?;
-        let known = self.known(&id).or_else(|| self.known(subnet));
-        let refused_at = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&id.key()).map(|(at, _)| *at);
-        let asked = known.as_ref().map(|(at, _)| *at).max(refused_at);
-        if asked.is_some_and(|at| at.elapsed() < NETWORK_AGE) {
-            return Ok(known.map(|(_, network)| network));
+        let whole = self.known(&id);
+        let has_it = |network: &Arc<Network>| network.subnet(subnet).is_some();
+        let age = |network: &Arc<Network>| if has_it(network) { NETWORK_AGE } else { LACKING_AGE };
+        if let Some((_, network)) = whole.as_ref().filter(|(at, network)| at.elapsed() < age(network)) {
+            return Ok(Some(Arc::clone(network)));
+        }
+        let whole = whole.map(|(_, network)| network).filter(has_it);
+        if self.is_refused(&id) {
+            return if whole.is_some() { Ok(whole) } else { self.alone(subnet).await };
         }
         match self.arm.read(&Read::Network(id.clone()), Urgency::Fill).await {
             Ok(document) => {
@@ -144,25 +151,44 @@ impl<A: Arm> Machines<A> {
             }
             Err(error) => {
                 tracing::warn!(network = %id, "cannot read the network: {error}. {}", error.remedy());
-                let refused = is_refusal(&error);
-                if refused {
-                    self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(id.key(), (Instant::now(), error.clone()));
-                }
-                match known {
-                    Some((_, network)) => Ok(Some(network)),
-                    None if refused => self.subnet(subnet).await,
+                let refused = self.refuse(&id, &error);
+                match whole {
+                    Some(network) => Ok(Some(network)),
+                    None if refused => self.alone(subnet).await,
                     None => Err(error),
                 }
             }
         }
     }
 
-    async fn subnet(&self, id: &ResourceId) -> Result<Option<Arc<Network>>, Error> {
+    /// The subnet alone, for a network that may not be read.
+    async fn alone(&self, id: &ResourceId) -> Result<Option<Arc<Network>>, Error> {
+        let known = self.known(id);
+        let fresh = known.as_ref().is_some_and(|(at, _)| at.elapsed() < NETWORK_AGE);
+        let known = known.map(|(_, network)| network);
+        if fresh || self.is_refused(id) {
+            return Ok(known);
+        }
         match self.arm.read(&Read::Subnet(id.clone()), Urgency::Fill).await {
             Ok(document) => Ok(Some(self.keep(id, Network::of_subnet(id, &document.body)))),
-            Err(error) if is_refusal(&error) => Ok(None),
+            Err(error) if self.refuse(id, &error) || known.is_some() => Ok(known),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether reading it was lately refused.
+    fn is_refused(&self, id: &ResourceId) -> bool {
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.get(&id.key()).is_some_and(|(at, _)| at.elapsed() < NETWORK_AGE)
+    }
+
+    /// Notes an error that asking again soon will not mend; answers whether it is one.
+    fn refuse(&self, id: &ResourceId, error: &Error) -> bool {
+        let refused = is_refusal(error);
+        if refused {
+            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(id.key(), (Instant::now(), error.clone()));
+        }
+        refused
     }
 
     fn known(&self, id: &ResourceId) -> Option<(Instant, Arc<Network>)> {
@@ -306,6 +332,44 @@ mod tests {
             "refused meanwhile: what was known stays"
         );
         assert_eq!(machines.arm.reads.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subnet_that_was_made_just_now_is_found_and_many_nodes_in_one_that_is_none_ask_rarely() {
+        let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
+        let (node, masquerade) = (Node::default(), MasqueradeSpec::default());
+        let new = View { subnet: format!("{NETWORK}/subnets/new").parse().unwrap(), primary: Ipv4Addr::new(10, 240, 200, 4), ..view() };
+        let machines = machines(&[(NETWORK, network())]);
+        machines.describe(&node, &target, &view(), &masquerade).await.unwrap();
+        tokio::time::advance(LACKING_AGE).await;
+        let mut grown = network();
+        let subnet = json!({"id": new.subnet.to_string(), "properties": {"addressPrefix": "10.240.200.0/24"}});
+        grown["properties"]["subnets"].as_array_mut().unwrap().push(subnet);
+        machines.arm.documents.lock().unwrap().insert(NETWORK.into(), grown);
+        assert_eq!(machines.describe(&node, &target, &new, &masquerade).await.unwrap().subnet_prefix, "10.240.200.0/24");
+        assert!(machines.network_of(&new.subnet).is_some());
+        assert_eq!(machines.arm.reads.lock().unwrap().len(), 2);
+        let nowhere = View { subnet: format!("{NETWORK}/subnets/nowhere").parse().unwrap(), ..view() };
+        for _ in 0..100 {
+            assert_eq!(machines.describe(&node, &target, &nowhere, &masquerade).await.unwrap_err().class, Class::Rejected);
+        }
+        assert_eq!(machines.arm.reads.lock().unwrap().len(), 2, "what was read just now is the truth");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_subnet_of_a_network_that_may_not_be_read_is_asked_for_itself() {
+        let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
+        let (node, masquerade) = (Node::default(), MasqueradeSpec::default());
+        let subnet = |name: &str| format!("{NETWORK}/subnets/{name}");
+        let (nodes, new) = (subnet("nodes"), subnet("new"));
+        let body = |prefix: &str| json!({"properties": {"addressPrefix": prefix}});
+        let machines = machines(&[(&nodes, body("10.240.0.0/20")), (&new, body("10.241.0.0/20"))]);
+        for (id, prefix) in [(&nodes, "10.240.0.0/20"), (&new, "10.241.0.0/20"), (&new, "10.241.0.0/20")] {
+            let primary = prefix.split('/').next().unwrap().parse().unwrap();
+            let view = View { subnet: id.parse().unwrap(), primary, ..view() };
+            assert_eq!(machines.describe(&node, &target, &view, &masquerade).await.unwrap().subnet_prefix, prefix);
+        }
+        assert_eq!(*machines.arm.reads.lock().unwrap(), ["get_network", "get_subnet", "get_subnet"]);
     }
 
     #[tokio::test(start_paused = true)]
