@@ -27,27 +27,44 @@ pub enum ChildError {
     /// It could not be started, or not be listened to.
     #[error("it cannot be run")]
     Run(#[source] io::Error),
-    /// It was ended.
-    #[error("it did not end within {} s and was killed", .0.as_secs())]
+    /// It was ended, or not even started.
+    #[error("its time of {} s was over before it ended, and it was killed", .0.as_secs())]
     Deadline(Duration),
+}
+
+/// How long a step may take, however many programs it runs one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    of: Duration,
+    until: Instant,
+}
+
+impl Limit {
+    /// One that begins now.
+    #[must_use]
+    pub fn of(time: Duration) -> Self {
+        Self { of: time, until: Instant::now() + time }
+    }
 }
 
 /// Runs it with this input, and waits for its end.
 ///
 /// # Errors
-/// When it does not start, or is still running after `limit`.
-pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output, ChildError> {
-    let deadline = Instant::now() + limit;
+/// When it does not start, or is still running when the limit is over.
+pub fn run(command: &mut Command, input: &[u8], limit: Limit) -> Result<Output, ChildError> {
+    if limit.until <= Instant::now() {
+        return Err(ChildError::Deadline(limit.of));
+    }
     let stdin = as_file(input).map_err(ChildError::Run)?;
     // A group of its own, so that a script's hanging child ends with it.
     let spawned = command.process_group(0).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.map_err(ChildError::Run)?;
-    let heard = listen(&mut child, deadline);
+    let heard = listen(&mut child, limit.until);
     if !matches!(heard, Ok(Some(_))) {
         end(&mut child);
     }
     let status = child.wait().map_err(ChildError::Run)?;
-    let [stdout, stderr] = heard.map_err(ChildError::Run)?.ok_or(ChildError::Deadline(limit))?;
+    let [stdout, stderr] = heard.map_err(ChildError::Run)?.ok_or(ChildError::Deadline(limit.of))?;
     Ok(Output { status, stdout, stderr })
 }
 
@@ -135,12 +152,14 @@ mod tests {
         command
     }
 
-    const LONG: Duration = Duration::from_mins(1);
+    fn long() -> Limit {
+        Limit::of(Duration::from_mins(1))
+    }
 
     #[test]
     fn what_goes_in_and_comes_out_is_whole() {
         let input = vec![b'x'; 300_000];
-        let output = run(&mut shell("cat; echo said >&2; exit 3"), &input, LONG).unwrap();
+        let output = run(&mut shell("cat; echo said >&2; exit 3"), &input, long()).unwrap();
         assert_eq!((output.status.code(), output.stdout, output.stderr), (Some(3), input, b"said\n".to_vec()));
     }
 
@@ -149,8 +168,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pid = folder.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
-        let error = run(&mut shell(&script), b"", Duration::from_secs(1)).unwrap_err();
-        assert_eq!(error.to_string(), "it did not end within 1 s and was killed");
+        let error = run(&mut shell(&script), b"", Limit::of(Duration::from_secs(1))).unwrap_err();
+        assert_eq!(error.to_string(), "its time of 1 s was over before it ended, and it was killed");
         let child: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
         let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         while !state().is_empty() && !state().contains(") Z ") {
@@ -160,13 +179,13 @@ mod tests {
 
     #[test]
     fn a_daemon_that_it_leaves_behind_is_not_waited_for() {
-        let output = run(&mut shell("sleep 5 & echo done"), b"", LONG).unwrap();
+        let output = run(&mut shell("sleep 5 & echo done"), b"", long()).unwrap();
         assert_eq!(output.stdout, b"done\n");
     }
 
     #[test]
     fn endless_talk_ends_in_a_broken_pipe() {
-        let output = run(&mut shell("yes"), b"", LONG).unwrap();
+        let output = run(&mut shell("yes"), b"", long()).unwrap();
         assert!(output.stdout.len() <= MOST_BYTES + 8192 && !output.status.success());
     }
 }

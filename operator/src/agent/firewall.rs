@@ -6,8 +6,9 @@ use tracing::{info, warn};
 
 use super::{
     generation,
-    iptables::{self, Iptables, IptablesError, Looked, Settled},
+    iptables::{self, Iptables, IptablesError, LIMIT, Looked, Settled},
 };
+use crate::child::Limit;
 
 /// What is known of the back end.
 #[derive(Debug, Default)]
@@ -32,7 +33,8 @@ impl Firewall {
     /// # Errors
     /// When iptables fails.
     pub fn converge(&mut self, setting: Backend, policy: &Policy) -> Result<Vec<String>, IptablesError> {
-        let iptables = self.choose(setting)?;
+        let limit = Limit::of(LIMIT);
+        let iptables = self.choose(setting, limit)?;
         let desired = rules::desire(policy);
         // Read before looking: a change in between is seen the next time.
         let generation = match iptables.program() {
@@ -42,24 +44,24 @@ impl Firewall {
         if self.seen.as_ref().is_some_and(|(seen, chains)| Some(*seen) == generation && *chains == desired) {
             return Ok(vec![]);
         }
-        let Looked { differed, chains } = iptables::converge(&iptables, &desired)?;
+        let Looked { differed, chains } = iptables::converge(&iptables, &desired, limit)?;
         self.foreign = rules::foreign(&chains, &policy.pool);
         self.seen = generation.map(|generation| (generation, desired));
         Ok(differed)
     }
 
     /// Decides which back end; until something tells, decides anew each time.
-    fn choose(&mut self, setting: Backend) -> Result<Iptables, IptablesError> {
+    fn choose(&mut self, setting: Backend, limit: Limit) -> Result<Iptables, IptablesError> {
         if let Some(Chosen { iptables, setting: chosen_by, settled: Settled::Yes }) = &self.chosen
             && *chosen_by == setting
         {
             return Ok(iptables.clone());
         }
-        let (iptables, settled) = iptables::choose(setting)?;
+        let (iptables, settled) = iptables::choose(setting, limit)?;
         if self.chosen.as_ref().is_none_or(|chosen| chosen.iptables != iptables) {
             info!(program = ?iptables.program(), ?settled, "iptables back end");
             self.seen = None;
-            leave_other(&iptables);
+            leave_other(&iptables, limit);
         }
         self.chosen = Some(Chosen { iptables: iptables.clone(), setting, settled });
         Ok(iptables)
@@ -67,13 +69,13 @@ impl Firewall {
 }
 
 /// Takes our chains out of the back end that the node does not use: rules in both would masquerade twice.
-fn leave_other(chosen: &Iptables) {
+fn leave_other(chosen: &Iptables, limit: Limit) {
     let other = match chosen.program() {
         Program::Nft => Iptables::new(Program::Legacy),
         Program::Legacy => Iptables::new(Program::Nft),
     };
     if other.has_tables()
-        && let Err(error) = iptables::withdraw(&other)
+        && let Err(error) = iptables::withdraw(&other, limit)
     {
         warn!(error = %super::problems::chain(&error), program = ?other.program(), "our rules may remain in the back end that the node does not use");
     }

@@ -12,12 +12,12 @@ use std::{
 use azure_vnet_crds::config::Backend;
 use azure_vnet_operator_core::rules::{self, Chains, Evidence, Plan, Program, Table};
 
-use crate::child::{self, ChildError};
+use crate::child::{self, ChildError, Limit};
 
 /// Longest wait for another process that holds the lock of the legacy tables, in seconds.
 const LOCK_SECONDS: &str = "2";
-/// How long one of the programs may take: the node is looked after by one thread, which a program that hangs would hold for ever.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long all programs of one look may take together: the node is looked after by one thread, which those that hang would hold for ever.
+pub const LIMIT: Duration = Duration::from_secs(10);
 /// What the program exits with where there is no such chain.
 const NO_CHAIN: i32 = 1;
 /// Where the kernel lists the legacy tables that exist.
@@ -70,20 +70,20 @@ impl Iptables {
     ///
     /// # Errors
     /// When the program fails for another reason than a missing chain.
-    pub fn observe(&self) -> Result<Chains, IptablesError> {
+    pub fn observe(&self, limit: Limit) -> Result<Chains, IptablesError> {
         let mut chains = Chains::default();
         for table in Table::ALL {
             match self.program {
-                Program::Nft => self.observe_chains(table, &mut chains)?,
-                Program::Legacy => self.observe_table(table, &mut chains)?,
+                Program::Nft => self.observe_chains(table, &mut chains, limit)?,
+                Program::Legacy => self.observe_table(table, &mut chains, limit)?,
             }
         }
         Ok(chains)
     }
 
-    fn observe_chains(&self, table: Table, chains: &mut Chains) -> Result<(), IptablesError> {
+    fn observe_chains(&self, table: Table, chains: &mut Chains, limit: Limit) -> Result<(), IptablesError> {
         for chain in std::iter::once(&table.base()).chain(table.chains()) {
-            let output = self.run("", &["-w", LOCK_SECONDS, "-t", table.name(), "-S", chain], "")?;
+            let output = self.run("", &["-w", LOCK_SECONDS, "-t", table.name(), "-S", chain], ("", limit))?;
             match output.status.code() {
                 Some(0) => chains.record(table, chain, &String::from_utf8_lossy(&output.stdout)),
                 Some(NO_CHAIN) => {}
@@ -93,8 +93,8 @@ impl Iptables {
         Ok(())
     }
 
-    fn observe_table(&self, table: Table, chains: &mut Chains) -> Result<(), IptablesError> {
-        let output = self.run("-save", &["-t", table.name()], "")?;
+    fn observe_table(&self, table: Table, chains: &mut Chains, limit: Limit) -> Result<(), IptablesError> {
+        let output = self.run("-save", &["-t", table.name()], ("", limit))?;
         if !output.status.success() {
             return Err(self.failed("-save", &output));
         }
@@ -106,8 +106,8 @@ impl Iptables {
     ///
     /// # Errors
     /// When the program refuses it; that table is as it was.
-    pub fn apply(&self, plan: &Plan) -> Result<(), IptablesError> {
-        let output = self.run("-restore", &["-w", LOCK_SECONDS, "--noflush"], &plan.restore)?;
+    pub fn apply(&self, plan: &Plan, limit: Limit) -> Result<(), IptablesError> {
+        let output = self.run("-restore", &["-w", LOCK_SECONDS, "--noflush"], (&plan.restore, limit))?;
         if output.status.success() { Ok(()) } else { Err(self.failed("-restore", &output)) }
     }
 
@@ -121,11 +121,11 @@ impl Iptables {
     }
 
     /// What speaks for this back end.
-    fn evidence(&self) -> Result<Evidence, IptablesError> {
+    fn evidence(&self, limit: Limit) -> Result<Evidence, IptablesError> {
         if !self.has_tables() {
             return Ok(Evidence::default());
         }
-        let output = self.run("-save", &[], "")?;
+        let output = self.run("-save", &[], ("", limit))?;
         if output.status.success() {
             Ok(rules::evidence(&String::from_utf8_lossy(&output.stdout)))
         } else {
@@ -141,10 +141,10 @@ impl Iptables {
         format!("{program}{suffix}")
     }
 
-    fn run(&self, suffix: &str, arguments: &[&str], input: &str) -> Result<Output, IptablesError> {
+    fn run(&self, suffix: &str, arguments: &[&str], (input, limit): (&str, Limit)) -> Result<Output, IptablesError> {
         let program = self.name(suffix);
         let mut command = Command::new(&program);
-        child::run(command.args(arguments), input.as_bytes(), LIMIT).map_err(|source| IptablesError::Run { program, source })
+        child::run(command.args(arguments), input.as_bytes(), limit).map_err(|source| IptablesError::Run { program, source })
     }
 
     fn failed(&self, suffix: &str, output: &Output) -> IptablesError {
@@ -162,18 +162,18 @@ pub struct Looked {
     pub chains: Chains,
 }
 
-/// Brings our chains to what is desired, and looks again.
+/// Brings our chains to what is desired, and looks again; all within one limit.
 ///
 /// # Errors
 /// When reading or writing fails, or the kernel holds something else afterwards.
-pub fn converge(iptables: &Iptables, desired: &Chains) -> Result<Looked, IptablesError> {
-    let chains = iptables.observe()?;
+pub fn converge(iptables: &Iptables, desired: &Chains, limit: Limit) -> Result<Looked, IptablesError> {
+    let chains = iptables.observe(limit)?;
     let plan = rules::plan(&chains, desired);
     if plan.is_empty() {
         return Ok(Looked { differed: vec![], chains });
     }
-    iptables.apply(&plan)?;
-    let chains = iptables.observe()?;
+    iptables.apply(&plan, limit)?;
+    let chains = iptables.observe(limit)?;
     let left = rules::plan(&chains, desired);
     if left.is_empty() { Ok(Looked { differed: plan.differs, chains }) } else { Err(IptablesError::Differs(left.differs)) }
 }
@@ -182,21 +182,21 @@ pub fn converge(iptables: &Iptables, desired: &Chains) -> Result<Looked, Iptable
 ///
 /// # Errors
 /// When reading or writing fails.
-pub fn withdraw(iptables: &Iptables) -> Result<(), IptablesError> {
-    let plan = rules::withdraw(&iptables.observe()?);
-    if plan.is_empty() { Ok(()) } else { iptables.apply(&plan) }
+pub fn withdraw(iptables: &Iptables, limit: Limit) -> Result<(), IptablesError> {
+    let plan = rules::withdraw(&iptables.observe(limit)?);
+    if plan.is_empty() { Ok(()) } else { iptables.apply(&plan, limit) }
 }
 
 /// The back end to use, and whether that is settled: with nothing to tell by, nft is taken until kubelet or kube-proxy have left their marks.
 ///
 /// # Errors
 /// When a save program fails.
-pub fn choose(setting: Backend) -> Result<(Iptables, Settled), IptablesError> {
+pub fn choose(setting: Backend, limit: Limit) -> Result<(Iptables, Settled), IptablesError> {
     let (nft, legacy) = (Iptables::new(Program::Nft), Iptables::new(Program::Legacy));
     match setting {
         Backend::Nft => Ok((nft, Settled::Yes)),
         Backend::Legacy => Ok((legacy, Settled::Yes)),
-        Backend::Auto => Ok(match rules::choose(nft.evidence()?, legacy.evidence()?) {
+        Backend::Auto => Ok(match rules::choose(nft.evidence(limit)?, legacy.evidence(limit)?) {
             Some(Program::Nft) => (nft, Settled::Yes),
             Some(Program::Legacy) => (legacy, Settled::Yes),
             None => (nft, Settled::No),

@@ -10,7 +10,7 @@ use std::{
 
 use azure_vnet_operator_core::conflist;
 
-use crate::child::{self, ChildError};
+use crate::child::{self, ChildError, Limit};
 
 /// How long a plugin may take to answer: a node under pressure is slow, a plugin that hangs is broken.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ fn hint(error: &io::Error) -> &'static str {
 pub fn ask(path: &Path) -> Result<BTreeSet<String>, VersionError> {
     let mut command = Command::new(path);
     command.env_clear().env("CNI_COMMAND", "VERSION");
-    let answer = child::run(&mut command, br#"{"cniVersion":"1.0.0"}"#, DEADLINE).map_err(|error| broken(path, error))?.stdout;
+    let answer = child::run(&mut command, br#"{"cniVersion":"1.0.0"}"#, Limit::of(DEADLINE)).map_err(|error| broken(path, error))?.stdout;
     conflist::known_versions(&answer)
         .filter(|versions| !versions.is_empty())
         .ok_or_else(|| VersionError::Answer { path: path.to_owned(), answer: String::from_utf8_lossy(&answer).chars().take(200).collect() })

@@ -2,7 +2,18 @@
 
 use azure_vnet_crds::config::MasqueradeMode;
 
-use super::{super::problems::Topic, *};
+use std::time::Duration;
+
+use azure_vnet_operator_core::rules::{Chains, Program};
+
+use super::{
+    super::{
+        iptables::{self, Iptables, IptablesError},
+        problems::Topic,
+    },
+    *,
+};
+use crate::child::{ChildError, Limit};
 
 #[test]
 fn rules_are_mended_when_flushed_and_foreign_ones_stay_in_either_back_end() {
@@ -48,8 +59,20 @@ fn an_iptables_that_hangs_is_ended_and_named() {
         let outcome = node.reconcile(&seen(Some(&object(1, &["1/10.0.0.5"])), vec![])).unwrap();
         let report = outcome.report.unwrap();
         let (_, problem) = report.problems.iter().find(|(topic, _)| *topic == Topic::RulesInSync).unwrap();
-        assert_eq!(problem.message, "cannot run iptables-nft: it did not end within 10 s and was killed");
+        assert_eq!(problem.message, "cannot run iptables-nft: its time of 10 s was over before it ended, and it was killed");
         assert_eq!(offered(&node).map(|pool| pool.len()), Some(0), "the pool was taken over all the same");
+    });
+}
+
+#[test]
+fn all_programs_of_one_look_share_one_limit() {
+    apart(|| {
+        stand_in("iptables-nft", "echo x >> /run/calls; exec sleep 1");
+        let iptables = Iptables::new(Program::Nft);
+        let error = iptables::converge(&iptables, &Chains::default(), Limit::of(Duration::from_secs(2))).unwrap_err();
+        assert!(matches!(error, IptablesError::Run { source: ChildError::Deadline(_), .. }), "{error}");
+        let calls = fs::read_to_string("/run/calls").unwrap().lines().count();
+        assert!(calls <= 2, "{calls} programs of a second each were started within two seconds");
     });
 }
 
