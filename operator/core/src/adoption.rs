@@ -13,6 +13,8 @@ use azure_vnet_crds::{
 };
 use ipnet::Ipv4Net;
 
+use crate::withheld::Why;
+
 /// How long after it was listed an address is offered although the node's metadata has not shown it (safety rule RE6).
 pub const SILENCE: Duration = Duration::from_mins(1);
 /// From metadata showing an address to traffic that arrives (safety rule RE6).
@@ -172,6 +174,18 @@ impl Sightings {
             Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden => false,
         };
         self.0.values().any(waits)
+    }
+
+    /// Addresses that pods do not get, and that no time brings to them by itself.
+    #[must_use]
+    pub fn withheld(&self) -> BTreeMap<Ipv4Addr, Why> {
+        let why = |sighting: Sighting| match sighting {
+            Sighting::Listed { .. } => Some(Why::NotShown),
+            Sighting::Hidden => Some(Why::TakenBack),
+            Sighting::Unconfirmed => Some(Why::Unconfirmed),
+            Sighting::Known | Sighting::Shown { .. } => None,
+        };
+        self.0.iter().filter_map(|(address, sighting)| Some((*address, why(*sighting)?))).collect()
     }
 
     /// Addresses that IMDS showed and shows no more.

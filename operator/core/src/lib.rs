@@ -17,3 +17,4 @@ pub mod size;
 pub mod standalone;
 pub mod subnet;
 pub mod sysctl;
+pub mod withheld;

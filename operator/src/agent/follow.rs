@@ -2,51 +2,32 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
-use azure_vnet_crds::{
-    AzureVnetNodeSpec,
-    node::{Agent, SlotAddress, StoreCounts},
-};
+use azure_vnet_crds::node::{Agent, SlotAddress, StoreCounts};
 use azure_vnet_operator_core::{
-    adoption::{self, Adopted, Judgement, Listed, Pass},
+    adoption::{self, Listed, Pass},
     demand::{self, Held},
+    withheld,
 };
 use azure_vnet_plugin::store::{Adoption, Freed, KeeperError, Quarantining};
 use azure_vnet_plugin_core::{
     gc::LinkWitness,
-    lease::{Entry, Quarantine, ReleaseId},
-    pool::{self, ContentHash, PoolFacts, SealOwner},
+    lease::{Entry, Quarantine},
+    pool::{self, SealOwner},
 };
-use ipnet::Ipv4Net;
-use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
+    basis::{Basis, facts, marker, to_store},
     clocks::since_boot,
     host::{Host, Look},
     keep::{Node, Outcome, Seen, Want},
     kernel::{Kernel, View},
-    memory::Memory,
-    object::Object,
     orphans::{Action, Orphans, Trace},
-    problems::{News, Problems, Report, Topic, chain},
+    problems::{News, Problem, Problems, Report, Topic, chain},
 };
 
 /// How long one look may spend on leases of pods that are gone.
 const ORPHANS_AT_MOST: Duration = Duration::from_secs(15);
-
-/// What the object, or what was kept of it, says.
-#[derive(Debug)]
-pub(super) struct Basis {
-    pub(super) uid: String,
-    pub(super) spec: AzureVnetNodeSpec,
-    pub(super) removing: Vec<SlotAddress>,
-    pub(super) last_read: Option<Timestamp>,
-    pub(super) listed: Listed,
-    /// Whether the spec also has what rules and CNI configuration are made of.
-    pub(super) whole: bool,
-    /// Of the revision, as it was when it was adopted.
-    pub(super) content: ContentHash,
-}
 
 /// How taking over ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,49 +35,33 @@ enum Taken {
     /// The store is as the basis asks.
     Over,
     /// Nothing confirms the basis yet.
-    Waits,
+    AwaitsWitness,
+    /// Nobody says which subnet the addresses are in.
+    SubnetUnknown,
+}
+
+impl Taken {
+    /// What is in the way of taking over.
+    fn problem(self, mac: &str) -> Option<Problem> {
+        match self {
+            Self::Over => None,
+            Self::AwaitsWitness => Some(Problem {
+                reason: "AwaitsWitness",
+                message: "waits for the API server or this node's IMDS to confirm the pool of the former boot".into(),
+            }),
+            Self::SubnetUnknown => Some(Problem {
+                reason: "SubnetUnknown",
+                message: format!(
+                    "the prefix of the node's subnet is not known, and pods are not wired by guess: the controller may not read the subnet, and no route \
+                     of the NIC with the MAC {mac} tells it. Let the controller's identity read it (Microsoft.Network/virtualNetworks/subnets/read), or \
+                     give the NIC its subnet's route back"
+                ),
+            }),
+        }
+    }
 }
 
 impl Node {
-    /// What to go by: the object, unless it is older than what was adopted (safety rule RE3); else what was kept of it.
-    pub(super) fn basis(&self, seen: &Seen, problems: &mut Problems) -> Option<Basis> {
-        let durable = problems.check(Topic::StoreHealthy, "PoolUnreadable", self.keeper.adopted())?;
-        let adopted = durable.as_ref().map(|pool| Adopted { revision: pool.revision, content: pool.content.0 });
-        let kept = durable.map(|pool| self.kept(&pool));
-        let Some(object) = &seen.object else { return kept };
-        // A revision of 0 says nothing yet.
-        if object.spec.revision == 0 {
-            return kept;
-        }
-        match adoption::judge(adopted.as_ref(), &object.spec) {
-            Judgement::Adopt | Judgement::Unchanged => Some(by_object(object)),
-            Judgement::Regressed(why) => {
-                problems.note(Topic::PoolAdopted, "RevisionRegressed", format!("{why}; the controller will answer with a higher revision"));
-                kept
-            }
-        }
-    }
-
-    /// What was adopted last, as far as it lies on disk.
-    pub fn last_spec(&self) -> Result<AzureVnetNodeSpec, KeeperError> {
-        Ok(self.keeper.adopted()?.map(|pool| self.kept(&pool).spec).unwrap_or_default())
-    }
-
-    /// What lies on disk. Where the remembered spec is not of the adopted revision, the pool record alone has to do.
-    fn kept(&self, pool: &pool::Pool) -> Basis {
-        let same = |memory: &&Memory| memory.spec.revision == pool.revision && adoption::content(&memory.spec) == pool.content.0;
-        let remembered = self.memory.as_ref().filter(same).map(|memory| memory.spec.clone());
-        Basis {
-            uid: pool.object_uid.clone(),
-            whole: remembered.is_some(),
-            spec: remembered.unwrap_or_else(|| bare_spec(pool)),
-            removing: vec![],
-            last_read: None,
-            listed: Listed::OnDiskOnly,
-            content: pool.content,
-        }
-    }
-
     pub(super) fn follow(&mut self, seen: &Seen, view: &View, basis: Basis, problems: &mut Problems, outcome: &mut Outcome) {
         let now = since_boot();
         let basis = &self.trusted(seen, basis, now);
@@ -104,18 +69,15 @@ impl Node {
         self.remember_hidden(problems);
         let taken = self.take_over(basis, view, now);
         let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);
-        if taken == Some(Taken::Waits) {
-            problems.note(
-                Topic::PoolAdopted,
-                "AwaitsWitness",
-                "waits for the API server or this node's IMDS to confirm the pool of the former boot".into(),
-            );
+        if let Some(Problem { reason, message }) = taken.and_then(|taken| taken.problem(&basis.spec.node.mac)) {
+            problems.note(Topic::PoolAdopted, reason, message);
         }
         let taken = taken == Some(Taken::Over);
         let Some(entries) = problems.check(Topic::StoreHealthy, "StoreUnreadable", self.keeper.store().list()) else { return };
         if taken {
             self.keep_in_mind(basis, problems);
         }
+        outcome.withheld = self.tell_withheld(&entries, problems, now);
         let spec = &basis.spec;
         let addresses: BTreeSet<Ipv4Addr> = adoption::listed(spec).iter().map(|slot| slot.address).collect();
         let held: BTreeSet<Ipv4Addr> =
@@ -153,6 +115,20 @@ impl Node {
         }
     }
 
+    /// Says which attached addresses pods do not get although nobody set them aside. Answers how many those are.
+    fn tell_withheld(&mut self, entries: &[(Ipv4Addr, Entry)], problems: &mut Problems, now: Duration) -> usize {
+        let mut withheld = self.sightings.withheld();
+        for (address, _) in entries.iter().filter(|(_, entry)| matches!(entry, Entry::Quarantined(_))) {
+            withheld.remove(address);
+        }
+        self.withheld.look(now, &withheld);
+        let lasting = self.withheld.lasting(now);
+        if let Some(message) = withheld::message(&lasting) {
+            problems.remark(Topic::PoolAdopted, "Withheld", message);
+        }
+        lasting.len()
+    }
+
     /// Withdraws, adopts, seals, sets aside: in the order of safety rules ST6 to ST8.
     fn take_over(&mut self, basis: &Basis, view: &View, now: Duration) -> Result<Taken, KeeperError> {
         let quarantined = self.quarantined()?;
@@ -167,15 +143,17 @@ impl Node {
             }
         }
         let offer = adoption::offer(&basis.spec, &basis.removing, &self.sightings, now);
+        let before = || self.keeper.adopted().ok().flatten().map(|pool| pool.prefix);
+        let Some(facts) = facts(basis, view, before) else { return Ok(Taken::SubnetUnknown) };
         let adoption = Adoption {
-            facts: facts(basis, view),
+            facts,
             addresses: adoption::listed(&basis.spec).into_iter().map(to_store).collect(),
             offered: offer.offered.iter().map(|slot| slot.address).collect(),
             hold: offer.set_aside.iter().map(|slot| marker(basis, *slot)).collect(),
         };
         if basis.listed == Listed::OnDiskOnly && !self.keeper.is_sealed() && adoption.offered.is_empty() {
             // After a boot nothing counts before the object was read again, or this node's IMDS confirmed something (safety rule RE5).
-            return Ok(Taken::Waits);
+            return Ok(Taken::AwaitsWitness);
         }
         if self.adoption.as_ref() != Some(&adoption) || !self.keeper.is_sealed() {
             let pool = self.keeper.adopt(&adoption)?;
@@ -315,53 +293,14 @@ fn set_aside(entries: &[(Ipv4Addr, Entry)], adopted: Option<&pool::Pool>) -> usi
     entries.iter().filter(|(_, entry)| matches!(entry, Entry::Quarantined(marker) if lists(marker))).count()
 }
 
-fn by_object(object: &Object) -> Basis {
-    let Object { uid, spec, removing, last_read, agent: _, conditions: _ } = object.clone();
-    let content = ContentHash(adoption::content(&spec));
-    Basis { uid, spec, removing, last_read, listed: Listed::ByObject, whole: true, content }
-}
-
-/// All that a pool record tells of its spec: enough for addresses, not for rules or the CNI configuration.
-fn bare_spec(pool: &pool::Pool) -> AzureVnetNodeSpec {
-    let mut spec = AzureVnetNodeSpec { revision: pool.revision, ..AzureVnetNodeSpec::default() };
-    spec.addresses = pool.addresses().iter().map(|at| SlotAddress { slot: at.slot, address: at.address }).collect();
-    spec.node.subnet_prefix = pool.prefix.to_string();
-    spec.effective.cool_down_seconds = pool.cool_down.as_secs();
-    spec
-}
-
-fn to_store(slot: SlotAddress) -> pool::SlotAddress {
-    pool::SlotAddress { slot: slot.slot, address: slot.address }
-}
-
-/// The marker of an address: of the release that names it, or of the removal that goes on.
-fn marker(basis: &Basis, slot: SlotAddress) -> Quarantine {
-    let release = basis.spec.release.iter().find(|release| release.addresses.contains(&slot));
-    let release =
-        release.map_or(ReleaseId { id: 0, nonce: String::new() }, |release| ReleaseId { id: release.id, nonce: release.nonce.clone() });
-    Quarantine { slot: to_store(slot), object_uid: basis.uid.clone(), release }
-}
-
-fn facts(basis: &Basis, view: &View) -> PoolFacts {
-    let spec = &basis.spec;
-    // The controller leaves it out where it may not read the subnet.
-    let primary = spec.node.primary_address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED);
-    let prefix: Ipv4Net = spec.node.subnet_prefix.parse().ok().or_else(|| view.prefix(&spec.node.mac, primary)).unwrap_or_default();
-    PoolFacts {
-        object_uid: basis.uid.clone(),
-        revision: spec.revision,
-        content: basis.content,
-        prefix,
-        // Azure's gateway is always the first host of the subnet.
-        gateway: prefix.hosts().next().unwrap_or(Ipv4Addr::UNSPECIFIED),
-        cool_down: Duration::from_secs(spec.effective.cool_down_seconds),
-        // The uplink's saves every ADD the question.
-        mtu: if spec.effective.cni.mtu > 0 { Some(spec.effective.cni.mtu) } else { view.mtu(&spec.node.mac) },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use azure_vnet_plugin_core::{
+        lease::ReleaseId,
+        pool::{ContentHash, PoolFacts},
+    };
+    use ipnet::Ipv4Net;
+
     use super::*;
 
     #[test]

@@ -10,6 +10,7 @@ use azure_vnet_operator_core::{
     adoption::{Probation, Sightings, Source},
     conflist::NETWORK,
     demand::Pod,
+    withheld::Withheld,
 };
 use azure_vnet_plugin::store::{Adoption, Keeper, KeeperError, Rebuilt};
 use azure_vnet_plugin_core::boot::BootId;
@@ -75,6 +76,8 @@ pub struct Outcome {
     pub report: Option<Report>,
     /// Whether pods can start.
     pub ready: bool,
+    /// Attached addresses that pods do not get, since the node's metadata does not show them.
+    pub withheld: usize,
     /// Whether answers of the metadata are being waited for.
     pub waits_for_metadata: bool,
     /// In how long something becomes due by time alone.
@@ -98,6 +101,7 @@ pub struct Node {
     pub(super) memory: Option<Memory>,
     pub(super) vm_id: String,
     pub(super) sightings: Sightings,
+    pub(super) withheld: Withheld,
     pub(super) probation: Probation<Timestamp>,
     pub(super) refused: BTreeSet<(u64, SlotAddress)>,
     pub(super) orphans: Orphans,
@@ -145,6 +149,7 @@ impl Node {
             vm_id: memory.as_ref().map(|memory| memory.vm_id.clone()).unwrap_or_default(),
             memory,
             sightings: Sightings::default(),
+            withheld: Withheld::default(),
             probation: Probation::default(),
             refused: BTreeSet::new(),
             orphans: Orphans::default(),

@@ -3,6 +3,7 @@
 //! It decides nothing by itself: what is to be done is planned in `azure-vnet-operator-core` and the node store. It asks Azure for nothing but
 //! the node's own metadata.
 
+mod basis;
 mod clocks;
 mod conflist;
 mod firewall;
@@ -15,6 +16,7 @@ pub(crate) mod kernel;
 mod logs;
 mod memory;
 mod metadata;
+pub(crate) mod metrics;
 mod object;
 mod options;
 mod orphans;
@@ -24,7 +26,7 @@ mod problems;
 mod reporter;
 mod sysctl;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod witness;
 
 use std::{collections::BTreeSet, pin::pin, time::Duration};
@@ -75,6 +77,8 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
     let mut pod_events = pin!(watcher(pod_api.clone(), pods::watch_config(&name)).default_backoff());
     let mut metadata = Metadata::start(&world.endpoints)?;
     let mut reporter = Reporter::new(world.kube.clone(), objects.clone(), &name);
+    let metrics = metrics::Metrics::default();
+    world.telemetry.register(|registry| metrics.register(registry));
     let beat = world.telemetry.beat("agent", Duration::from_mins(2));
     let (mut object, mut pods) = (None, Pods::default());
     let mut arriving = None;
@@ -130,6 +134,7 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
         wants = outcome.wants;
         metadata.pace(outcome.waits_for_metadata);
         world.telemetry.set_ready(outcome.ready);
+        metrics.withheld.set(i64::try_from(outcome.withheld).unwrap_or(i64::MAX));
         reporter.report(outcome.report.as_ref(), object.as_ref()).await;
         reporter.announce(&outcome.cut_off, object.as_ref()).await;
         reporter.tell(&outcome.news).await;

@@ -2,6 +2,7 @@
 
 mod host;
 mod packets;
+mod pool;
 
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
@@ -30,7 +31,7 @@ use super::{
 const MAC: &str = "00:0d:3a:00:00:01";
 
 /// Runs on a thread that has left the machine's network and mounts.
-fn apart(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn apart(test: impl FnOnce() + Send + 'static) {
     let done = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("these tests make namespaces: run them as root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
@@ -47,7 +48,7 @@ fn apart(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -10,7 +10,7 @@ use azure_vnet_operator_core::adoption::{self, Before, Listed, Sightings, Source
 use tracing::warn;
 
 use super::{
-    follow::Basis,
+    basis::Basis,
     keep::{Node, Seen},
     memory::Memory,
     problems::{Problems, Topic},

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use super::Telemetry;
 use crate::{
+    agent::metrics as agent,
     azure::{budget::Class, meter::Meter},
     controller::metrics::{AddressState, Metrics, Outcome, Reason, SubnetName, WriteOutcome},
 };
@@ -23,6 +24,9 @@ fn exported() -> BTreeSet<String> {
     let telemetry = Telemetry::default();
     let metrics = Metrics::default();
     telemetry.register(|registry| metrics.register(registry));
+    let of_agent = agent::Metrics::default();
+    telemetry.register(|registry| of_agent.register(registry));
+    let agent::Metrics { withheld: _ } = of_agent;
     let Metrics { leader: _, passes, writes, addresses, lost: _, deficit: _, subnet_free, subnet_needs, subnet_eta, told } = metrics;
     drop(passes.get_or_create(&Outcome { outcome: "ok" }));
     drop(writes.get_or_create(&WriteOutcome { direction: "add", outcome: "ok" }));

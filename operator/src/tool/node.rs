@@ -31,8 +31,8 @@ pub enum Command {
     Leases(Place),
     /// Compares the store with the kernel, and mends what a report allows.
     #[command(after_help = "Examples:\n  azure-vnet-operator node fsck\n  azure-vnet-operator node fsck --output json > report.json\n  \
-                             azure-vnet-operator node fsck --repair report.json\n\nA difference is mended only if the report has it and it is still there. \
-                             Exits with 1 while there are differences.")]
+                             azure-vnet-operator node fsck --repair report.json\n\nNothing is mended unless the report has it and it is still there; then \
+                             every pod's link gets its lease. Exits with 1 while there are differences.")]
     Fsck {
         /// The store.
         #[command(flatten)]
@@ -270,9 +270,8 @@ fn mend(place: &Place, report: &PathBuf) -> anyhow::Result<Mended> {
     };
     let mut mended = Mended::default();
     if !wanted.is_empty() {
-        let view = Kernel::open()?.view()?;
-        let mut links = view.leases(&NETWORK.parse()?);
-        links.retain(|link| wanted.contains(&link.address));
+        // Of all links, not only of those in the report: a record that no link speaks for is forgotten.
+        let links = Kernel::open()?.view()?.leases(&NETWORK.parse()?);
         for rebuilt in keeper.rebuild_from_kernel(&links)? {
             match rebuilt {
                 Rebuilt::Made(address) => mended.leases.push(address),
@@ -291,5 +290,60 @@ impl fmt::Display for Mended {
             writeln!(f, "✓ made the lease of {address}")?;
         }
         write!(f, "✓ removed {} rests of dead processes\n{}", self.litter, self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::tests::{apart, run as shell};
+
+    fn place(root: &std::path::Path) -> Place {
+        let path = |name: &str| root.join(name);
+        for folder in ["run", "state", "conf"] {
+            fs::create_dir_all(path(folder)).unwrap();
+        }
+        Place {
+            output: Format::Json,
+            run_dir: path("run"),
+            state_dir: path("state"),
+            cni_conf_dir: path("conf"),
+            boot_id_file: path("boot_id"),
+        }
+    }
+
+    fn link(name: &str, of: &str) {
+        shell("ip", &["link", "add", name, "type", "veth", "peer", "name", &format!("{name}p")]);
+        shell("ip", &["link", "set", name, "alias", &format!("azure-vnet:{of}")]);
+    }
+
+    #[test]
+    fn st3_a_repair_looks_at_every_link_so_that_no_record_of_a_pod_that_is_there_is_forgotten() {
+        apart(|| {
+            let root = tempfile::tempdir().unwrap();
+            let place = place(root.path());
+            fs::write(&place.boot_id_file, "first\n").unwrap();
+            link("azv00000000001", "c1/eth0 10.0.0.5");
+            let keeper = Keeper::open(&place.run_dir, &place.state_dir, "first".parse().unwrap()).unwrap();
+            keeper.rebuild_from_kernel(&Kernel::open().unwrap().view().unwrap().leases(&NETWORK.parse().unwrap())).unwrap();
+            drop(keeper);
+            // Its record is of another boot, as after a boot id that was read from elsewhere; the report does not have it.
+            fs::write(&place.boot_id_file, "second\n").unwrap();
+            link("azv00000000002", "c2/eth0 10.0.0.6");
+            let report = root.path().join("report.json");
+            let found = check(&place).unwrap();
+            assert!(
+                !found
+                    .findings
+                    .iter()
+                    .any(|found| found.address == Some(Ipv4Addr::new(10, 0, 0, 5)) && found.kind == fsck::Kind::LinkWithoutLease)
+            );
+            fs::write(&report, serde_json::to_vec(&found).unwrap()).unwrap();
+            let mended = mend(&place, &report).unwrap();
+            let entries = place.store().unwrap().list().unwrap();
+            let leased: Vec<_> =
+                entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
+            assert_eq!(leased, [Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6)], "{mended:?}");
+        });
     }
 }

@@ -1,0 +1,89 @@
+//! What the agent says of the pool that it takes over: what is unknown, what is withheld, and what of a lost address is taken away.
+
+use super::{super::problems::Topic, *};
+
+#[test]
+fn an_unknown_subnet_keeps_the_pool_waiting_and_says_what_to_do_and_the_nics_route_tells_it() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5"]);
+        object.spec.node.subnet_prefix.clear();
+        run("ip", &["route", "del", "10.0.0.0/24", "dev", "eth0"]);
+        let mut node = machine.start();
+        let look = || seen(Some(&object), vec![imds("vm-1", &["10.0.0.5"])]);
+        let outcome = node.reconcile(&look()).unwrap();
+        let (status, reason, message) = told(&outcome, "PoolAdopted");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "SubnetUnknown"));
+        assert!(message.contains("subnets/read") && message.contains(MAC), "{message}");
+        assert!(offered(&node).is_none() && !machine.conflist() && !outcome.ready, "nothing is wired by guess");
+        run("ip", &["route", "add", "10.0.0.0/24", "dev", "eth0"]);
+        until(&mut node, &look(), |node, outcome| offered(node).is_some_and(|pool| pool.len() == 1) && outcome.ready);
+        assert_eq!(node.keeper.store().pool().unwrap().prefix.to_string(), "10.0.0.0/24");
+        run("ip", &["link", "set", "eth0", "down"]);
+        drop(node);
+        let outcome = machine.start().reconcile(&look()).unwrap();
+        assert_eq!(told(&outcome, "PoolAdopted").1, "Adopted", "what was once known holds while the NIC is down");
+    });
+}
+
+#[test]
+fn re6_an_answer_of_imds_that_lacks_our_nic_says_nothing_of_it() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        let elsewhere = Answer { shown: vec![("00:0d:3a:00:00:99".into(), vec![address("10.0.0.6")])], ..imds("vm-1", &[]) };
+        for answer in [elsewhere, Answer { shown: vec![], ..imds("vm-1", &[]) }] {
+            let outcome = node.reconcile(&seen(Some(&object), vec![answer])).unwrap();
+            assert_eq!(offered(&node).map(|pool| pool.len()), Some(2), "neither shown nor taken back");
+            assert_eq!((told(&outcome, "PoolAdopted").1.as_str(), outcome.withheld), ("Adopted", 0));
+        }
+    });
+}
+
+#[test]
+fn re5_what_is_withheld_is_told_with_count_and_reason_once_and_ends() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        let outcome = node.reconcile(&seen(Some(&object), vec![imds("vm-1", &["10.0.0.6"])])).unwrap();
+        let (status, reason, message) = told(&outcome, "PoolAdopted");
+        assert_eq!((status.as_str(), reason.as_str(), outcome.withheld), ("True", "Withheld", 1));
+        assert!(message.starts_with("1 attached addresses are withheld from pods: 10.0.0.5 (this node's IMDS showed them"), "{message}");
+        assert_eq!(outcome.news.iter().map(|news| news.reason).collect::<Vec<_>>(), ["Withheld"]);
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert_eq!((told(&outcome, "PoolAdopted").1, outcome.news), (reason, vec![]), "told once");
+        let outcome = node.reconcile(&seen(Some(&object), vec![imds("vm-1", &["10.0.0.5", "10.0.0.6"])])).unwrap();
+        assert_eq!((told(&outcome, "PoolAdopted").1.as_str(), outcome.withheld), ("Adopted", 0));
+    });
+}
+
+#[test]
+fn re7_a_lost_address_of_a_bridged_pod_loses_its_route_and_others_keep_theirs() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = machine.start();
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        run("ip", &["link", "add", "azure0", "type", "bridge"]);
+        run("ip", &["link", "set", "azure0", "up"]);
+        for (link, peer, of) in [("azv00000000001", "pod1", "c1/eth0 10.0.0.5"), ("azv00000000002", "pod2", "c2/eth0 10.0.0.6")] {
+            run("ip", &["link", "add", link, "type", "veth", "peer", "name", peer]);
+            run("ip", &["link", "set", peer, "up"]);
+            run("ip", &["link", "set", link, "master", "azure0", "up", "alias", &format!("azure-vnet:{of}")]);
+        }
+        for to in ["10.0.0.5/32", "10.0.0.6/32", "10.0.0.77/32"] {
+            run("ip", &["route", "add", to, "dev", "azure0"]);
+        }
+        object.spec.revision = 2;
+        object.spec.addresses = all(&["1/10.0.0.5"]);
+        object.spec.lost = all(&["2/10.0.0.6", "3/10.0.0.77"]);
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert_eq!(outcome.cut_off, [address("10.0.0.6")]);
+        let left = run("ip", &["route", "show", "dev", "azure0"]);
+        let left: Vec<&str> = left.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(left, ["10.0.0.5", "10.0.0.77"], "of our pods' routes only, and only of the lost address");
+        assert_eq!(condition(&outcome, Topic::RulesInSync), None);
+    });
+}
