@@ -1,7 +1,7 @@
 //! Carries out the network of bridged pods: observes the host's links, addresses and routes, makes what is missing, and observes again.
 //! Nothing here takes a bridge away or an uplink out of one, but for a move that the kernel refused in its middle.
 
-use std::{collections::BTreeSet, fs, io, net::IpAddr, os::fd::AsFd, path::PathBuf};
+use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName},
@@ -9,11 +9,12 @@ use azure_vnet_plugin_core::{
     frames::{Holder, ObservedRule, RulePlan},
 };
 use ipnet::IpNet;
-use rustix::fs::FlockOperation;
 
 use crate::{
     frames::Frames,
+    lock,
     netlink::{Change, Errno, Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError},
+    store::LOCK_WAIT,
     switch::{self, SwitchError},
 };
 
@@ -69,6 +70,9 @@ pub enum BridgeError {
     /// The lock.
     #[error("cannot lock the host's network")]
     Lock(#[source] io::Error),
+    /// Another process has the lock.
+    #[error("the host's network is locked by another process for more than {} s", LOCK_WAIT.as_secs())]
+    Busy,
     /// Something else changes it as fast as it is made.
     #[error("the network of bridge {0} does not come to rest: another program changes it")]
     Unsettled(IfName),
@@ -94,8 +98,9 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
         return Ok(*ready);
     }
     let namespace = fs::File::open(OWN_NAMESPACE).map_err(BridgeError::Lock)?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(namespace.as_fd(), FlockOperation::LockExclusive))
-        .map_err(|e| BridgeError::Lock(e.into()))?;
+    if !lock::wait_for(&namespace, LOCK_WAIT).map_err(BridgeError::Lock)? {
+        return Err(BridgeError::Busy);
+    }
     let mut name = None;
     for _ in 0..PASSES {
         match look(host, frames, wish, subnet)? {
@@ -119,8 +124,12 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
 /// # Errors
 /// The kernel refuses.
 pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr]) -> Result<usize, NetlinkError> {
-    let mut frames = Frames::open()?;
-    let rules = frames.observe()?;
+    let mut frames = match Frames::open() {
+        // A kernel without netfilter's socket has no rules.
+        Err(error) if error.errno() == Some(Errno::PROTONOSUPPORT) => None,
+        frames => Some(frames?),
+    };
+    let rules = frames.as_mut().map_or(Ok(Vec::new()), Frames::observe)?;
     let tag = Holder::Pod(attachment.clone()).tag();
     let own = |rule: &&ObservedRule| rule.comment.tag == tag;
     let mut addresses: BTreeSet<IpAddr> = rules.iter().filter(own).filter_map(|rule| rule.comment.address).collect();
@@ -135,7 +144,7 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
         }
     }
     let count = rules.iter().filter(own).count();
-    if count > 0 {
+    if let (Some(frames), true) = (&mut frames, count > 0) {
         frames.settle(|seen| RulePlan::of_pod(attachment, &[], seen))?;
     }
     Ok(count)
@@ -172,7 +181,7 @@ fn look(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpN
         return Ok(Pass::Lacking { network, seen, steps });
     };
     let rules = frames.observe().map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })?;
-    if rules_plan(wish, &network, &seen, &rules).iter().all(RulePlan::is_empty) {
+    if rules_plan(wish, &network, &seen, &rules).is_empty() {
         return Ok(Pass::Ready(Box::new(Ready { network, bridge, rules })));
     }
     Ok(Pass::Lacking { network, seen, steps })
@@ -289,18 +298,23 @@ fn put_back(host: &mut Netlink, seen: &Host, uplink: LinkIndex, bridge: LinkInde
     if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
 }
 
-fn rules_plan(wish: &NetworkWish, network: &Network, seen: &Host, rules: &[ObservedRule]) -> [RulePlan; 2] {
-    let own = RulePlan::towards(&Holder::Network(network.bridge.clone()), &network.rules(wish, seen), rules);
-    [RulePlan::towards(&Holder::Table, &bridge::table_rules(), rules), own]
+/// What is lacking of the rules, and what is in their place, to be changed together.
+fn rules_plan(wish: &NetworkWish, network: &Network, seen: &Host, rules: &[ObservedRule]) -> RulePlan {
+    let bridge = || network.bridge.clone();
+    let plans = [
+        RulePlan::towards(&Holder::Table, &bridge::table_rules(), rules),
+        RulePlan::towards(&Holder::Network(bridge()), &network.rules(seen), rules),
+        RulePlan::including(&Holder::Asked(bridge()), &Network::asked(wish), rules),
+    ];
+    plans.into_iter().fold(RulePlan::default(), |mut all, RulePlan { delete, add }| {
+        all.delete.extend(delete);
+        all.add.extend(add);
+        all
+    })
 }
 
 fn settle_rules(frames: &mut Frames, wish: &NetworkWish, network: &Network, seen: &Host) -> Result<(), BridgeError> {
-    let plan = |rules: &[ObservedRule]| {
-        let [mut all, own] = rules_plan(wish, network, seen, rules);
-        all.delete.extend(own.delete);
-        all.add.extend(own.add);
-        all
-    };
+    let plan = |rules: &[ObservedRule]| rules_plan(wish, network, seen, rules);
     frames.settle(plan).map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })
 }
 

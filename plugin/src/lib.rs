@@ -5,6 +5,7 @@ pub mod command;
 pub mod delegate;
 pub mod frames;
 pub mod kernel_use;
+mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod source;

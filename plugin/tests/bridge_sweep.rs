@@ -22,12 +22,15 @@ use std::env;
 use azure_vnet_plugin::{frames::Frames, netlink::Netlink};
 use azure_vnet_plugin_core::frames::Chain;
 use fabric::Fabric;
+use nix::errno::Errno;
 use node::{Node, Sandbox, on_a_node};
 use serde_json::{Value, json};
 use strike::{Blow, Strike, run, strikes};
 
 /// Of so many blows a sample has one.
 const ONE_OF: usize = 53;
+/// The number of the system call.
+const SOCKET: u64 = 41;
 
 #[test]
 fn the_first_bridged_add_struck_anywhere_leaves_a_host_that_the_next_command_connects() {
@@ -47,6 +50,19 @@ fn the_first_bridged_add_struck_anywhere_leaves_a_host_that_the_next_command_con
             on_a_node(3, move |node| struck(node, mode, strike));
         }
     }
+}
+
+#[test]
+fn del_needs_no_rules_for_frames_where_the_kernel_has_none() {
+    on_a_node(3, |node| {
+        let pod = node.sandbox("c1", "web-0");
+        let calls = run(node, &pod, "DEL", &conf("transparent"), None).calls;
+        let sockets: Vec<usize> = calls.iter().enumerate().filter(|(_, call)| **call == SOCKET).map(|(at, _)| at).collect();
+        // The first is for links and routes, the second for rules.
+        let strike = Strike { at: sockets[1], call: SOCKET, blow: Blow::Fail(Errno::EPROTONOSUPPORT) };
+        let deleted = run(node, &pod, "DEL", &conf("transparent"), Some(strike)).ended.unwrap();
+        assert!(deleted.ok, "{deleted:?}");
+    });
 }
 
 fn struck(node: &Node, mode: &str, strike: Strike) {

@@ -26,7 +26,7 @@ use std::{
 };
 
 use azure_vnet_plugin_core::wiring::Alias;
-use node::{Ended, PLUGIN, RUN, conf, finish, on_a_bare_node, on_a_node, pool_address, run};
+use node::{Ended, IPAM, PLUGIN, RUN, conf, finish, on_a_bare_node, on_a_node, pool_address, run};
 use serde_json::{Value, json};
 use services::{Service, wireserver};
 
@@ -152,6 +152,10 @@ fn strangers_in_the_store_are_nobody_s_business() {
         assert!(node.check(&pod, &added).ok);
         assert!(node.del(&pod).ok);
         assert!(store_file("lease/README").exists());
+        let folder = fs::File::open(store_file("lease").join(pool_address(1).to_string())).unwrap();
+        folder.set_modified(SystemTime::now() - Duration::from_mins(11)).unwrap();
+        let collected = node.run(&pod, "GC", &conf("1.1.0"));
+        assert!(collected.ok, "what has lain there for long, too: {collected:?}");
     });
 }
 
@@ -235,6 +239,42 @@ fn a_stopped_holder_of_the_lock_makes_add_try_again_later() {
         assert!(added.code() == 11 && added.json()["msg"].as_str().unwrap().contains("locked"), "{added:?}");
         lock.unlock().unwrap();
         assert!(node.add(&pod).ok);
+    });
+}
+
+#[test]
+fn a_stopped_holder_of_the_networks_lock_makes_a_bridged_add_try_again_later() {
+    on_a_node(3, |node| {
+        let namespace = fs::File::open("/proc/thread-self/ns/net").unwrap();
+        namespace.lock().unwrap();
+        let (pod, mut conf) = (node.sandbox("c", "c"), conf("1.0.0"));
+        conf["mode"] = json!("bridge");
+        let added = node.run(&pod, "ADD", &conf);
+        assert!(added.code() == 11 && added.json()["msg"].as_str().unwrap().contains("locked"), "{added:?}");
+        node.assert_nothing_left("after waiting");
+        namespace.unlock().unwrap();
+        assert!(node.run(&pod, "ADD", &conf).ok);
+    });
+}
+
+#[test]
+fn an_add_that_nobody_hears_leaves_nothing() {
+    on_a_node(3, |node| {
+        fs::create_dir("/run/others").unwrap();
+        let given = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.88.0.5/24", "gateway": "10.88.0.1" }] });
+        fs::write("/run/others/other", format!("#!/bin/sh\n[ $CNI_COMMAND != ADD ] || echo '{given}'\n")).unwrap();
+        run("chmod", &["+x", "/run/others/other"]);
+        let delegated = json!({ "cniVersion": "1.0.0", "name": "azure", "mode": "transparent", "ipam": { "type": "other" } });
+        for (plugin, conf) in [(PLUGIN, conf("1.0.0")), (IPAM, conf("1.0.0")), (PLUGIN, delegated)] {
+            let pod = node.sandbox("c", "c");
+            let mut child = node.start(plugin, &pod, "ADD");
+            drop(child.stdout.take());
+            let ended = finish(child, &conf);
+            assert!(!ended.ok, "{plugin}: {ended:?}");
+            node.assert_nothing_left(plugin);
+            assert_eq!(pod.links(), [], "{plugin}");
+            pod.drop_netns();
+        }
     });
 }
 

@@ -11,6 +11,7 @@
 
 mod fabric;
 mod node;
+mod services;
 
 use std::{
     fs,
@@ -23,10 +24,14 @@ use azure_vnet_plugin::{
     frames::Frames,
     netlink::{Family, LinkBy, Netlink},
 };
-use azure_vnet_plugin_core::frames::Chain;
+use azure_vnet_plugin_core::{
+    attachment::Mode,
+    frames::{Chain, ObservedRule},
+};
 use fabric::{Fabric, INTERNET, OTHER_NODE};
 use node::{Ended, FABRIC, NODE, Node, Sandbox, on_a_node, run};
 use serde_json::{Value, json};
+use services::{Service, wireserver};
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 const LOCAL_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
@@ -248,6 +253,78 @@ fn the_rules_are_what_ebtables_shows() {
         let out = Command::new("ebtables-nft").args(["-t", "nat", "-L"]).output().unwrap();
         assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), before + 3, "a second pod adds its own rules and no others");
     });
+}
+
+#[test]
+fn cm4_gc_leaves_nothing_of_a_bridged_pod_that_went_without_a_del() {
+    for mode in BOTH {
+        on_a_node(10, move |node| {
+            let _fabric = Fabric::like_azure(node);
+            let (pod, other) = (node.sandbox("c1", "web-0"), node.sandbox("c2", "web-1"));
+            let (address, kept) = (add(node, &pod, mode).address(), add(node, &other, mode));
+            let before = traces(kept.address());
+            pod.drop_netns();
+            node::await_that("the link goes with its namespace", || node.host_links().len() == 1);
+            let mut gc = node::conf("1.1.0");
+            gc["cni.dev/valid-attachments"] = json!([{ "containerID": "c2", "ifname": "eth0" }]);
+            let ended = node.run(&other, "GC", &gc);
+            assert!(ended.ok, "{mode}: {ended:?}");
+            let of_pod: Vec<_> = traces(address).into_iter().filter(|trace| trace.contains(&address.to_string())).collect();
+            assert_eq!((of_pod, traces(kept.address()).len()), (vec![], before.len() - rules_of(mode)), "{mode}");
+            let check = node.run(&other, "CHECK", &with(conf(mode), kept.json()));
+            assert!(check.ok, "{mode}: {check:?}");
+        });
+    }
+}
+
+#[test]
+fn st3_a_bridged_pod_stays_one_when_the_store_is_made_anew_under_another_mode() {
+    on_a_node(10, |node| {
+        let _fabric = Fabric::like_azure(node);
+        let service = Service::start(wireserver(&[node::pool_address(1), node::pool_address(2)]));
+        let pod = node.sandbox("c1", "web-0");
+        let address = add(node, &pod, "bridge").address();
+        fs::rename(node::RUN, "/run/lost").unwrap();
+        let mut other = conf("transparent");
+        other["ipam"] = json!({ "type": "azure-vnet-ipam", "wireserverEndpoint": service.endpoint(), "imdsEndpoint": service.endpoint() });
+        assert!(node.run(&node.sandbox("c2", "web-1"), "ADD", &other).ok);
+        assert!(node.leases().iter().any(|lease| lease.address == address && lease.mode == Mode::Bridge));
+        assert!(node.run(&pod, "DEL", &other).ok);
+        assert_eq!(traces(address), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn what_one_mode_asks_of_the_bridge_stays_when_pods_of_the_other_come() {
+    on_a_node(10, |node| {
+        let fabric = Fabric::like_azure(node);
+        let (a, b) = (node.sandbox("a", "a-0"), node.sandbox("b", "b-0"));
+        let mut tunnel = conf("tunnel");
+        tunnel["ipsToRouteViaHost"] = json!([LOCAL_DNS]);
+        let at_a = node.run(&a, "ADD", &tunnel).address();
+        let at_b = node.run(&b, "ADD", &tunnel).address();
+        run("ip", &["address", "add", &format!("{LOCAL_DNS}/32"), "dev", "lo"]);
+        let rule = ["-p", "udp", "-d", &SERVICE.to_string(), "-j", "DNAT", "--to-destination", &at_b.to_string()];
+        run("iptables-nft", &[&["-w", "-t", "nat", "-A", "PREROUTING"], &rule[..]].concat());
+        assert!(add(node, &node.sandbox("c", "c-0"), "bridge").ok);
+        assert!(fabric.try_way(Some(&a.netns), Some(&b.netns), SERVICE, at_b).is_some(), "a service between pods of one node");
+        fabric.expect_way(Some(&a.netns), at_a, None, LOCAL_DNS, LOCAL_DNS, "node-local resolver");
+        let before = Frames::open().unwrap().observe().unwrap();
+        assert!(node.run(&node.sandbox("d", "d-0"), "ADD", &tunnel).ok);
+        let after = Frames::open().unwrap().observe().unwrap();
+        let old = |rules: &[ObservedRule]| rules.iter().filter(|rule| before.contains(rule)).count();
+        assert_eq!((old(&after), after.len()), (before.len(), before.len() + rules_of("tunnel")), "nothing is made anew");
+    });
+}
+
+/// How many rules a pod has.
+fn rules_of(mode: &str) -> usize {
+    if mode == "tunnel" { 3 } else { 2 }
+}
+
+fn with(mut conf: Value, previous: Value) -> Value {
+    conf["prevResult"] = previous;
+    conf
 }
 
 /// What the agent does on a node.

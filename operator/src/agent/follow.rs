@@ -211,7 +211,7 @@ impl Node {
             let kernel = &mut self.kernel;
             match action {
                 Action::Free(address, entry) => {
-                    match self.keeper.store().free_if(address, &entry, &mut || is_gone(kernel, address, &entry)) {
+                    match self.keeper.store().free_if(address, &entry, &mut || is_gone(kernel, address, &entry) && kernel.forget(&entry)) {
                         Ok(Freed::Cooling) => info!(%address, "freed the lease of a pod that is gone"),
                         Ok(Freed::Changed) => {}
                         Err(error) => warn!(%address, error = %chain(&error), "cannot free the lease of a pod that is gone"),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use azure_vnet_plugin::{
+    bridge,
     netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
     store::{KernelLease, KernelUse},
 };
@@ -156,6 +157,14 @@ impl Kernel {
         let ours = view.pods.iter().filter(|pod| pod.alias.attachment == lease.attachment);
         let changes: Vec<Change<'_>> = ours.map(|pod| Change::DeleteLink(pod.index)).collect();
         self.changes("delete the link of a pod that is gone", &changes)
+    }
+
+    /// Removes what of a bridged pod outlives its links: routes, neighbours, rules. Whether nothing of it stays.
+    pub fn forget(&mut self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Leased(lease) => bridge::forget_pod(&mut self.0, &lease.attachment, &[lease.address.into()]).is_ok(),
+            Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => true,
+        }
     }
 
     /// What the kernel shows of an entry (safety rule CM4).

@@ -216,9 +216,9 @@ impl Network {
         steps
     }
 
-    /// The rules of the network: what the host's own is comes first, before any pod's rule.
+    /// The rules of the network, which are the same for all pods on its bridge: what the host's own is comes first, before any pod's rule.
     #[must_use]
-    pub fn rules(&self, wish: &NetworkWish, host: &Host) -> Vec<(Chain, Option<IpAddr>, Rule)> {
+    pub fn rules(&self, host: &Host) -> Vec<(Chain, Option<IpAddr>, Rule)> {
         let own = |link: u32| Some(link) == self.bridge_index || link == self.uplink_index;
         let addresses = host.addresses.iter().filter(|address| own(address.link)).map(|address| address.network.addr());
         let addresses: BTreeSet<IpAddr> = addresses.collect();
@@ -226,10 +226,17 @@ impl Network {
         let answer = |address: Ipv4Addr| Rule::AnswerArp { pods_only: false, address, mac: self.mac };
         let mut rules: Vec<Rule> = addresses.iter().copied().filter_map(v4).map(answer).collect();
         rules.push(Rule::SpreadArpReplies { uplink: uplink() });
-        let via_host = wish.via_host.iter().copied().map(IpAddr::V4);
-        rules.extend(addresses.iter().copied().chain(via_host).map(|address| Rule::ToHost { address }));
+        rules.extend(addresses.iter().copied().map(|address| Rule::ToHost { address }));
         let mut all: Vec<_> = rules.into_iter().map(|rule| (Chain::Network, None, rule)).collect();
         all.push((Chain::Out, None, Rule::FromUplink { uplink: uplink(), mac: self.mac }));
+        all
+    }
+
+    /// The rules that a configuration asks for. They stay when another configuration does not: pods of the first may be there.
+    #[must_use]
+    pub fn asked(wish: &NetworkWish) -> Vec<(Chain, Option<IpAddr>, Rule)> {
+        let to_host = |address: &Ipv4Addr| (Chain::Network, None, Rule::ToHost { address: (*address).into() });
+        let mut all: Vec<_> = wish.via_host.iter().map(to_host).collect();
         match wish.frames {
             Frames::Direct => {}
             Frames::ToFabric => all.push((Chain::Services, None, Rule::MasqueradeServices)),
@@ -455,22 +462,25 @@ mod tests {
         let host = fresh();
         for frames in [Frames::Direct, Frames::ToFabric] {
             let network = Network::choose(&wish(frames), subnet(), &host).unwrap();
-            let rules: Vec<String> =
-                network.rules(&wish(frames), &host).into_iter().map(|(chain, _, rule)| format!("{} {rule}", chain.as_str())).collect();
-            let mut expected = vec![
+            let text = |rules: Vec<(Chain, Option<IpAddr>, Rule)>| {
+                rules.into_iter().map(|(chain, _, rule)| format!("{} {rule}", chain.as_str())).collect::<Vec<String>>()
+            };
+            let expected = [
                 "AZURE-VNET -p ARP --arp-op Request --arp-ip-dst 10.240.0.4 -j arpreply --arpreply-mac 02:00:00:00:00:04 --arpreply-target DROP",
                 "AZURE-VNET -p ARP -i eth0 --arp-op Reply -j dnat --to-dst ff:ff:ff:ff:ff:ff --dnat-target ACCEPT",
                 "AZURE-VNET -p IPv4 -i az+ --ip-dst 10.240.0.4 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET -p IPv6 -i az+ --ip6-dst fd00::4 -j redirect --redirect-target ACCEPT",
-                "AZURE-VNET -p IPv4 -i az+ --ip-dst 169.254.20.10 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET-OUT -s Unicast -o eth0 -j snat --to-src 02:00:00:00:00:04 --snat-arp --snat-target ACCEPT",
             ];
-            if frames == Frames::ToFabric {
-                expected.push(
-                    "services -m conntrack --ctstate DNAT -m physdev --physdev-is-bridged --physdev-in az+ --physdev-out az+ -j MASQUERADE",
-                );
-            }
-            assert_eq!(rules, expected);
+            assert_eq!(text(network.rules(&host)), expected);
+            let local = "AZURE-VNET -p IPv4 -i az+ --ip-dst 169.254.20.10 -j redirect --redirect-target ACCEPT";
+            let services =
+                "services -m conntrack --ctstate DNAT -m physdev --physdev-is-bridged --physdev-in az+ --physdev-out az+ -j MASQUERADE";
+            let expected = match frames {
+                Frames::Direct => vec![local],
+                Frames::ToFabric => vec![local, services],
+            };
+            assert_eq!(text(Network::asked(&wish(frames))), expected);
         }
     }
 }

@@ -176,6 +176,8 @@ pub enum Holder {
     Table,
     /// A network's, by its bridge.
     Network(IfName),
+    /// What a configuration asks of a bridge beyond its network: several may share the bridge, and none knows of the others.
+    Asked(IfName),
     /// A pod's.
     Pod(Attachment),
 }
@@ -187,6 +189,7 @@ impl Holder {
         match self {
             Self::Table => "table".to_owned(),
             Self::Network(bridge) => format!("network-{bridge}"),
+            Self::Asked(bridge) => format!("asked-{bridge}"),
             // Comments are short, and container ids are long.
             Self::Pod(attachment) => attachment.hash().to_string().chars().take(20).collect(),
         }
@@ -266,13 +269,7 @@ impl RulePlan {
     #[must_use]
     pub fn towards(holder: &Holder, wanted: &[(Chain, Option<IpAddr>, Rule)], observed: &[ObservedRule]) -> Self {
         let tag = holder.tag();
-        let add: Vec<NewRule> = wanted
-            .iter()
-            .map(|(chain, address, rule)| {
-                let comment = Comment { tag: tag.clone(), address: *address, rule: rule.to_string() };
-                NewRule { chain: *chain, comment, rule: rule.clone() }
-            })
-            .collect();
+        let add: Vec<NewRule> = new_rules(&tag, wanted).collect();
         let addresses: BTreeSet<IpAddr> = wanted.iter().filter_map(|(_, address, _)| *address).collect();
         let number = |rule: &&ObservedRule| (rule.chain, rule.handle);
         let stale =
@@ -290,12 +287,27 @@ impl RulePlan {
         Self { delete, add }
     }
 
+    /// Adds what is lacking of the holder's rules, and takes none away: others may have asked for those.
+    #[must_use]
+    pub fn including(holder: &Holder, wanted: &[(Chain, Option<IpAddr>, Rule)], observed: &[ObservedRule]) -> Self {
+        let tag = holder.tag();
+        let is_there = |new: &NewRule| observed.iter().any(|rule| rule.chain == new.chain && rule.comment == new.comment);
+        Self { delete: Vec::new(), add: new_rules(&tag, wanted).filter(|new| !is_there(new)).collect() }
+    }
+
     /// Makes a pod's rules those that are wanted.
     #[must_use]
     pub fn of_pod(attachment: &Attachment, wanted: &[PodRule], observed: &[ObservedRule]) -> Self {
         let wanted: Vec<_> = wanted.iter().map(|PodRule { address, rule }| (Chain::Pods, Some(*address), rule.clone())).collect();
         Self::towards(&Holder::Pod(attachment.clone()), &wanted, observed)
     }
+}
+
+fn new_rules(tag: &str, wanted: &[(Chain, Option<IpAddr>, Rule)]) -> impl Iterator<Item = NewRule> {
+    wanted.iter().map(move |(chain, address, rule)| {
+        let comment = Comment { tag: tag.to_owned(), address: *address, rule: rule.to_string() };
+        NewRule { chain: *chain, comment, rule: rule.clone() }
+    })
 }
 
 #[cfg(test)]

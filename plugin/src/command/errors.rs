@@ -117,11 +117,12 @@ pub(super) fn bridge(error: &BridgeError) -> CniError {
         | BridgeError::Rules { .. }
         | BridgeError::Switch(_)
         | BridgeError::Lock(_)
+        | BridgeError::Busy
         | BridgeError::Unsettled(_) => "",
     };
     let code = match error {
         BridgeError::Network(_) => Code::InvalidConfig,
-        BridgeError::Unsettled(_) => Code::TryAgain,
+        BridgeError::Busy | BridgeError::Unsettled(_) => Code::TryAgain,
         BridgeError::Observe(_)
         | BridgeError::Step { .. }
         | BridgeError::Stuck { .. }

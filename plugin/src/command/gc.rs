@@ -17,7 +17,7 @@ use azure_vnet_plugin_core::{
 
 use super::{Done, Run, errors};
 use crate::{
-    kernel_use,
+    bridge, kernel_use,
     netlink::{Link, Netlink},
     netns::{Netns, NetnsError},
     source,
@@ -40,7 +40,7 @@ impl Run<'_> {
         let (mut freed, mut kept, mut failed) = (0_usize, 0_usize, Vec::new());
         for (address, lease, entry) in &unlisted {
             match links.witnesses(lease).verdict() {
-                Verdict::Free => match self.store.free_if(*address, entry, &mut || still_free(lease)) {
+                Verdict::Free => match self.store.free_if(*address, entry, &mut || still_free(lease) && nothing_stays(lease)) {
                     Ok(Freed::Cooling) => freed += 1,
                     Ok(Freed::Changed) => kept += 1,
                     Err(error) => failed.push(format!("{address}: {}", errors::hold(&error).msg)),
@@ -89,6 +89,12 @@ fn has_no_trace(address: Ipv4Addr) -> bool {
 /// The verdict by what the kernel shows at this moment; without its answer nothing is free.
 fn still_free(lease: &Lease) -> bool {
     Links::observe().is_ok_and(|links| links.witnesses(lease).verdict() == Verdict::Free)
+}
+
+/// Removes what of a bridged pod outlives its links; an address of which something stays is not free.
+fn nothing_stays(lease: &Lease) -> bool {
+    let host = Netlink::open();
+    host.and_then(|mut host| bridge::forget_pod(&mut host, &lease.attachment, &[lease.address.into()])).is_ok()
 }
 
 /// Whose links of ours there are.

@@ -10,7 +10,7 @@ use super::{
     encode::{self, GOT_RULE, Transaction, attributes},
 };
 use crate::netlink::{
-    NetlinkError,
+    Errno, NetlinkError,
     socket::{Message, split_message},
 };
 
@@ -61,8 +61,8 @@ impl Frames {
     }
 
     pub(super) fn dump(&mut self, table: Table) -> Result<Vec<ObservedRule>, NetlinkError> {
-        const ATTEMPTS: u32 = 5;
-        for attempt in 1..=ATTEMPTS {
+        const ATTEMPTS: u32 = 100;
+        for _ in 0..ATTEMPTS {
             self.sequence = self.sequence.wrapping_add(1);
             let sequence = self.sequence;
             self.send(&encode::dump_request(table, sequence)?)?;
@@ -75,8 +75,8 @@ impl Frames {
                 match message.kind {
                     DONE => return Ok(Next::Stop),
                     ERROR => match message.errno()? {
-                        // A table that is not there has no rules.
-                        Some(rustix::io::Errno::NOENT) | None => return Ok(Next::Stop),
+                        // A table that is not there has no rules, nor has a kernel without such tables.
+                        Some(Errno::NOENT | Errno::INVAL | Errno::OPNOTSUPP | Errno::AFNOSUPPORT) | None => return Ok(Next::Stop),
                         Some(errno) => return Err(NetlinkError::Refused { what: "read the rules of the bridge".to_owned(), errno }),
                     },
                     GOT_RULE => all.extend(rule(table, message)),
@@ -84,11 +84,12 @@ impl Frames {
                 }
                 Ok(Next::More)
             })?;
-            if !torn || attempt == ATTEMPTS {
+            // What others changed meanwhile may be missing: by half a list a rule would be added twice, or never removed.
+            if !torn {
                 return Ok(all);
             }
         }
-        Err(NetlinkError::Malformed("rules"))
+        Err(NetlinkError::Malformed("the rules change as fast as they are read"))
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {

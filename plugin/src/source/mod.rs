@@ -325,5 +325,11 @@ fn kernel_lease(link: &Link, network: &NetworkName, mode: Mode, namespaces: &BTr
     let Alias { attachment, address } = link.alias.as_deref()?.parse().ok()?;
     let std::net::IpAddr::V4(address) = address else { return None };
     let (host_link, netns) = (link.name.parse().ok()?, namespaces.get(&address).cloned());
+    // How the pod is wired its link shows, whatever the configuration of the day says; which of the bridged modes it is, that one.
+    let mode = match (link.controller, mode) {
+        (None, _) => Mode::Transparent,
+        (Some(_), Mode::Transparent | Mode::Bridge) => Mode::Bridge,
+        (Some(_), Mode::Tunnel) => Mode::Tunnel,
+    };
     Some(KernelLease { address, attachment, host_link, pod: None, network: network.clone(), mode, netns })
 }

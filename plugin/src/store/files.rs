@@ -2,7 +2,7 @@
 //! and so that tests can stop a process at every one of them.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::error::FileError;
+use crate::lock;
 
 /// What tells one file from another under the same name.
 pub(super) type Inode = (u64, u64);
@@ -180,22 +181,9 @@ pub(super) fn sync_parent(path: &Path) -> Result<(), FileError> {
     sync().map_err(failed("sync", folder))
 }
 
-/// Takes the flock within `patience`; whether it was got. `flock` knows no time limit, hence the asking again and again,
-/// first at the pace of a store's critical section, then slower.
+/// Takes the flock within `patience`; whether it was got.
 pub(super) fn wait_for(file: &File, path: &Path, patience: Duration) -> Result<bool, FileError> {
-    let mut pause = Duration::from_micros(20);
-    let mut waited = Duration::ZERO;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) if waited >= patience => return Ok(false),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(source)) => return Err(FileError { operation: "lock", path: path.to_owned(), source }),
-        }
-        std::thread::sleep(pause);
-        waited += pause;
-        pause = (pause * 2).min(Duration::from_millis(5));
-    }
+    lock::wait_for(file, patience).map_err(failed("lock", path))
 }
 
 fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -1,6 +1,6 @@
 //! A lease in the hands of one process, and the ways in which it ends.
 
-use std::{fs::File, net::Ipv4Addr, path::Path};
+use std::{fs::File, io::ErrorKind, net::Ipv4Addr, path::Path};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, AttachmentHash},
@@ -64,7 +64,12 @@ impl Store {
             Entry::Cooling(_) | Entry::Quarantined(_) => return Ok(Freed::Changed),
         };
         let path = self.lease_path(address);
-        let Some(file) = files::open(&path)? else { return Ok(Freed::Changed) };
+        let file = match files::open(&path) {
+            // A stranger's folder is no record, and stays.
+            Err(error) if error.source.kind() == ErrorKind::IsADirectory => return Ok(Freed::Changed),
+            file => file?,
+        };
+        let Some(file) = file else { return Ok(Freed::Changed) };
         if !files::wait_for(&file, &path, self.patience)? {
             return Err(HoldError::Busy { path });
         }
@@ -130,7 +135,7 @@ impl Store {
     pub(super) fn lock_if_there(&self) -> Result<Option<Lock>, HoldError> {
         match self.lock() {
             Ok(lock) => Ok(Some(lock)),
-            Err(HoldError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(HoldError::File(error)) if error.source.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

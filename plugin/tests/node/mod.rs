@@ -227,7 +227,7 @@ impl Node {
             .env("CNI_CONTAINERID", container)
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", program(PLUGIN).parent().unwrap())
+            .env("CNI_PATH", format!("{}:/run/others", program(PLUGIN).parent().unwrap().display()))
             .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID=uid-of-{pod}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

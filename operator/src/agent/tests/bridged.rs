@@ -1,0 +1,49 @@
+//! What outlives a bridged pod's links: the agent frees no address before it is gone.
+
+use std::net::IpAddr;
+
+use azure_vnet_plugin::frames::Frames;
+use azure_vnet_plugin_core::{
+    attachment::{Attachment, Mode},
+    boot::BootTime,
+    frames::{Frames as FramesGo, PodRule, RulePlan},
+    lease::{Entry, Lease},
+    wiring::pod_mac,
+};
+
+use super::{super::kernel::Kernel, apart, run};
+
+#[test]
+fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
+    apart(|| {
+        run("ip", &["link", "add", "azure2", "type", "bridge"]);
+        run("ip", &["link", "set", "azure2", "up"]);
+        run("ip", &["route", "add", "10.0.0.9/32", "dev", "azure2"]);
+        run("ip", &["neighbour", "add", "10.0.0.9", "lladdr", "02:61:00:00:00:09", "nud", "permanent", "dev", "azure2"]);
+        let attachment = Attachment { container: "c1".parse().unwrap(), if_name: "eth0".parse().unwrap() };
+        let address: IpAddr = [10, 0, 0, 9].into();
+        let (port, uplink) = ("azv1".parse().unwrap(), "eth0".parse().unwrap());
+        let rules = PodRule::desire(FramesGo::ToFabric, &port, &uplink, pod_mac(&attachment), [address].into_iter());
+        let mut frames = Frames::open().unwrap();
+        frames.apply(&RulePlan::of_pod(&attachment, &rules, &[])).unwrap();
+        assert_eq!(frames.observe().unwrap().len(), rules.len());
+        let entry = Entry::Leased(Lease {
+            address: [10, 0, 0, 9].into(),
+            attachment,
+            pod: None,
+            network: "azure".parse().unwrap(),
+            mode: Mode::Tunnel,
+            host_link: port,
+            netns: None,
+            netns_cookie: None,
+            boot: "boot-1".parse().unwrap(),
+            since: BootTime::from_millis(0),
+        });
+        let mut kernel = Kernel::open().unwrap();
+        for _ in 0..2 {
+            assert!(kernel.forget(&entry));
+            assert_eq!(frames.observe().unwrap(), []);
+            assert_eq!(run("ip", &["route", "show", "10.0.0.9"]) + &run("ip", &["neighbour", "show", "10.0.0.9", "nud", "permanent"]), "");
+        }
+    });
+}
