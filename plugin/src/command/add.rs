@@ -52,15 +52,12 @@ impl Run<'_> {
     /// `azure-vnet-ipam`: the address alone.
     fn lease_only(&self, add: &Add, own: &OwnIpam, host_link: IfName, cookie: Option<u64>, host: &mut Netlink) -> Result<Done, CniError> {
         let granted = self.lease(add, own, &request(add, own, host_link, cookie), host)?;
-        let answer = answer_of(&granted).and_then(|answer| {
-            granted.held.confirm().map_err(|error| errors::lease(&error, own.source))?;
-            Ok(answer.answer)
-        });
         let address = granted.held.lease().address;
-        match answer {
-            Ok(answer) => reply(add, &whole(add, answer, None), address.into()),
-            Err(error) => Err(rolled_back(granted.held, error)),
-        }
+        let answered = answer_of(&granted).and_then(|given| {
+            granted.held.confirm().map_err(|error| errors::lease(&error, own.source))?;
+            reply(add, &whole(add, given.answer, None), address.into())
+        });
+        answered.map_err(|error| rolled_back(granted.held, error))
     }
 
     fn add_own(&self, add: &Add, own: &OwnIpam, host_link: IfName, cookie: Option<u64>, ends: &mut Ends) -> Result<Done, CniError> {
@@ -95,15 +92,13 @@ impl Run<'_> {
             }
             Err(error) => return Err(rolled_back(granted.held, errors::wire(&add.attachment, &error))),
         };
-        match granted.held.confirm() {
-            // The lease is held until the answer is out (safety rule CM1).
-            Ok(()) => reply(add, &whole(add, answer.answer, Some(&wiring)), answer.address.addr().into()).map(Attempt::Done),
-            Err(error) => {
-                let error = errors::lease(&error, own.source);
-                let undone = wire::undo(&mut sides, &wiring, &made, WireError::Refused(error.msg.clone()));
-                Err(rolled_back(granted.held, CniError { msg: chain(&undone), ..error }))
-            }
-        }
+        // The lease is held until the answer is out (safety rule CM1).
+        let answered = granted
+            .held
+            .confirm()
+            .map_err(|error| errors::lease(&error, own.source))
+            .and_then(|()| reply(add, &whole(add, answer.answer, Some(&wiring)), answer.address.addr().into()));
+        answered.map(Attempt::Done).map_err(|error| rolled_back(granted.held, unwired(&mut sides, &wiring, &made, error)))
     }
 
     fn add_delegated(&self, add: &Add, name: &str, host_link: IfName, ends: &mut Ends) -> Result<Done, CniError> {
@@ -122,10 +117,7 @@ impl Run<'_> {
         let mut prepared = prepare(add, &mut ends.host, &given, host_link, None)?;
         let (wiring, mut sides) = prepared.sides(ends);
         let made = self.wire(add, &mut sides, &wiring).map_err(|error| errors::wire(&add.attachment, &error))?;
-        reply(add, &whole(add, given, Some(&wiring)), first).map_err(|error| {
-            let undone = wire::undo(&mut sides, &wiring, &made, WireError::Refused(error.msg.clone()));
-            CniError { msg: chain(&undone), ..error }
-        })
+        reply(add, &whole(add, given, Some(&wiring)), first).map_err(|error| unwired(&mut sides, &wiring, &made, error))
     }
 
     fn lease(&self, add: &Add, own: &OwnIpam, request: &LeaseRequest, host: &mut Netlink) -> Result<Granted<'_>, CniError> {
@@ -296,6 +288,12 @@ fn uplink_mtu(host: &mut Netlink, add: &Add, given: &Answer) -> u32 {
         },
     };
     link.map_or(DEFAULT_MTU, |link| link.mtu)
+}
+
+/// Takes the wiring back, for a reason that goes on being the answer.
+fn unwired(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, error: CniError) -> CniError {
+    let undone = wire::undo(sides, wiring, made, WireError::Refused(error.msg.clone()));
+    CniError { msg: chain(&undone), ..error }
 }
 
 fn rolled_back(held: Held<'_>, error: CniError) -> CniError {
