@@ -16,6 +16,7 @@
 mod fabric;
 mod node;
 mod strike;
+mod ways;
 
 use std::env;
 

@@ -11,16 +11,16 @@
 
 mod fabric;
 mod node;
+mod ways;
 
 use std::{
     io::Write as _,
-    net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
     process::{Command, Stdio},
 };
 
 use fabric::Fabric;
-use node::{Ended, FABRIC, IPAM, NODE, PLUGIN, Sandbox, inside, on_a_node, program, run};
+use node::{Ended, IPAM, NODE, PLUGIN, Sandbox, inside, on_a_node, program, run};
 use serde_json::{Value, json};
 
 const OTHERS: &str = "/usr/lib/cni";
@@ -42,11 +42,9 @@ fn the_originals_conflist_works_with_the_plugins_that_it_chains() {
         assert_eq!(names[..2], ["eth0", "azv0d7763386da"]);
         let address: ipnet::IpNet = result["ips"][0]["address"].as_str().unwrap().parse().unwrap();
         // The port of the host leads to the pod.
-        let server = inside(&pod.netns, move || UdpSocket::bind((address.addr(), 7000)).unwrap());
-        server.set_read_timeout(Some(node::DEADLINE)).unwrap();
-        let client = inside(&node.fabric, || UdpSocket::bind((FABRIC, 0)).unwrap());
-        client.send_to(b"ping", (NODE, 8053)).unwrap();
-        assert_eq!(server.recv_from(&mut [0; 8]).unwrap().0, 4);
+        let server = ways::socket(Some(&pod.netns), (address.addr(), 7000).into());
+        let asked = ways::ask_server(Some(&node.fabric), &server, (NODE, 8053).into());
+        assert!(asked.is_ok(), "{asked:?}");
         check_and_delete(&list, &runtime, &pod, &result);
         node.assert_nothing_left("after DEL of the chain");
     });
@@ -161,7 +159,8 @@ fn addresses_of_both_families_from_other_plugins_are_wired_and_checked() {
                 assert!(checked.ok, "{mode}: {checked:?}");
                 for ip in added.json()["ips"].as_array().unwrap() {
                     let address: ipnet::IpNet = ip["address"].as_str().unwrap().parse().unwrap();
-                    reach(&pod, address.addr(), mode);
+                    let asked = ways::ask(None, Some(&pod.netns), address.addr(), address.addr());
+                    assert!(asked.is_ok(), "{mode}: {asked:?}");
                 }
                 previous.push((pod, conf));
             }
@@ -220,30 +219,6 @@ fn a_runtime_chooses_hardware_address_and_resolvers() {
         conf["prevResult"] = added.json();
         assert!(start("azure-vnet", &pod, "CHECK", &conf).ok);
     });
-}
-
-/// From the host to the pod and back.
-fn reach(pod: &Sandbox, address: IpAddr, mode: &str) {
-    let server = inside(&pod.netns, move || UdpSocket::bind((address, 7000)).unwrap());
-    let client = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-    for socket in [&server, &client] {
-        socket.set_read_timeout(Some(node::DEADLINE)).unwrap();
-    }
-    client.send_to(b"ping", (address, 7000)).unwrap();
-    let asker = heard(&server, mode, address);
-    server.send_to(b"pong", asker).unwrap();
-    assert_eq!(heard(&client, mode, address).ip(), address);
-}
-
-fn heard(socket: &UdpSocket, mode: &str, address: IpAddr) -> SocketAddr {
-    loop {
-        match socket.recv_from(&mut [0; 8]) {
-            // The end of a child of another test.
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => panic!("{mode}: {address}: {error}"),
-            Ok((_, from)) => return from,
-        }
-    }
 }
 
 /// Runs the ADDs of a chain, as a runtime does.

@@ -10,6 +10,7 @@
 )]
 
 mod node;
+mod ways;
 
 use std::{
     collections::BTreeSet,
@@ -73,22 +74,8 @@ fn packets_go_from_host_and_pod_and_fabric_to_a_pod_with_its_own_address() {
     on_a_node(10, |node| {
         let (a, b) = (node.sandbox("a", "a-0"), node.sandbox("b", "b-0"));
         let (at_a, at_b) = (node.add(&a).address(), node.add(&b).address());
-        let server = move || UdpSocket::bind((at_b, 7000)).unwrap();
-        let server = inside(&b.netns, server);
-        server.set_read_timeout(Some(node::DEADLINE)).unwrap();
-        for (netns, source) in [(Some(a.netns.clone()), at_a), (None, NODE), (Some(node.fabric.clone()), FABRIC)] {
-            let open = move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-            let client = match netns {
-                Some(netns) => inside(&netns, open),
-                None => open(),
-            };
-            client.set_read_timeout(Some(node::DEADLINE)).unwrap();
-            client.send_to(b"ping", (at_b, 7000)).unwrap();
-            let mut buffer = [0; 16];
-            let (_, from) = server.recv_from(&mut buffer).unwrap();
-            assert_eq!(from.ip(), source);
-            server.send_to(b"pong", from).unwrap();
-            assert_eq!(client.recv_from(&mut buffer).unwrap().1.ip(), at_b);
+        for (netns, source) in [(Some(&a.netns), at_a), (None, NODE), (Some(&node.fabric), FABRIC)] {
+            assert_eq!(ways::ask(netns, Some(&b.netns), at_b.into(), at_b.into()), Ok(source.into()));
         }
     });
 }

@@ -3,17 +3,19 @@
 #![allow(dead_code, reason = "each test crate uses its part")]
 
 use std::{
-    fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    fs,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
-    time::Duration,
+    process::Command,
 };
 
-use crate::node::{self, FABRIC, NODE, Node, inside, run};
+use crate::{
+    node::{self, FABRIC, NODE, Node, inside, run},
+    ways::{ask, heard, socket},
+};
 
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub const OTHER_NODE: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 5);
-const PORT: u16 = 7000;
 
 /// A fabric like Azure's: it answers ARP for every address with its own hardware address, delivers by the node's, lets each node send from its own
 /// addresses only, and applies rules. Beside the node there is another one, and an internet that only nodes reach.
@@ -101,38 +103,26 @@ impl Fabric {
     }
 
     pub fn expect_way(&self, from: Option<&PathBuf>, source: Ipv4Addr, to: Option<&PathBuf>, target: Ipv4Addr, at: Ipv4Addr, what: &str) {
-        assert_eq!(self.try_way(from, to, target, at), Some(IpAddr::V4(source)), "{what}");
+        assert_eq!(ask(from, to, target.into(), at.into()), Ok(IpAddr::V4(source)), "{what}");
     }
 
-    /// Asks and is answered; whom the one who was asked saw asking.
-    pub fn try_way(&self, from: Option<&PathBuf>, to: Option<&PathBuf>, target: Ipv4Addr, at: Ipv4Addr) -> Option<IpAddr> {
-        let server = socket(to, SocketAddr::from((at, PORT)));
-        let client = socket(from, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let mut buffer = [0; 16];
-        // A packet that is refused takes no answer's time; of five, the first may wait for a neighbour.
-        for _ in 0..5 {
-            client.send_to(b"ping", (target, PORT)).ok()?;
-            let Ok((_, asker)) = server.recv_from(&mut buffer) else { continue };
-            server.send_to(b"pong", asker).ok()?;
-            match client.recv_from(&mut buffer) {
-                Ok((_, answerer)) => {
-                    assert_eq!(answerer.ip(), IpAddr::V4(target), "the answer comes from whom was asked");
-                    return Some(asker.ip());
-                }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-        None
+    /// What is sent meets the rule, and does not arrive.
+    pub fn expect_denied(&self, (from, source): (&PathBuf, Ipv4Addr), (to, target): (&PathBuf, Ipv4Addr), what: &str) {
+        let (client, server) = (socket(Some(from), (source, 0).into()), socket(Some(to), (target, 0).into()));
+        let at = server.local_addr().unwrap();
+        node::await_that("the rule drops what is sent", || {
+            client.send_to(b"ping", at).unwrap();
+            self.dropped(source, target) > 0
+        });
+        assert_eq!(heard(&server), None, "{what}");
     }
-}
 
-fn socket(netns: Option<&PathBuf>, at: SocketAddr) -> UdpSocket {
-    let open = move || UdpSocket::bind(at).unwrap();
-    let socket = match netns {
-        Some(netns) => inside(netns, open),
-        None => open(),
-    };
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    socket
+    /// How much the rule has dropped.
+    fn dropped(&self, source: Ipv4Addr, target: Ipv4Addr) -> u64 {
+        let list = || Command::new("iptables-nft").args(["-w", "-vnxL", "FORWARD"]).output().unwrap();
+        let listing = String::from_utf8(inside(&self.here, list).stdout).unwrap();
+        let is_rule = |line: &&str| [source, target].iter().all(|address| line.contains(&address.to_string()));
+        let rule = listing.lines().find(is_rule).unwrap_or_else(|| panic!("{listing}"));
+        rule.split_whitespace().next().unwrap().parse().unwrap()
+    }
 }
