@@ -16,10 +16,10 @@ COPY . .
 RUN target=$(uname -m)-unknown-linux-musl \
     && rustup target add "$target" \
     && RUSTFLAGS="-C relocation-model=static" \
-       cargo build --locked --profile plugin --package azure-vnet-plugin --target "$target" \
+       cargo build --locked --release --package azure-vnet-plugin --target "$target" \
     && cargo build --locked --release --package azure-vnet-operator \
     && mkdir /bins \
-    && cp "target/$target/plugin/azure-vnet" "target/$target/plugin/azure-vnet-ipam" target/release/azure-vnet-operator /bins/ \
+    && cp "target/$target/release/azure-vnet" "target/$target/release/azure-vnet-ipam" target/release/azure-vnet-operator /bins/ \
     && image/rootfs.sh /rootfs /bins
 
 FROM scratch

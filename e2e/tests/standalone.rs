@@ -11,7 +11,7 @@ use std::{
 };
 
 use azure_vnet_e2e::azure::{Command as AzureCommand, Local, NoFabric, Seed, Settings};
-use azure_vnet_e2e::build::{Cache, Product, checkout, product, require_packages};
+use azure_vnet_e2e::build::{Cache, Operator, Product, checkout, product, require_packages};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -25,7 +25,7 @@ const MAC: &str = "00:0d:3a:00:00:03";
 #[test]
 fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_back() {
     require_packages().unwrap();
-    let product = product(&Cache::open().unwrap()).unwrap();
+    let product = product(&Cache::open().unwrap(), Operator::Quick).unwrap();
     let test = std::thread::spawn(move || {
         let machine = Machine::new(product);
         for config in ["first", "second"] {

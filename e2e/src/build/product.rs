@@ -25,17 +25,31 @@ pub struct Product {
     pub bin: PathBuf,
 }
 
-/// Builds the plugins as they ship (static) and the operator in the profile `lab`, and gathers them in one folder.
+/// Which build of the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// In the profile `lab`: larger, and built in a fraction of the time.
+    Quick,
+    /// As it ships.
+    Shipped,
+}
+
+/// Builds the plugins as they ship (static) and the operator, and gathers them in one folder.
 ///
 /// # Errors
 /// If cargo fails.
-pub fn product(cache: &Cache) -> Result<Product> {
+pub fn product(cache: &Cache, operator: Operator) -> Result<Product> {
     let _lock = cache.lock()?;
     let Compiler { rustc, target, flags } = Compiler::find(cache);
     let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
-    let arguments = ["--profile", "plugin", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
-    let plugins = cargo(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("plugin");
-    let operator = cargo(&["--profile", "lab", "-p", "azure-vnet-operator", "--bins"], &[], &target_folder()?, "the operator")?.join("lab");
+    let arguments = ["--release", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
+    let plugins = cargo(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("release");
+    let profile = match operator {
+        Operator::Quick => "lab",
+        Operator::Shipped => "release",
+    };
+    let operator = cargo(&["--profile", profile, "-p", "azure-vnet-operator", "--bins"], &[], &target_folder()?, "the operator")?;
+    let operator = operator.join(profile);
     let bin = bundle()?.join("bin");
     fs::create_dir_all(&bin)?;
     for (folder, name) in [(&plugins, "azure-vnet"), (&plugins, "azure-vnet-ipam"), (&operator, "azure-vnet-operator")] {

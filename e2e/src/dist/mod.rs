@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::build::{Cache, checkout, product, progress};
+use crate::build::{Cache, Operator, checkout, product, progress};
 
 pub use spdx::document;
 
@@ -25,7 +25,7 @@ type Files = Vec<(String, u32, Vec<u8>)>;
 /// If something cannot be built or written.
 pub fn run(folder: &Path, version: Option<&str>) -> Result<Vec<PathBuf>> {
     let version = version.map_or_else(|| format!("v{}", env!("CARGO_PKG_VERSION")), str::to_owned);
-    let product = product(&Cache::open()?)?;
+    let product = product(&Cache::open()?, Operator::Quick)?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let read = |name: &str| fs::read(product.bin.join(name)).with_context(|| format!("cannot read {name}"));
     let files: Files = vec![

@@ -38,7 +38,9 @@ pub use run::{finish, ip};
 pub use state::xtask;
 
 use crate::azure::AdminClient;
-use crate::build::{Cache, Product, Tools, image_of_probe, operator_image, pause_image, probe_binary, product, progress, require_packages};
+use crate::build::{
+    Cache, Operator, Product, Tools, image_of_probe, operator_image, pause_image, probe_binary, product, progress, require_packages,
+};
 use pki::Pki;
 use plan::Machine;
 use state::State;
@@ -64,7 +66,7 @@ impl Lab {
         interrupt::take_labs_down_on_signals()?;
         let cache = Cache::open()?;
         let tools = Tools::ensure(&cache)?;
-        let product = product(&cache)?;
+        let product = product(&cache, if options.shipped { Operator::Shipped } else { Operator::Quick })?;
         let images = [pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
         state::sweep(&cache)?;
         let state = State::create(&cache)?;

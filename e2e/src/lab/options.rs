@@ -45,6 +45,9 @@ pub struct LabOptions {
     /// What kube-proxy takes for pods; AKS says 10.244.0.0/16 unless told otherwise.
     #[arg(long, default_value_t = cluster_cidr())]
     pub cluster_cidr: Ipv4Net,
+    /// Runs the operator as it ships, whose build takes minutes, instead of one that is built quickly.
+    #[arg(long)]
+    pub shipped: bool,
     /// Whether the lab outlives the process that made it.
     #[arg(skip)]
     pub detached: bool,
@@ -60,7 +63,14 @@ fn cluster_cidr() -> Ipv4Net {
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self { cni: Cni::None, nodes: NODES, kube_proxy: KubeProxy::Nftables, cluster_cidr: cluster_cidr(), detached: false }
+        Self {
+            cni: Cni::None,
+            nodes: NODES,
+            kube_proxy: KubeProxy::Nftables,
+            cluster_cidr: cluster_cidr(),
+            shipped: false,
+            detached: false,
+        }
     }
 }
 
