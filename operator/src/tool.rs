@@ -267,13 +267,14 @@ fn replace(cluster: &mut Cluster, config: AzureVnetConfig) {
 
 /// One YAML document a kind, which people can read before they send it.
 fn bundle(cluster: &Cluster) -> anyhow::Result<String> {
-    let Cluster { at, version, configs, pools, machines, pods, services: _, events } = cluster;
+    let Cluster { at, version, configs, pools, subnets, machines, pods, services: _, events } = cluster;
     let parts = [
         ("about", json!({"at": at.to_string(), "kubernetes": version, "tool": env!("CARGO_PKG_VERSION")})),
         ("preflight", serde_json::to_value(look::preflight(cluster))?),
         ("plan", serde_json::to_value(look::plan(cluster))?),
         ("configs", serde_json::to_value(configs)?),
         ("pools", serde_json::to_value(pools)?),
+        ("subnets", serde_json::to_value(subnets)?),
         ("nodes", serde_json::to_value(machines)?),
         ("pods", serde_json::to_value(pods)?),
         ("events", serde_json::to_value(events)?),

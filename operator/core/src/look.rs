@@ -15,10 +15,13 @@ mod why;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet};
+use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
+
+use crate::policy::{Invalid, Policy, Refused};
 
 pub use cluster::{Overview, overview};
 pub use explain::{ExplainError, Explanation, Target, explain};
@@ -40,6 +43,8 @@ pub struct Cluster {
     pub configs: Vec<AzureVnetConfig>,
     /// Every node's pool.
     pub pools: Vec<AzureVnetNode>,
+    /// Every subnet that nodes are in, as the controller counts it.
+    pub subnets: Vec<AzureVnetSubnet>,
     /// Every Node.
     pub machines: Vec<Machine>,
     /// Pods, all or those that were asked for.
@@ -73,6 +78,12 @@ pub struct Machine {
     pub cordoned: bool,
     /// Keys of its taints.
     pub taints: Vec<String>,
+    /// What its annotation `azure-vnet.dev/pool-override` says of its pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_override: Option<String>,
+    /// Whether its annotation `azure-vnet.dev/unmanaged` keeps the controller off.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unmanaged: bool,
     /// Pods that the kubelet accepts.
     pub max_pods: u16,
     /// The kubelet's version.
@@ -168,11 +179,38 @@ impl Cluster {
         self.pods.iter().find(|pod| pod.namespace == namespace && pod.name == name)
     }
 
-    /// The config that counts for a node; none for one with Windows.
+    /// The config that counts for a node; none for one with Windows, or with an annotation that keeps the controller off.
     #[must_use]
     pub fn config(&self, machine: &Machine) -> Option<&AzureVnetConfig> {
-        crate::policy::choose(&self.configs, &machine.labels).filter(|_| machine.os != "windows")
+        crate::policy::choose(&self.configs, &machine.labels).filter(|_| machine.os != "windows" && !machine.unmanaged)
     }
+
+    /// A subnet by its Azure resource id, whose case says nothing.
+    #[must_use]
+    pub fn subnet(&self, id: &str) -> Option<&AzureVnetSubnet> {
+        self.subnets.iter().find(|subnet| subnet.spec.subnet_id.eq_ignore_ascii_case(id))
+    }
+
+    /// What Azure lets one use of a subnet: by Azure's count, else by the prefix that one of its nodes has; none where neither is known.
+    fn size_of(&self, subnet: &str, prefix: &str) -> Option<u32> {
+        let counted = self.subnet(subnet).and_then(|subnet| subnet.status.as_ref()?.limit);
+        counted.or_else(|| prefix.parse().ok().map(usable))
+    }
+}
+
+/// What a config asks of a node, with the Node's own word about its pool; and why that word does not count, if it does not.
+fn policy(config: &AzureVnetConfig, machine: &Machine) -> Result<(Policy, Option<Refused>), Invalid> {
+    let policy = Policy::of(config)?;
+    Ok(match machine.pool_override.as_ref().map(|text| policy.overridden(config, text)) {
+        Some(Ok(overridden)) => (overridden, None),
+        Some(Err(refused)) => (policy, Some(refused)),
+        None => (policy, None),
+    })
+}
+
+/// Azure keeps the first four addresses of a prefix and the last.
+fn usable(prefix: Ipv4Net) -> u32 {
+    2_u32.checked_pow(u32::from(32 - prefix.prefix_len())).unwrap_or(u32::MAX).saturating_sub(5)
 }
 
 /// One number of each state of the addresses of a node, or of several.
@@ -234,7 +272,7 @@ fn name(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -
 
 /// Which status of a condition is the good one.
 fn is_good(condition: &Condition) -> bool {
-    let bad_when_true = ["InDeficit", "AtCapacity", "Throttled", "SubnetExhausted"];
+    let bad_when_true = ["InDeficit", "AtCapacity", "Throttled", "SubnetExhausted", "Exhausted", "Low"];
     match condition.status.as_str() {
         "True" => !bad_when_true.contains(&condition.type_.as_str()),
         "False" => bad_when_true.contains(&condition.type_.as_str()),

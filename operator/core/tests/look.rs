@@ -3,7 +3,7 @@
 
 use std::{fmt::Display, fs, net::Ipv4Addr, path::PathBuf};
 
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet};
 use azure_vnet_operator_core::look::{
     Cluster, Event, ExplainError, Machine, Pod, Redaction, Service, Verdict, explain, node, overview, plan, preflight, redact, why,
 };
@@ -92,6 +92,7 @@ fn cluster() -> Cluster {
         version: "v1.33.2".into(),
         configs: vec![AzureVnetConfig::new("default", serde_json::from_value(json!({})).unwrap())],
         pools,
+        subnets: vec![subnet()],
         machines: vec![
             machine("aks-1", "linux", "True"),
             machine("aks-2", "linux", "True"),
@@ -111,6 +112,17 @@ fn cluster() -> Cluster {
             count: 3,
         }],
     }
+}
+
+fn subnet() -> AzureVnetSubnet {
+    let status = json!({
+        "prefixes": ["10.0.0.0/24"], "limit": 251, "used": 249, "free": 2, "ours": 24, "nodes": 2, "needs": 10, "roomForNodes": 0,
+        "conditions": [condition("Low", "True", "TooSmall", "The nodes need 10 more addresses than are left: add a prefix to the subnet, or lower pool.max.")],
+    });
+    let kind = json!({"apiVersion": "azure-vnet.dev/v1alpha1", "kind": "AzureVnetSubnet", "metadata": {"name": "vnet-1-snet-nodes-1"}});
+    let mut object = kind.as_object().unwrap().clone();
+    object.extend([("spec".to_owned(), json!({"subnetID": SUBNET.to_uppercase()})), ("status".to_owned(), status)]);
+    serde_json::from_value(Value::Object(object)).unwrap()
 }
 
 fn pod(name: &str, node: &str, address: Option<[u8; 4]>) -> Pod {
@@ -173,6 +185,35 @@ fn a_plan_says_what_would_be_done() {
     snapshot("plan-larger.txt", &plan(&cluster));
     cluster.configs[0].spec.mode = azure_vnet_crds::config::Mode::Paused;
     assert_eq!(plan(&cluster).writes, 0);
+}
+
+#[test]
+fn the_nodes_own_word_about_its_pool_counts_and_one_that_keeps_the_controller_off_is_not_served() {
+    let mut cluster = cluster();
+    cluster.machines[0].pool_override = Some(r#"{"min": 20}"#.into());
+    cluster.machines[1].pool_override = Some(r#"{"max": 999}"#.into());
+    cluster.machines[2].unmanaged = true;
+    let plans = plan(&cluster);
+    let rows: Vec<(u16, &str)> = plans.nodes.iter().map(|row| (row.target, row.why.as_str())).collect();
+    assert_eq!(rows[0], (20, "attaches at once, in one write, by the Node's annotation"));
+    assert!(rows[1].0 == 15 && rows[1].1.contains("pool-override does not count: a NIC carries"), "{rows:?}");
+    assert!(rows[2].0 == 0 && rows[2].1.contains("azure-vnet.dev/unmanaged"), "{rows:?}");
+    cluster.configs[0].spec.mode = azure_vnet_crds::config::Mode::Plan;
+    assert!(plan(&cluster).nodes[0].why.starts_with("not sent, mode is Plan: "));
+    let few = preflight(&cluster).checks.into_iter().find(|check| check.name == "pods per node").unwrap();
+    assert_eq!(few.verdict, Verdict::Good);
+    cluster.machines[0].pool_override = Some(r#"{"ipAddressCount": 31}"#.into());
+    let few = preflight(&cluster).checks.into_iter().find(|check| check.name == "pods per node").unwrap();
+    assert!(few.verdict == Verdict::Warning && few.found.contains("at most 30 addresses"), "{few:?}");
+}
+
+#[test]
+fn what_the_controller_found_about_the_network_is_in_the_preflight() {
+    let mut cluster = cluster();
+    let status = json!({"preflight": [{"reason": "SubnetDelegated", "message": "subnet a is delegated"}]});
+    cluster.configs[0].status = Some(serde_json::from_value(status).unwrap());
+    let found = preflight(&cluster).checks.into_iter().find(|check| check.name == "network").unwrap();
+    assert_eq!((found.verdict, found.found.as_str()), (Verdict::Warning, "subnet a is delegated"));
 }
 
 #[test]

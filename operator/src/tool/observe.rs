@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use anyhow::Context as _;
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet};
 use azure_vnet_operator_core::look::{Cluster, Target};
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use kube::{Api, Client, api::ListParams};
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 /// Objects a page.
 const PAGE: u32 = 500;
 
-/// What to read beside configs, pools and Nodes.
+/// What to read beside configs, pools, subnets and Nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scope {
     pods: Vec<(String, ListParams)>,
@@ -91,12 +91,14 @@ pub async fn cluster(client: &Client, scope: &Scope) -> anyhow::Result<Cluster> 
     let version = client.apiserver_version().await.context("the API server does not answer")?.git_version;
     let configs = kinds(&Api::<AzureVnetConfig>::all(client.clone())).await?;
     let pools = kinds(&Api::<AzureVnetNode>::all(client.clone())).await?;
+    let subnets = kinds(&Api::<AzureVnetSubnet>::all(client.clone())).await?;
     let nodes = all(&Api::<Node>::all(client.clone()), ListParams::default()).await.context("cannot list nodes")?;
     let mut cluster = Cluster {
         at: jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?,
         version,
         configs,
         pools,
+        subnets,
         machines: nodes.into_iter().map(Into::into).collect(),
         ..Cluster::default()
     };

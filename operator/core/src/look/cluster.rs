@@ -5,7 +5,6 @@ use std::{
     fmt,
 };
 
-use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
@@ -41,7 +40,7 @@ pub struct Overview {
 pub struct ConfigRow {
     /// Its name.
     pub name: String,
-    /// Enforce or Paused.
+    /// Enforce, Plan or Paused.
     pub mode: String,
     /// Nodes that it counts for.
     pub nodes: u32,
@@ -77,8 +76,14 @@ pub struct SubnetRow {
     pub nodes: u32,
     /// Addresses of these nodes and their pods.
     pub ours: u32,
-    /// What Azure lets one use of it.
-    pub size: u32,
+    /// What Azure lets one use of it, where that is known.
+    pub size: Option<u32>,
+    /// What of it is left, by Azure's count.
+    pub left: Option<u32>,
+    /// Addresses that its nodes lack beyond what is left.
+    pub needs: u32,
+    /// How many more nodes of the present average size fit.
+    pub room_for_nodes: Option<u32>,
 }
 
 /// One thing that stands in the way.
@@ -140,27 +145,32 @@ fn tally(cluster: &Cluster, rows: &[NodeRow]) -> Tally {
 }
 
 fn subnets(cluster: &Cluster) -> Vec<SubnetRow> {
-    let mut found: BTreeMap<(String, String), SubnetRow> = BTreeMap::new();
+    let mut found: BTreeMap<String, SubnetRow> = BTreeMap::new();
     for pool in cluster.pools.iter().filter(|pool| !pool.spec.node.subnet_id.is_empty()) {
         let machine = &pool.spec.node;
-        let row = found.entry((machine.subnet_id.clone(), machine.subnet_prefix.clone())).or_insert_with(|| SubnetRow {
-            name: last_segment(&machine.subnet_id).to_owned(),
-            id: machine.subnet_id.clone(),
-            prefix: machine.subnet_prefix.clone(),
-            nodes: 0,
-            ours: 0,
-            size: usable(&machine.subnet_prefix),
-        });
+        let row = found
+            .entry(machine.subnet_id.to_ascii_lowercase())
+            .or_insert_with(|| subnet(cluster, &machine.subnet_id, &machine.subnet_prefix));
         row.nodes += 1;
         row.ours += 1 + Counts::of(pool).attached;
     }
     found.into_values().collect()
 }
 
-/// Azure keeps the first four addresses of a subnet and the last.
-pub(super) fn usable(prefix: &str) -> u32 {
-    let length = prefix.parse::<Ipv4Net>().map_or(32, |net| net.prefix_len());
-    2_u32.checked_pow(u32::from(32 - length)).unwrap_or(u32::MAX).saturating_sub(5)
+/// A subnet without its nodes.
+fn subnet(cluster: &Cluster, id: &str, prefix: &str) -> SubnetRow {
+    let known = cluster.subnet(id).and_then(|subnet| subnet.status.clone()).unwrap_or_default();
+    SubnetRow {
+        name: last_segment(id).to_owned(),
+        id: id.to_owned(),
+        prefix: if known.prefixes.is_empty() { prefix.to_owned() } else { known.prefixes.join(", ") },
+        nodes: 0,
+        ours: 0,
+        size: cluster.size_of(id, prefix),
+        left: known.free,
+        needs: known.needs,
+        room_for_nodes: known.room_for_nodes,
+    }
 }
 
 fn problems(cluster: &Cluster) -> Vec<Problem> {
@@ -175,8 +185,12 @@ fn problems(cluster: &Cluster) -> Vec<Problem> {
         let told = move |found: &&Condition| found.type_ == "Ready" || unready.is_none_or(|ready| ready.reason != found.reason);
         conditions.filter(told).map(move |found| ("node", name(&pool.metadata), found))
     });
+    let of_subnets = cluster.subnets.iter().flat_map(|subnet| {
+        let conditions = subnet.status.iter().flat_map(|status| &status.conditions);
+        conditions.map(|found| ("subnet", last_segment(&subnet.spec.subnet_id), found))
+    });
     // A pool that is growing is at work, not in trouble.
-    let bad = of_configs.chain(of_nodes).filter(|(_, _, found)| !is_good(found) && found.reason != "Filling");
+    let bad = of_configs.chain(of_nodes).chain(of_subnets).filter(|(_, _, found)| !is_good(found) && found.reason != "Filling");
     let mut problems: Vec<Problem> = bad
         .map(|(kind, name, found)| Problem {
             of: format!("{kind} {name}"),
@@ -212,15 +226,19 @@ impl fmt::Display for Overview {
             "           {attached} attached (target {target}): {used} used, {cooling} resting, {leaving} leaving, {free} free, {lost} lost"
         )?;
         if !self.subnets.is_empty() {
-            let mut table = Table::new(&["SUBNET", "PREFIX", "NODES", "OURS", "OF", ""]);
+            let mut table = Table::new(&["SUBNET", "PREFIX", "NODES", "OURS", "OF", "LEFT", "NEEDS", ""]);
             for row in self.subnets.iter().take(SHOWN) {
-                let bar = Bar { used: row.ours, resting: 0, of: row.size, width: 20 };
+                let used = row.left.zip(row.size).map_or(row.ours, |(left, size)| size.saturating_sub(left)).max(row.ours);
+                let bar = Bar { used: row.ours, resting: used - row.ours, of: row.size.unwrap_or(used), width: 20 };
+                let known = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
                 table.row([
                     row.name.clone(),
                     row.prefix.clone(),
                     row.nodes.to_string(),
                     row.ours.to_string(),
-                    row.size.to_string(),
+                    known(row.size),
+                    known(row.left),
+                    if row.needs == 0 { "-".to_owned() } else { format!("{} more", row.needs) },
                     bar.to_string(),
                 ]);
             }

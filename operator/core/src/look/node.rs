@@ -3,7 +3,7 @@
 use std::fmt;
 
 use azure_vnet_crds::{
-    AzureVnetNode,
+    AzureVnetNode, UNMANAGED,
     node::{CloudError, Intent, IntentOp, Release, SlotAddress},
 };
 use jiff::Timestamp;
@@ -159,6 +159,9 @@ fn unserved(cluster: &Cluster, machine: &Machine) -> String {
     }
     if let Err(error) = machine.provider_id.parse::<ProviderId>() {
         return error.to_string();
+    }
+    if machine.unmanaged {
+        return format!("its annotation {UNMANAGED} keeps the controller off");
     }
     match cluster.config(machine) {
         None => "no config selects it".into(),

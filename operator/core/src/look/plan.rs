@@ -2,10 +2,14 @@
 
 use std::fmt;
 
-use azure_vnet_crds::{AzureVnetNode, config::Mode, node::SlotAddress};
+use azure_vnet_crds::{
+    AzureVnetNode,
+    config::Mode,
+    node::{PoolSource, SlotAddress},
+};
 use serde::Serialize;
 
-use super::{Cluster, Machine, Table, name, node::deed};
+use super::{Cluster, Machine, Table, name, node::deed, policy};
 use crate::{
     policy::{Policy, Pool},
     size::Need,
@@ -78,13 +82,17 @@ fn row(cluster: &Cluster, machine: &Machine) -> PlanRow {
             super::nodes(cluster).into_iter().find(|row| row.name == machine.name).map(|row| row.reason).unwrap_or_default(),
         );
     };
-    let policy = match Policy::of(config) {
-        Ok(policy) => policy,
+    let (policy, refused) = match policy(config, machine) {
+        Ok(found) => found,
         Err(error) => return blank(name(&config.metadata), error.to_string()),
     };
     let fresh = AzureVnetNode::default();
     let pool = cluster.pool(&machine.name);
-    sized(machine, &policy, pool.unwrap_or(&fresh), pool.is_some())
+    let row = sized(machine, &policy, pool.unwrap_or(&fresh), pool.is_some());
+    let sent = if policy.mode == Mode::Plan && row.change != 0 { "not sent, mode is Plan: " } else { "" };
+    let by = if policy.effective.pool.source == PoolSource::Annotation { ", by the Node's annotation" } else { "" };
+    let refused = refused.map(|refused| format!("; {refused}")).unwrap_or_default();
+    PlanRow { why: format!("{sent}{}{by}{refused}", row.why), ..row }
 }
 
 fn sized(machine: &Machine, policy: &Policy, pool: &AzureVnetNode, known: bool) -> PlanRow {

@@ -1,11 +1,14 @@
 //! `preflight`: whether a cluster is one that can be served, and what stands in the way.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use azure_vnet_crds::{AzureVnetConfig, STARTUP_TAINT};
+use azure_vnet_crds::STARTUP_TAINT;
 use serde::Serialize;
 
-use super::{Cluster, cluster::usable, condition, last_segment, name, text::plural};
+use super::{Cluster, Machine, condition, last_segment, name, policy, text::plural};
 use crate::{
     policy::{Policy, Pool},
     provider::ProviderId,
@@ -54,7 +57,7 @@ impl Preflight {
 /// Looks at a cluster.
 #[must_use]
 pub fn preflight(cluster: &Cluster) -> Preflight {
-    let checks = [version, configs, machines, other_plugin, taint, sizing, subnets, rights, parts];
+    let checks = [version, configs, machines, other_plugin, taint, sizing, subnets, network, rights, parts];
     Preflight { checks: checks.iter().map(|check| check(cluster)).collect() }
 }
 
@@ -184,8 +187,10 @@ fn taint(cluster: &Cluster) -> Check {
     }
 }
 
-fn most(config: &AzureVnetConfig) -> Option<u16> {
-    Some(match Policy::of(config).ok()?.pool {
+/// The most addresses that a node's pods can have.
+fn most(cluster: &Cluster, machine: &Machine) -> Option<u16> {
+    let (policy, _) = policy(cluster.config(machine)?, machine).ok()?;
+    Some(match policy.pool {
         Pool::Fixed(count) => count,
         Pool::Floating { max, .. } => max,
     })
@@ -194,8 +199,7 @@ fn most(config: &AzureVnetConfig) -> Option<u16> {
 fn sizing(cluster: &Cluster) -> Check {
     let title = "pods per node";
     let tight = cluster.machines.iter().find_map(|machine| {
-        let config = cluster.config(machine)?;
-        let most = most(config)?;
+        let (config, most) = (cluster.config(machine)?, most(cluster, machine)?);
         (machine.max_pods > most).then(|| (machine, name(&config.metadata), most))
     });
     match tight {
@@ -219,21 +223,34 @@ fn subnets(cluster: &Cluster) -> Check {
         if node.subnet_id.is_empty() {
             continue;
         }
-        let config = cluster.configs.iter().find(|config| name(&config.metadata) == pool.spec.config.name);
-        *needs.entry((&node.subnet_id, &node.subnet_prefix)).or_default() += 1 + config.and_then(most).map_or(0, u32::from);
+        let most = cluster.machine(name(&pool.metadata)).and_then(|machine| most(cluster, machine));
+        *needs.entry((&node.subnet_id, &node.subnet_prefix)).or_default() += 1 + most.map_or(0, u32::from);
     }
-    let worst = needs.iter().find(|((_, prefix), need)| **need > usable(prefix));
+    let worst =
+        needs.iter().find_map(|((id, prefix), need)| Some((id, prefix, need, cluster.size_of(id, prefix).filter(|size| need > size)?)));
     match (worst, needs.is_empty()) {
-        (Some(((id, prefix), need)), _) => warning(
+        (Some((id, prefix, need, size)), _) => warning(
             title,
             format!(
-                "if every node filled its pool, {} ({prefix}) would need {need} addresses and has {}: enlarge it, use more subnets, or lower pool.max",
+                "if every node filled its pool, {} ({prefix}) would need {need} addresses and has {size}: enlarge it, use more subnets, or lower pool.max",
                 last_segment(id),
-                usable(prefix)
             ),
         ),
         (None, true) => good(title, "not known before the first node is served"),
         (None, false) => good(title, "large enough for every node's whole pool"),
+    }
+}
+
+/// What the controller found about the nodes' network.
+fn network(cluster: &Cluster) -> Check {
+    let title = "network";
+    let status = cluster.configs.iter().filter_map(|config| config.status.as_ref());
+    let found: BTreeSet<&str> = status.clone().flat_map(|status| &status.preflight).map(|found| found.message.as_str()).collect();
+    let looked = status.clone().any(|status| condition(&status.conditions, "PreflightPassed").is_some());
+    match (found.is_empty(), looked) {
+        (false, _) => warning(title, found.into_iter().collect::<Vec<_>>().join(". ")),
+        (true, true) => good(title, "nothing about it is in the way"),
+        (true, false) => good(title, "not known before the controller has looked"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the API server's kinds to what is looked at of them.
 
+use azure_vnet_crds::{POOL_OVERRIDE, UNMANAGED};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{self as api, NodeCondition, PodCondition},
@@ -18,8 +19,11 @@ impl From<api::Node> for Machine {
         let info = status.node_info.unwrap_or_default();
         let ready: NodeCondition =
             status.conditions.unwrap_or_default().into_iter().find(|condition| condition.type_ == "Ready").unwrap_or_default();
+        let annotation = |key: &str| node.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
         let max_pods = status.allocatable.and_then(|all| all.get("pods")?.0.parse().ok());
         Self {
+            pool_override: annotation(POOL_OVERRIDE),
+            unmanaged: annotation(UNMANAGED).as_deref() == Some("true"),
             created: at(node.metadata.creation_timestamp.as_ref()),
             name: node.metadata.name.unwrap_or_default(),
             uid: node.metadata.uid.unwrap_or_default(),
