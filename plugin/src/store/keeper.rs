@@ -48,7 +48,11 @@ pub struct Adoption {
 impl Adoption {
     /// Whether the revision still has the slot with that address (safety rule RE2).
     fn lists(&self, slot: SlotAddress) -> bool {
-        self.addresses.contains(&slot) || self.hold.iter().any(|marker| marker.slot == slot)
+        self.slots().any(|listed| listed == slot)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = SlotAddress> {
+        self.addresses.iter().copied().chain(self.hold.iter().map(|marker| marker.slot))
     }
 }
 
@@ -137,7 +141,11 @@ impl Keeper {
         }
         let offer = self.offer(&pool, adoption)?;
         for (address, marker) in self.durable_markers()? {
-            if matches!(&marker, DurableMarker::Whole(marker) if !adoption.lists(marker.slot)) {
+            let is_listed = match marker {
+                DurableMarker::Whole(marker) => adoption.lists(marker.slot),
+                DurableMarker::Unreadable => adoption.slots().any(|slot| slot.address == address),
+            };
+            if !is_listed {
                 files::remove_durably(&self.marker_path(address))?;
             }
         }

@@ -116,15 +116,17 @@ impl Keeper {
         Ok(both)
     }
 
-    /// Every slot with either record: what pods do not get until it is withdrawn (safety rule RE8).
+    /// Every slot with either record: what pods do not get until it is withdrawn (safety rule RE8). A durable marker that cannot be read
+    /// counts for the slot that the adopted pool has with its address.
     ///
     /// # Errors
     /// See [`KeeperError`].
     pub fn set_aside(&self) -> Result<BTreeSet<SlotAddress>, KeeperError> {
         let mut slots: BTreeSet<SlotAddress> = self.run_markers()?.into_iter().map(|marker| marker.slot).collect();
-        slots.extend(self.durable_markers()?.into_iter().filter_map(|(_, marker)| match marker {
+        let adopted = self.adopted()?;
+        slots.extend(self.durable_markers()?.into_iter().filter_map(|(address, marker)| match marker {
             DurableMarker::Whole(marker) => Some(marker.slot),
-            DurableMarker::Unreadable => None,
+            DurableMarker::Unreadable => adopted.as_ref()?.find(address),
         }));
         Ok(slots)
     }

@@ -140,9 +140,23 @@ fn st6_a_damaged_marker_keeps_its_address_from_pods_and_is_not_acknowledged() {
     keeper.seal(SealOwner::Agent).unwrap();
     assert_eq!(add_all(&node.store()), [address(5)]);
     assert_eq!(keeper.quarantined().unwrap(), []);
+    assert_eq!(keeper.set_aside().unwrap(), BTreeSet::from([slot(4)]), "so that its probation can end");
     keeper.withdraw(slot(4)).unwrap();
     keeper.adopt(&revision(1, &[4, 5])).unwrap();
     assert_eq!(add(&node.store(), "a").unwrap(), address(4));
+}
+
+#[test]
+fn st7_a_damaged_marker_goes_when_its_address_leaves() {
+    let mut node = Node::with_pool(&[4, 5]);
+    node.open().quarantine(&marker(4, 1), &mut free).unwrap();
+    fs::write(node.path("lib/quarantine/10.240.0.4"), "").unwrap();
+    node.reboot();
+    let keeper = node.open();
+    keeper.restore_after_start(&mut free).unwrap();
+    keeper.adopt(&revision(2, &[5])).unwrap();
+    assert_eq!((names(&node, "lib/quarantine"), keeper.set_aside().unwrap()), (vec![], BTreeSet::new()));
+    assert_eq!(keeper.adopt(&revision(3, &[4, 5])).unwrap().addresses(), [slot(4), slot(5)], "what comes back is a new one");
 }
 
 #[test]
