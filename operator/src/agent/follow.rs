@@ -65,7 +65,7 @@ impl Node {
     pub(super) fn follow(&mut self, seen: &Seen, view: &View, basis: Basis, problems: &mut Problems, outcome: &mut Outcome) {
         let now = since_boot();
         let basis = &self.trusted(seen, basis, now);
-        self.take_sightings(seen, basis, now);
+        self.take_sightings(seen, view, basis, now);
         self.remember_hidden(problems);
         let taken = self.take_over(basis, view, now);
         let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);

@@ -265,6 +265,22 @@ fn re5_an_address_that_imds_shows_no_more_is_withheld_at_once() {
 }
 
 #[test]
+fn re5_metadata_without_the_nic_says_nothing_as_long_as_the_machine_has_it_and_re6_else_shows_no_address() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        let other = Answer { shown: vec![("00:0d:3a:00:00:99".into(), vec![])], ..imds("vm-1", &[]) };
+        node.reconcile(&seen(Some(&object), vec![other.clone()])).unwrap();
+        assert_eq!(offered(&node), Some(vec![address("10.0.0.5"), address("10.0.0.6")]), "metadata lags behind the machine");
+        run("ip", &["link", "set", "eth0", "address", "00:0d:3a:00:00:99"]);
+        let answer = Answer { asked: since_boot(), ..other };
+        node.reconcile(&seen(Some(&object), vec![answer])).unwrap();
+        assert_eq!(offered(&node), Some(vec![]), "the pool is another NIC's");
+    });
+}
+
+#[test]
 fn re5_what_imds_took_back_stays_withheld_over_a_restart_and_re6_over_a_reboot() {
     apart(|| {
         let machine = Machine::new();

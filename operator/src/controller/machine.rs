@@ -52,7 +52,7 @@ impl<A: Arm> Machines<A> {
         Self { arm, networks: Mutex::default(), refusals: Mutex::default() }
     }
 
-    /// Finds where a machine is written. It never changes during a machine's life.
+    /// Finds where a machine is written. It does not change as long as the machine runs.
     ///
     /// # Errors
     /// Azure's, or the description of a VM without a usable NIC.

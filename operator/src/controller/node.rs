@@ -29,7 +29,7 @@ use super::{
     machine::Machines,
     metrics::Metrics,
     pools::{Pools, is_conflict},
-    taints,
+    taints::{self, Repair},
     watch::Caches,
     work::{Known, Work, subject},
 };
@@ -60,7 +60,7 @@ pub struct Shell<A> {
     pub metrics: Metrics,
     /// Time, as decisions see it.
     pub clock: Clock,
-    known: Mutex<BTreeMap<String, Known>>,
+    pub(super) known: Mutex<BTreeMap<String, Known>>,
     exhausted: Mutex<BTreeMap<String, Instant>>,
     troubles: Mutex<BTreeMap<String, Error>>,
     cluster: Mutex<Cluster>,
@@ -117,8 +117,8 @@ impl<A: Arm> Shell<A> {
             return self.farewell(Some(object)).await;
         }
         let Some((config, provider)) = self.managed(&node).await else {
-            if node.has_taint(EXHAUSTED_TAINT) {
-                self.mend_taints(&node, "", Marking::Remove).await;
+            if let Some(repair) = taints::unmarked(&node) {
+                self.mend_taints(&node, repair).await;
             }
             return Ok(None);
         };
@@ -126,11 +126,12 @@ impl<A: Arm> Shell<A> {
         let look_again = self.repair(&node, object.as_ref(), &policy, &mut known.mark_wrong_since).await;
         let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
         let masquerade = &policy.effective.masquerade;
-        let target = known.target.take().filter(|_| known.of_pass.is_of(&subject));
+        let boot = subject.node.boot_id.clone();
+        let target = known.target.take().filter(|_| known.of_pass.is_of(&subject) && known.boot == boot);
         let mut work = Work { shell: self, node: &node, provider: &provider, target, masquerade };
         let mut pass = Pass::new(subject.clone(), known.of_pass.renewed(&subject, object));
         let result = work.run(&mut pass).await;
-        let known = Known { of_pass: pass.into_known(), target: work.target, ..known };
+        let known = Known { of_pass: pass.into_known(), target: work.target, boot, ..known };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
         result.map(|wake| wake.into_iter().chain(look_again).min())
     }
@@ -223,14 +224,15 @@ impl<A: Arm> Shell<A> {
         let out = policy.exhaustion == Exhaustion::Taint && is_out(status, agent, self.is_exhausted(&object.spec.node.subnet_id));
         let marking = mark(out, node.has_taint(EXHAUSTED_TAINT), wrong_since, Timestamp::now());
         let look_again = if let Marking::Wait(rest) = marking { Some(rest) } else { None };
-        self.mend_taints(node, &policy.startup_taint, marking).await;
+        if let Some(repair) = taints::plan(node, &policy.startup_taint, marking, Timestamp::now()) {
+            self.mend_taints(node, repair).await;
+        }
         look_again
     }
 
-    async fn mend_taints(&self, node: &Node, startup_taint: &str, marking: Marking) {
-        let Some(repair) = taints::plan(node, startup_taint, marking, Timestamp::now()) else { return };
+    async fn mend_taints(&self, node: &Node, repair: Repair) {
         match taints::apply(&self.nodes, node.name(), repair).await {
-            Ok(()) => info!(node = node.name(), ?marking, "its taints are in order"),
+            Ok(()) => info!(node = node.name(), "its taints are in order"),
             // Its change makes the node due again.
             Err(error) if is_conflict(&error) => debug!(node = node.name(), "the node changed before its taints were set"),
             // The node's addresses must not wait for it.

@@ -29,19 +29,30 @@ pub struct Repair {
 #[must_use]
 pub fn plan(node: &Node, startup_taint: &str, marking: Marking, now: Timestamp) -> Option<Repair> {
     let goes = |key: &str| key == startup_taint || (marking == Marking::Remove && key == EXHAUSTED_TAINT);
-    let stays = |taint: &&Value| !taint_key(taint).is_some_and(goes);
     let mark = json!({"key": EXHAUSTED_TAINT, "effect": "NoSchedule"});
     let mark = Some(&mark).filter(|_| marking == Marking::Set && !node.has_taint(EXHAUSTED_TAINT));
-    let taints: Vec<&Value> = node.spec.taints.iter().filter(stays).chain(mark).collect();
-    let taints = (!node.spec.taints.iter().eq(taints.iter().copied())).then(|| {
-        // The version makes the patch fail if anybody changed the node meanwhile: taints are one list with many writers.
-        json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}})
-    });
+    let taints = changed(node, goes, mark);
     let network = (node.condition("NetworkUnavailable") == Some("True")).then(|| {
         json!({"status": {"conditions": [{"type": "NetworkUnavailable", "status": "False", "reason": "AgentReady",
             "message": "the node's agent has taken over its pool", "lastTransitionTime": now, "lastHeartbeatTime": now}]}})
     });
     (taints.is_some() || network.is_some()).then_some(Repair { taints, network })
+}
+
+/// Plans to take the mark off a node that is not served, and nothing else: its readiness is others' to tell.
+#[must_use]
+pub fn unmarked(node: &Node) -> Option<Repair> {
+    changed(node, |key| key == EXHAUSTED_TAINT, None).map(|taints| Repair { taints: Some(taints), network: None })
+}
+
+/// The patch that takes some taints off and puts one on, if that changes anything.
+fn changed(node: &Node, goes: impl Fn(&str) -> bool, mark: Option<&Value>) -> Option<Value> {
+    let stays = |taint: &&Value| !taint_key(taint).is_some_and(&goes);
+    let taints: Vec<&Value> = node.spec.taints.iter().filter(stays).chain(mark).collect();
+    (!node.spec.taints.iter().eq(taints.iter().copied())).then(|| {
+        // The version makes the patch fail if anybody changed the node meanwhile: taints are one list with many writers.
+        json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}})
+    })
 }
 
 /// Carries a repair out.
@@ -96,6 +107,15 @@ mod tests {
         assert_eq!(planned(json!([other, mark]), Marking::Set), None);
         assert_eq!(planned(json!([mark, other]), Marking::Remove), Some(json!([other])));
         assert_eq!(planned(json!([mark, other]), Marking::Keep), None);
+    }
+
+    #[test]
+    fn a_node_that_is_not_served_loses_the_mark_and_nothing_is_said_of_its_network() {
+        let other = json!({"key": "other", "effect": "NoSchedule"});
+        let marked = node(&json!([other, {"key": "azure-vnet.dev/no-addresses", "effect": "NoSchedule"}]), "True");
+        let repair = unmarked(&marked).unwrap();
+        assert_eq!((&repair.taints.unwrap()["spec"]["taints"], repair.network), (&json!([other]), None));
+        assert_eq!(unmarked(&node(&json!([other]), "True")), None);
     }
 
     #[test]

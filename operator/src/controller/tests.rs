@@ -13,7 +13,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::*;
+use super::{kinds::Node, *};
 
 const SUBNET: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/nodes";
 const NIC: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/nic";
@@ -85,7 +85,10 @@ impl Arm for Azure {
     async fn read(&self, read: &Read, _: Urgency) -> Result<Document, Error> {
         let body = match read {
             Read::Machine(_) => json!({"properties": {"networkProfile": {"networkInterfaces": [{"id": NIC}]}}}),
-            Read::Nic(_) => self.nic.lock().unwrap().clone(),
+            Read::Nic(_) => match self.nic.lock().unwrap().clone() {
+                Value::Null => return Err(Error::from_answer(404, None, br#"{"error": {"code": "ResourceNotFound", "message": "no"}}"#)),
+                nic => nic,
+            },
             Read::Network(_) => json!({"properties": {"addressSpace": {"addressPrefixes": ["10.240.0.0/16"]},
                 "subnets": [{"id": SUBNET, "properties": {"addressPrefix": "10.240.0.0/16"}}]}}),
             Read::Subnet(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::InstanceNics(_) | Read::Usages(_) => {
@@ -129,6 +132,13 @@ where
     store
 }
 
+fn node(boot: &str) -> Node {
+    let provider = "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm";
+    let node = json!({"metadata": {"name": "n1", "uid": "node"}, "spec": {"providerID": provider},
+        "status": {"conditions": [{"type": "Ready", "status": "False"}], "nodeInfo": {"bootID": boot, "operatingSystem": "linux"}}});
+    serde_json::from_value(node).unwrap()
+}
+
 fn shell(refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
     shell_in(Mode::Enforce, refusals)
 }
@@ -137,11 +147,8 @@ fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
     let server = Arc::new(Server::default());
     let service = Arc::clone(&server);
     let client = kube::Client::new(tower::service_fn(move |request| Arc::clone(&service).answer(request)), "default");
-    let provider = "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm";
-    let node = serde_json::from_value(json!({"metadata": {"name": "n1", "uid": "node"}, "spec": {"providerID": provider},
-        "status": {"conditions": [{"type": "Ready", "status": "False"}], "nodeInfo": {"bootID": "boot", "operatingSystem": "linux"}}}));
     let caches = Caches {
-        nodes: store(vec![node.unwrap()]),
+        nodes: store(vec![node("boot")]),
         configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
         pools: store(vec![]),
     };
@@ -191,4 +198,22 @@ async fn in_mode_plan_the_status_shows_what_would_be_sent_and_nothing_is_sent() 
     let writes = server.writes.load(Ordering::SeqCst);
     shell.pass("n1").await.unwrap();
     assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 0), "nothing at rest");
+}
+
+#[tokio::test]
+async fn which_nic_a_machine_has_is_asked_again_after_a_boot_and_when_the_nic_is_gone() {
+    let knows = |shell: &Shell<Azure>| shell.known.lock().unwrap()["n1"].target.is_some();
+    let (mut shell, server) = shell(vec![]);
+    shell.pass("n1").await.unwrap();
+    shell.pass("n1").await.unwrap();
+    assert!(knows(&shell), "it does not change as long as the machine runs");
+    shell.caches.nodes = store(vec![node("next boot")]);
+    shell.pass("n1").await.unwrap();
+    assert!(!knows(&shell), "a machine that was off may have another NIC");
+    drop((shell, server));
+
+    let (shell, _server) = self::shell(vec![]);
+    *shell.arm.nic.lock().unwrap() = Value::Null;
+    shell.pass("n1").await.unwrap();
+    assert!(matches!(shell.trouble("n1").unwrap().class, Class::Gone) && !knows(&shell));
 }

@@ -32,8 +32,10 @@ use crate::azure::Arm;
 pub struct Known {
     /// What decisions rest on.
     pub of_pass: pass::Known,
-    /// Where its machine is written, of the same node and term.
+    /// Where its machine is written, of the same node, boot and term.
     pub target: Option<Target>,
+    /// The boot in which that was found out: a machine that is off may be given another NIC.
+    pub boot: String,
     /// Since when the mark of a node without addresses is wrong.
     pub mark_wrong_since: Option<Timestamp>,
 }
@@ -177,7 +179,14 @@ impl<A: Arm> Work<'_, A> {
             Some(target) => target,
             None => machines.target(self.provider).await?,
         };
-        let target = self.target.insert(target);
+        let result = self.read_target(&target, urgency).await;
+        // A NIC that is gone may have made room for another.
+        self.target = Some(target).filter(|_| !result.as_ref().is_err_and(|error| error.class == Class::Gone));
+        result
+    }
+
+    async fn read_target(&self, target: &Target, urgency: Urgency) -> Result<(Nic, Machine), Error> {
+        let machines = &self.shell.machines;
         let nic = machines.nic(target, urgency).await?;
         let machine = machines.describe(self.node, target, nic.view(), self.masquerade).await?;
         Ok((nic, machine))
