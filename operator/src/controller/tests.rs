@@ -85,10 +85,13 @@ impl Arm for Azure {
     async fn read(&self, read: &Read, _: Urgency) -> Result<Document, Error> {
         let body = match read {
             Read::Machine(_) => json!({"properties": {"networkProfile": {"networkInterfaces": [{"id": NIC}]}}}),
-            Read::Nic(_) => match self.nic.lock().unwrap().clone() {
-                Value::Null => return Err(Error::from_answer(404, None, br#"{"error": {"code": "ResourceNotFound", "message": "no"}}"#)),
-                nic => nic,
-            },
+            Read::Nic(_) => {
+                let nic = self.nic.lock().unwrap().clone();
+                if nic.is_null() {
+                    return Err(Error::from_answer(404, None, br#"{"error": {"code": "ResourceNotFound", "message": "no"}}"#));
+                }
+                nic
+            }
             Read::Network(_) => json!({"properties": {"addressSpace": {"addressPrefixes": ["10.240.0.0/16"]},
                 "subnets": [{"id": SUBNET, "properties": {"addressPrefix": "10.240.0.0/16"}}]}}),
             Read::Subnet(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::InstanceNics(_) | Read::Usages(_) => {
