@@ -20,11 +20,9 @@ mod ways;
 
 use std::env;
 
-use azure_vnet_plugin::{frames::Frames, netlink::Netlink};
-use azure_vnet_plugin_core::frames::Chain;
 use fabric::Fabric;
 use nix::errno::Errno;
-use node::{Node, Sandbox, on_a_node};
+use node::{Node, on_a_node};
 use serde_json::{Value, json};
 use strike::{Blow, Strike, run, strikes};
 
@@ -87,16 +85,8 @@ fn struck(node: &Node, mode: &str, strike: Strike) {
     fabric.expect_way(Some(&pod.netns), again.address(), Some(&fabric.other), fabric::OTHER_NODE, fabric::OTHER_NODE, &when);
     assert!(node.run(&pod, "DEL", &conf(mode)).ok, "{when}");
     node.assert_nothing_left(&when);
-    nothing_on_the_bridge(&pod, &when);
-    fabric.host_is_connected(&when);
-}
-
-fn nothing_on_the_bridge(pod: &Sandbox, when: &str) {
     assert_eq!(pod.links(), [], "{when}");
-    let rules = Frames::open().unwrap().observe().unwrap();
-    assert!(rules.iter().all(|rule| rule.chain != Chain::Pods), "{when}: {rules:?}");
-    let permanent = Netlink::open().unwrap().neighbours(azure_vnet_plugin::netlink::Family::V4).unwrap();
-    assert!(permanent.iter().all(|neighbour| !neighbour.permanent || neighbour.address.is_multicast()), "{when}: {permanent:?}");
+    fabric.host_is_connected(&when);
 }
 
 fn conf(mode: &str) -> Value {

@@ -1,6 +1,7 @@
 //! Kills the plugin as each of its system calls that change something begins and ends, makes each of them fail in every way, and checks
-//! that the next command mends what is left: no leak, no double. A sample by default, of a seed that is printed (`AZURE_VNET_SWEEP_SEED`
-//! repeats it); `AZURE_VNET_SWEEP=all` strikes everywhere.
+//! that the next command mends what is left: no leak, no double, and host and pods in touch with the other node. In each mode, and without an
+//! agent on a store that every ADD finds lost. A sample by default, of a seed that is printed (`AZURE_VNET_SWEEP_SEED` repeats it);
+//! `AZURE_VNET_SWEEP=all` strikes everywhere.
 
 #![cfg(target_arch = "x86_64")]
 #![expect(
@@ -15,67 +16,81 @@
     reason = "a test stops at the first surprise, and its node is the subject of what it does"
 )]
 
+mod fabric;
 mod node;
+mod services;
 mod strike;
+mod ways;
 
-use std::{collections::BTreeMap, env, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, env, fs, net::Ipv4Addr, time::Duration};
 
-use node::{DEADLINE, Ended, Node, Sandbox, await_that, conf, on_a_node, pool_address};
+use azure_vnet_plugin_core::lease::Entry;
+use fabric::{Fabric, OTHER_NODE};
+use node::{DEADLINE, Ended, Node, RUN, Sandbox, await_that, on_a_bare_node, pool_address};
 use serde_json::{Value, json};
+use services::{Service, wireserver};
 use strike::{Blow, Strike, run, strikes};
 
-/// How many blows a sample has of one command.
-const SAMPLE: usize = 60;
-const POOL: u8 = 20;
+/// How many blows a sample has of one command in one setting.
+const SAMPLE: usize = 24;
+const POOL: u8 = 10;
+
+/// Where a command is struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    /// An agent's pool, and this mode.
+    Agent(&'static str),
+    /// No agent: the plugin learns the pool and seals the store itself.
+    Alone,
+}
+
+const SETTINGS: [Setting; 4] = [Setting::Agent("transparent"), Setting::Agent("bridge"), Setting::Agent("tunnel"), Setting::Alone];
 
 #[test]
 fn add_struck_anywhere_is_completed_by_the_same_add_or_cleaned_by_del() {
-    sweep("ADD", |node, pod, bystander, round, struck| {
+    sweep("ADD", |scene, pod, round, struck| {
         if let Some(answered) = struck.answer.filter(|ended| ended.ok) {
-            let check = node.check(pod, &answered);
-            assert!(check.ok, "{}: answered, and {check:?}", struck.when);
+            scene.check(pod, &answered, &struck.when);
         }
         match round % 3 {
-            0 => complete_then_delete(node, pod, bystander, &struck.when),
-            1 => assert!(node.del(pod).ok, "{}", struck.when),
-            _ => replace_then_delete(node, pod, &struck.when),
+            0 => scene.complete_then_delete(pod, &struck.when),
+            1 => scene.del(pod, &struck.when),
+            _ => scene.replace_then_delete(pod, &struck.when),
         }
     });
 }
 
 #[test]
 fn del_struck_anywhere_is_finished_by_the_next() {
-    sweep("DEL", |node, pod, bystander, round, struck| {
+    sweep("DEL", |scene, pod, round, struck| {
         if round % 2 == 0 {
             // Another pod comes before the DEL is repeated: it gets another address, or this one after it is wholly free.
-            let other = node.sandbox(&format!("d{round}"), &format!("db-{round}"));
-            let added = node.add(&other);
-            assert_ne!(added.address(), bystander, "{}", struck.when);
-            assert!(node.del(pod).ok, "{}", struck.when);
-            let check = node.check(&other, &added);
-            assert!(check.ok, "{}: {check:?}", struck.when);
-            assert!(node.del(&other).ok, "{}", struck.when);
+            let other = scene.node.sandbox(&format!("d{round}"), &format!("db-{round}"));
+            let added = scene.add(&other, &struck.when);
+            assert_ne!(added.address(), scene.neighbour.address(), "{}", struck.when);
+            scene.del(pod, &struck.when);
+            scene.check(&other, &added, &struck.when);
+            scene.del(&other, &struck.when);
         }
-        assert!(node.del(pod).ok, "{}", struck.when);
+        scene.del(pod, &struck.when);
     });
 }
 
 #[test]
 fn check_struck_anywhere_changes_nothing() {
-    sweep("CHECK", |node, pod, bystander, _, struck| {
+    sweep("CHECK", |scene, pod, _, struck| {
         let added = struck.before.unwrap();
-        let check = node.check(pod, &added);
-        assert!(check.ok, "{}: {check:?}", struck.when);
-        assert_eq!(node.add(pod).json(), added.json(), "{}", struck.when);
-        node.assert_holds(&[bystander, added.address()], &struck.when);
-        assert!(node.del(pod).ok, "{}", struck.when);
+        scene.check(pod, &added, &struck.when);
+        assert_eq!(scene.add(pod, &struck.when).json(), added.json(), "{}", struck.when);
+        scene.node.assert_holds(&[scene.neighbour.address(), added.address()], &struck.when);
+        scene.del(pod, &struck.when);
     });
 }
 
 #[test]
 fn gc_struck_anywhere_is_finished_by_the_next() {
-    sweep("GC", |node, pod, _, _, struck| {
-        let again = node.run(pod, "GC", &configuration("GC", struck.before.as_ref()));
+    sweep("GC", |scene, pod, _, struck| {
+        let again = scene.node.run(pod, "GC", &scene.configuration("GC", None));
         assert!(again.ok, "{}: {again:?}", struck.when);
     });
 }
@@ -87,58 +102,153 @@ struct Struck {
     answer: Option<Ended>,
 }
 
-/// Strikes a command on one pod after another, beside a bystander that must not notice.
-fn sweep(command: &'static str, mend: impl Fn(&Node, &Sandbox, Ipv4Addr, usize, Struck) + Send + 'static) {
-    on_a_node(POOL, move |node| {
-        let bystander = node.sandbox("bystander", "bystander-0");
-        let neighbour = node.add(&bystander);
-        let (whole, before) = prepare(node, command, "whole");
-        let calls = run(node, &whole, command, &configuration(command, before.as_ref()), None).calls;
-        assert!(node.del(&whole).ok);
+/// A node in its setting, with a pod that must not notice what happens to others.
+struct Scene<'a> {
+    node: &'a Node,
+    setting: Setting,
+    fabric: Fabric,
+    service: Service,
+    bystander: Sandbox,
+    neighbour: Ended,
+}
+
+/// Strikes a command on one pod after another, in every setting.
+fn sweep(command: &'static str, mend: impl Fn(&Scene<'_>, &Sandbox, usize, Struck) + Copy + Send + 'static) {
+    for setting in SETTINGS {
+        on_a_bare_node(move |node| Scene::new(node, setting).sweep(command, mend));
+    }
+}
+
+impl<'a> Scene<'a> {
+    fn new(node: &'a Node, setting: Setting) -> Self {
+        let (fabric, service) = (Fabric::like_azure(node), Service::start(wireserver(&pool())));
+        let mut scene =
+            Self { node, setting, fabric, service, bystander: node.sandbox("bystander", "bystander-0"), neighbour: Ended::default() };
+        scene.rest();
+        scene.neighbour = scene.add(&scene.bystander, "the bystander");
+        scene
+    }
+
+    fn sweep(&self, command: &str, mend: impl Fn(&Self, &Sandbox, usize, Struck)) {
+        let (whole, before) = self.prepare(command, "whole");
+        let calls = run(self.node, &whole, command, &self.configuration(command, before.as_ref()), None).calls;
+        self.del(&whole, "the whole command");
         let all = strikes(&calls);
-        let chosen = choose(command, &all);
+        let setting = format!("{command}, {:?}", self.setting);
+        let chosen = choose(&setting, &all);
         let mut counts = BTreeMap::<&str, usize>::new();
         for (round, blow) in chosen.iter().enumerate() {
-            rest(node);
-            let (pod, before) = prepare(node, command, &format!("c{round}"));
-            let when = format!("{command} after {blow}");
-            let answer = run(node, &pod, command, &configuration(command, before.as_ref()), Some(*blow)).ended;
+            self.rest();
+            let (pod, before) = self.prepare(command, &format!("c{round}"));
+            let when = format!("{setting} after {blow}");
+            let answer = run(self.node, &pod, command, &self.configuration(command, before.as_ref()), Some(*blow)).ended;
             *counts.entry(outcome(*blow, answer.as_ref(), &when)).or_default() += 1;
-            mend(node, &pod, neighbour.address(), round, Struck { when: when.clone(), before, answer });
-            node.assert_holds(&[neighbour.address()], &when);
+            mend(self, &pod, round, Struck { when: when.clone(), before, answer });
+            // A store that is lost is made anew by what needs addresses.
+            let status = self.node.run(&self.bystander, "STATUS", &self.configuration("STATUS", None));
+            assert!(status.ok, "{when}: {status:?}");
+            self.node.assert_holds(&[self.neighbour.address()], &when);
             if pod.netns.exists() {
                 assert_eq!(pod.links(), [], "{when}");
+                pod.drop_netns();
             }
-            let check = node.check(&bystander, &neighbour);
-            assert!(check.ok, "{when}: {check:?}");
+            self.check(&self.bystander, &self.neighbour, &when);
+            self.fabric.host_is_connected(&when);
+            let (other, here, address) = (&self.fabric.other, &self.bystander.netns, self.neighbour.address());
+            self.fabric.expect_way(Some(other), OTHER_NODE, Some(here), address, address, &when);
         }
-        println!("{command}: {} of {} blows at {} system calls: {counts:?}", chosen.len(), all.len(), calls.len());
-    });
+        println!("{setting}: {} of {} blows at {} system calls: {counts:?}", chosen.len(), all.len(), calls.len());
+    }
+
+    /// A pod as the command finds it, and what its ADD answered.
+    fn prepare(&self, command: &str, name: &str) -> (Sandbox, Option<Ended>) {
+        let pod = self.node.sandbox(name, &format!("web-{name}"));
+        if command == "ADD" {
+            if self.setting == Setting::Alone {
+                fs::remove_dir_all(RUN).unwrap();
+            }
+            return (pod, None);
+        }
+        let added = self.add(&pod, "before the command");
+        if command == "GC" {
+            pod.drop_netns();
+            await_that("the link goes with its namespace", || self.node.host_links().len() == 1);
+        }
+        (pod, Some(added))
+    }
+
+    fn configuration(&self, command: &str, before: Option<&Ended>) -> Value {
+        let mut conf = node::conf(if matches!(command, "GC" | "STATUS") { "1.1.0" } else { "1.0.0" });
+        match self.setting {
+            Setting::Agent(mode) => conf["mode"] = json!(mode),
+            Setting::Alone => {
+                let at = self.service.endpoint();
+                conf["ipam"] = json!({ "type": "azure-vnet-ipam", "wireserverEndpoint": at, "imdsEndpoint": at });
+            }
+        }
+        match command {
+            "CHECK" => conf["prevResult"] = before.unwrap().json(),
+            "GC" => conf["cni.dev/valid-attachments"] = json!([{ "containerID": "bystander", "ifname": "eth0" }]),
+            _ => {}
+        }
+        conf
+    }
+
+    /// Ends all rests at once, so that the pool never runs dry.
+    fn rest(&self) {
+        match self.setting {
+            Setting::Agent(_) => {
+                self.node.adopt(&pool(), 2, Duration::ZERO);
+                self.node.keeper().sweep().unwrap();
+            }
+            Setting::Alone => {
+                for (address, entry) in self.node.store().list().unwrap() {
+                    if let Entry::Cooling(_) = entry {
+                        fs::remove_file(format!("{RUN}/lease/{address}")).unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&self, pod: &Sandbox, when: &str) -> Ended {
+        let added = self.node.run(pod, "ADD", &self.configuration("ADD", None));
+        assert!(added.ok, "{when}: {added:?}");
+        added
+    }
+
+    fn del(&self, pod: &Sandbox, when: &str) {
+        let deleted = self.node.run(pod, "DEL", &self.configuration("DEL", None));
+        assert!(deleted.ok, "{when}: {deleted:?}");
+    }
+
+    fn check(&self, pod: &Sandbox, added: &Ended, when: &str) {
+        let checked = self.node.run(pod, "CHECK", &self.configuration("CHECK", Some(added)));
+        assert!(checked.ok, "{when}: {checked:?}");
+    }
+
+    /// The same ADD again gives a whole pod, and the answer of a third is the same.
+    fn complete_then_delete(&self, pod: &Sandbox, when: &str) {
+        let added = self.add(pod, when);
+        assert_ne!(added.address(), self.neighbour.address(), "{when}");
+        self.check(pod, &added, when);
+        assert_eq!(self.add(pod, when).json(), added.json(), "{when}");
+        self.node.assert_holds(&[self.neighbour.address(), added.address()], when);
+        self.del(pod, when);
+    }
+
+    /// The runtime gives up on the sandbox and makes another for the same pod, whose name the first one's link has.
+    fn replace_then_delete(&self, old: &Sandbox, when: &str) {
+        let new = self.node.sandbox(&format!("{}-new", old.container), &old.pod);
+        let added = self.add(&new, when);
+        self.del(old, when);
+        self.check(&new, &added, when);
+        self.del(&new, when);
+    }
 }
 
-/// A pod as the command finds it, and what its ADD answered.
-fn prepare(node: &Node, command: &str, name: &str) -> (Sandbox, Option<Ended>) {
-    let pod = node.sandbox(name, &format!("web-{name}"));
-    if command == "ADD" {
-        return (pod, None);
-    }
-    let added = node.add(&pod);
-    assert!(added.ok, "{added:?}");
-    if command == "GC" {
-        pod.drop_netns();
-        await_that("the link goes with its namespace", || node.host_links().len() == 1);
-    }
-    (pod, Some(added))
-}
-
-fn configuration(command: &str, before: Option<&Ended>) -> Value {
-    let mut conf = conf(if command == "GC" { "1.1.0" } else { "1.0.0" });
-    match command {
-        "CHECK" => conf["prevResult"] = before.unwrap().json(),
-        "GC" => conf["cni.dev/valid-attachments"] = json!([{ "containerID": "bystander", "ifname": "eth0" }]),
-        _ => {}
-    }
-    conf
+fn pool() -> Vec<Ipv4Addr> {
+    (1..=POOL).map(pool_address).collect()
 }
 
 /// How the struck command ended; one that fails says so in the form of the specification.
@@ -173,34 +283,4 @@ fn choose(command: &str, all: &[Strike]) -> Vec<Strike> {
     };
     let (kills, failures): (Vec<_>, Vec<_>) = all.iter().copied().partition(|strike| !matches!(strike.blow, Blow::Fail(_)));
     [kills, failures].iter().flat_map(|kind| (0..SAMPLE / 2).map(|_| kind[next(kind.len())]).collect::<Vec<_>>()).collect()
-}
-
-/// The same ADD again gives a whole pod, and the answer of a third is the same.
-fn complete_then_delete(node: &Node, pod: &Sandbox, taken: Ipv4Addr, when: &str) {
-    let added = node.add(pod);
-    assert!(added.ok, "{when}: {added:?}");
-    assert_ne!(added.address(), taken, "{when}");
-    let check = node.check(pod, &added);
-    assert!(check.ok, "{when}: {check:?}");
-    assert_eq!(node.add(pod).json(), added.json(), "{when}");
-    node.assert_holds(&[taken, added.address()], when);
-    assert!(node.del(pod).ok, "{when}");
-}
-
-/// The runtime gives up on the sandbox and makes another for the same pod, whose name the first one's link has.
-fn replace_then_delete(node: &Node, old: &Sandbox, when: &str) {
-    let new = node.sandbox(&format!("{}-new", old.container), &old.pod);
-    let added = node.add(&new);
-    assert!(added.ok, "{when}: {added:?}");
-    assert!(node.del(old).ok, "{when}");
-    let check = node.check(&new, &added);
-    assert!(check.ok, "{when}: {check:?}");
-    assert!(node.del(&new).ok, "{when}");
-}
-
-/// Lets the agent end all rests at once, so that the pool never runs dry.
-fn rest(node: &Node) {
-    let addresses: Vec<_> = (1..=POOL).map(pool_address).collect();
-    node.adopt(&addresses, 2, Duration::ZERO);
-    node.keeper().sweep().unwrap();
 }

@@ -16,12 +16,15 @@ use std::{
 };
 
 use azure_vnet_plugin::{
+    frames::Frames,
     netlink::{Change, Family, Link, LinkBy, MAIN_TABLE, Mac, Netlink, Peer, Route, Veth},
     netns::Netns,
     store::{Adoption, Keeper, KeeperError, Store},
 };
 use azure_vnet_plugin_core::{
+    attachment::Mode,
     boot::BootId,
+    frames::Chain,
     lease::{Entry, Lease},
     pool::{ContentHash, PoolFacts, SealOwner, SlotAddress},
     wiring::{HOST_LINK_PREFIX, UNREACHABLE_METRIC},
@@ -84,7 +87,7 @@ pub struct Sandbox {
 }
 
 /// How a plugin ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ended {
     pub ok: bool,
     pub out: String,
@@ -260,7 +263,16 @@ impl Node {
             .collect()
     }
 
-    /// Leases, links and routes are those of exactly these addresses.
+    /// Addresses with an entry for good on the host, and those with rules: bridged pods have both, others neither.
+    pub fn bridged(&self) -> [BTreeSet<Ipv4Addr>; 2] {
+        let neighbours = Netlink::open().unwrap().neighbours(Family::V4).unwrap().into_iter();
+        let permanent = neighbours.filter(|neighbour| neighbour.permanent && !neighbour.address.is_multicast());
+        let rules = Frames::open().unwrap().observe().unwrap().into_iter().filter(|rule| rule.chain == Chain::Pods);
+        let addresses = rules.filter_map(|rule| rule.comment.address);
+        [permanent.filter_map(|neighbour| v4(neighbour.address)).collect(), addresses.filter_map(v4).collect()]
+    }
+
+    /// Leases, links, routes, entries and rules are those of exactly these addresses.
     pub fn assert_holds(&self, addresses: &[Ipv4Addr], when: &str) {
         let expected: BTreeSet<_> = addresses.iter().copied().collect();
         let leases = self.leases();
@@ -268,8 +280,13 @@ impl Node {
         assert_eq!(self.pod_routes(), expected, "routes {when}");
         let links: BTreeSet<_> = self.host_links().into_iter().map(|link| link.name).collect();
         assert_eq!(links, leases.iter().map(|lease| lease.host_link.to_string()).collect(), "links {when}");
+        let bridged: BTreeSet<_> = leases.iter().filter(|lease| lease.mode != Mode::Transparent).map(|lease| lease.address).collect();
+        assert_eq!(self.bridged(), [bridged.clone(), bridged], "entries and rules {when}");
         // An entry of the index without its lease means nothing to anyone, and goes with the next sweep.
-        self.keeper().sweep().unwrap();
+        match self.store().seal().map(|sealed| sealed.owner) {
+            Ok(SealOwner::Plugin) => self.store().sweep_without_agent().unwrap(),
+            Ok(SealOwner::Agent) | Err(_) => drop(self.keeper().sweep().unwrap()),
+        }
         let index = fs::read_dir(Path::new(RUN).join("by")).unwrap().count();
         assert_eq!(index, expected.len(), "index entries {when}");
     }
