@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 pub use image::{Entry, Image};
 pub use packages::require_packages;
 pub use product::{
-    OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, probe_binary,
-    product,
+    OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, plugins,
+    probe_binary, product,
 };
 pub use tools::Tools;
 

@@ -40,10 +40,7 @@ pub enum Operator {
 /// If cargo fails.
 pub fn product(cache: &Cache, operator: Operator) -> Result<Product> {
     let _lock = cache.lock()?;
-    let Compiler { rustc, target, flags } = Compiler::find(cache);
-    let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
-    let arguments = ["--release", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
-    let plugins = cargo(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("release");
+    let plugins = build_plugins(cache)?;
     let profile = match operator {
         Operator::Quick => "lab",
         Operator::Shipped => "release",
@@ -59,6 +56,22 @@ pub fn product(cache: &Cache, operator: Operator) -> Result<Product> {
         fs::rename(&temporary, &target)?;
     }
     Ok(Product { bin })
+}
+
+/// Builds the plugins alone, as they ship, and answers the folder that they are in.
+///
+/// # Errors
+/// If cargo fails.
+pub fn plugins(cache: &Cache) -> Result<PathBuf> {
+    let _lock = cache.lock()?;
+    build_plugins(cache)
+}
+
+fn build_plugins(cache: &Cache) -> Result<PathBuf> {
+    let Compiler { rustc, target, flags } = Compiler::find(cache);
+    let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
+    let arguments = ["--release", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
+    Ok(cargo(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("release"))
 }
 
 /// Makes the operator's image with the script that the released image is made by.

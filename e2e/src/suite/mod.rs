@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::{Cache, Operator, checkout, product, progress, require_packages};
+use crate::build::{Cache, checkout, plugins, progress, require_packages};
 pub use tally::Tally;
 
 /// One step: what it is called, and what is run in the checkout.
@@ -54,7 +54,7 @@ const STEPS: &[Step] = &[
 
 /// The variable that tells kernel tests to run the plugins as they ship.
 pub(crate) fn shipped_plugins() -> Result<(&'static str, PathBuf)> {
-    Ok(("AZURE_VNET_PLUGINS", product(&Cache::open()?, Operator::Quick)?.bin))
+    Ok(("AZURE_VNET_PLUGINS", plugins(&Cache::open()?)?))
 }
 
 /// Runs everything, prints the summary, and fails if anything did.
