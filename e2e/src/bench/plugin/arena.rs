@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 use super::contestant::{Contestant, Pod, Way, run};
 use super::cost::{Cost, Footprint, Throughput, calls, measured, peak, size};
-use super::floor::{Bare, del};
+use super::floor::{Bare, FLOORS_BRIDGE};
 use crate::lab::ip;
 
 /// Addresses of the pool: those held, and those of the largest burst.
@@ -30,6 +30,7 @@ type Job = Box<dyn FnOnce(&mut Inside) + Send>;
 #[derive(Debug)]
 pub(super) struct Arena {
     name: String,
+    floor: String,
     jobs: Sender<Job>,
 }
 
@@ -42,7 +43,7 @@ struct Inside {
 impl Arena {
     /// Makes the node.
     pub(super) fn open(contestant: Contestant) -> Result<Self> {
-        let Contestant { name, way } = contestant;
+        let Contestant { name, floor, way } = contestant;
         let (jobs, queue) = channel::<Job>();
         let (tell, made) = channel();
         std::thread::spawn(move || {
@@ -57,7 +58,7 @@ impl Arena {
             }
         });
         made.recv()?.with_context(|| format!("cannot make a node for {name}"))?;
-        Ok(Self { name, jobs })
+        Ok(Self { name, floor, jobs })
     }
 
     /// The contestant's name.
@@ -65,9 +66,14 @@ impl Arena {
         &self.name
     }
 
+    /// The name of its floor.
+    pub(super) fn floor(&self) -> &str {
+        &self.floor
+    }
+
     /// Wires pods that stay.
     pub(super) fn hold(&self, count: usize) -> Result<()> {
-        self.run(move |inside| (0..count).try_for_each(|_| inside.pod().and_then(|pod| inside.added(&pod)).map(drop)))
+        self.run(move |inside| (0..count).try_for_each(|_| inside.pod().and_then(|pod| inside.added(&pod))))
     }
 
     /// One pod: what its ADD and its DEL took.
@@ -102,21 +108,21 @@ impl Inside {
         Ok(Pod { name, netns, number: self.count })
     }
 
-    /// Wires a pod, and says how to end that.
-    fn added(&self, pod: &Pod) -> Result<LinkIndex> {
+    /// Wires a pod that stays.
+    fn added(&self, pod: &Pod) -> Result<()> {
         match &self.way {
-            Way::Floor { empty } => Bare::open(pod)?.add(&mut Netlink::open()?, empty),
-            Way::Plugin { .. } => self.command("ADD", pod).map(|()| 0),
+            Way::Floor { empty, mode } => Bare::open(pod, *mode)?.add(&mut Netlink::open()?, empty).map(drop),
+            Way::Plugin { .. } => self.command("ADD", pod),
         }
     }
 
     fn alone(&mut self) -> Result<(Cost, Cost)> {
         let pod = self.pod()?;
         let costs = match &self.way {
-            Way::Floor { empty } => {
-                let (mut host, mut bare, mut link) = (Netlink::open()?, Bare::open(&pod)?, 0);
+            Way::Floor { empty, mode } => {
+                let (mut host, mut bare, mut link) = (Netlink::open()?, Bare::open(&pod, *mode)?, 0);
                 let add = measured(|| bare.add(&mut host, empty).map(|index| link = index))?;
-                (add, measured(|| del(&mut host, empty, link))?)
+                (add, measured(|| bare.del(&mut host, empty, link))?)
             }
             Way::Plugin { .. } => (measured(|| self.command("ADD", &pod))?, measured(|| self.command("DEL", &pod))?),
         };
@@ -128,12 +134,13 @@ impl Inside {
         let pods: Vec<Vec<Pod>> = (0..parallel).map(|_| (0..BURST / parallel).map(|_| self.pod()).collect()).collect::<Result<_>>()?;
         let count = f64::from(u32::try_from(pods.iter().map(Vec::len).sum::<usize>())?);
         let (adds, dels) = match &self.way {
-            Way::Floor { empty } => {
-                let rows: Vec<Vec<Bare>> = pods.iter().map(|row| row.iter().map(Bare::open).collect()).collect::<Result<_>>()?;
-                let (links, adds) =
-                    timed(|| each_row(rows, |row| row.into_iter().map(|mut bare| bare.add(&mut Netlink::open()?, empty)).collect()))?;
-                let end = |row: Vec<LinkIndex>| row.into_iter().map(|link| del(&mut Netlink::open()?, empty, link)).collect();
-                (adds, timed(|| each_row(links, end))?.1)
+            Way::Floor { empty, mode } => {
+                let open = |row: &Vec<Pod>| row.iter().map(|pod| Bare::open(pod, *mode)).collect();
+                let rows: Vec<Vec<Bare>> = pods.iter().map(open).collect::<Result<_>>()?;
+                let begin = |mut bare: Bare| Ok((bare.add(&mut Netlink::open()?, empty)?, bare));
+                let (wired, adds) = timed(|| each_row(rows, |row| row.into_iter().map(begin).collect()))?;
+                let end = |(link, mut bare): (LinkIndex, Bare)| bare.del(&mut Netlink::open()?, empty, link);
+                (adds, timed(|| each_row(wired, |row| row.into_iter().map(end).collect()))?.1)
             }
             Way::Plugin { .. } => {
                 let all = |command: &'static str| {
@@ -175,6 +182,13 @@ fn make_node() -> Result<()> {
         mount("tmpfs", folder, "tmpfs", MountFlags::empty(), None).with_context(|| format!("cannot mount a tmpfs on {folder}"))?;
     }
     ip("link set lo up")?;
+    // An uplink for bridged pods, and the bridge of their floor.
+    ip("link add eth0 type veth peer name fabric")?;
+    ip("link set fabric up")?;
+    ip("link set eth0 up")?;
+    ip("address add 10.240.0.4/16 dev eth0")?;
+    ip(&format!("link add {FLOORS_BRIDGE} type bridge"))?;
+    ip(&format!("link set {FLOORS_BRIDGE} up"))?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.parse().map_err(|_| anyhow!("no boot id"))?;
     let keeper = Keeper::open(Path::new("/run/azure-vnet"), Path::new("/var/lib/azure-vnet"), boot)?;
     let addresses: Vec<SlotAddress> =

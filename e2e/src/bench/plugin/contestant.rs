@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use azure_vnet_plugin_core::attachment::Mode;
 
 /// Where Debian has the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
@@ -13,6 +14,8 @@ const REFERENCE: &str = "/usr/lib/cni";
 pub(super) struct Contestant {
     /// In the figures.
     pub name: String,
+    /// The contestant that nothing wiring pods alike can go below.
+    pub floor: String,
     /// How.
     pub way: Way,
 }
@@ -24,6 +27,8 @@ pub(super) enum Way {
     Floor {
         /// The empty program.
         empty: PathBuf,
+        /// The mode.
+        mode: Mode,
     },
     /// A plugin, with the executables that take part.
     Plugin {
@@ -46,30 +51,43 @@ pub(super) struct Pod {
 }
 
 impl Contestant {
-    /// All, the floor first.
+    /// All, each mode after its floor.
     pub(super) fn all(bin: &Path, empty: &Path) -> Vec<Self> {
-        let floor = Self { name: "floor".into(), way: Way::Floor { empty: empty.to_owned() } };
-        vec![
-            floor,
-            ours(bin, "transparent"),
-            reference("bridge", r#""bridge":"cni0","isGateway":true"#),
-            reference("ptp", r#""ipMasq":false"#),
-        ]
+        let modes = [Mode::Transparent, Mode::Bridge, Mode::Tunnel];
+        let mut all: Vec<Self> = modes.into_iter().flat_map(|mode| [floor(empty, mode), ours(bin, mode)]).collect();
+        all.extend([reference("bridge", r#""bridge":"cni0","isGateway":true"#), reference("ptp", r#""ipMasq":false"#)]);
+        all
     }
 }
 
-fn ours(bin: &Path, mode: &str) -> Contestant {
+fn floor(empty: &Path, mode: Mode) -> Contestant {
+    let name = floor_of(mode);
+    Contestant { floor: name.clone(), name, way: Way::Floor { empty: empty.to_owned(), mode } }
+}
+
+fn floor_of(mode: Mode) -> String {
+    match mode {
+        Mode::Transparent => "floor".to_owned(),
+        Mode::Bridge | Mode::Tunnel => format!("floor of {mode}"),
+    }
+}
+
+fn ours(bin: &Path, mode: Mode) -> Contestant {
     let config = format!(
         r#"{{"cniVersion":"1.0.0","name":"azure-vnet","type":"azure-vnet","mode":"{mode}","ipam":{{"type":"azure-vnet-ipam","environment":"pool"}}}}"#
     );
-    Contestant { name: mode.to_owned(), way: Way::Plugin { executables: vec![bin.join("azure-vnet")], config } }
+    Contestant { name: mode.to_string(), floor: floor_of(mode), way: Way::Plugin { executables: vec![bin.join("azure-vnet")], config } }
 }
 
 fn reference(plugin: &str, fields: &str) -> Contestant {
     let ipam = r#"{"type":"host-local","subnet":"10.241.0.0/16","routes":[{"dst":"0.0.0.0/0"}]}"#;
     let config = format!(r#"{{"cniVersion":"1.0.0","name":"bench","type":"{plugin}",{fields},"ipam":{ipam}}}"#);
     let executables = [plugin, "host-local"].map(|name| Path::new(REFERENCE).join(name)).to_vec();
-    Contestant { name: format!("reference {plugin} + host-local"), way: Way::Plugin { executables, config } }
+    Contestant {
+        name: format!("reference {plugin} + host-local"),
+        floor: floor_of(Mode::Transparent),
+        way: Way::Plugin { executables, config },
+    }
 }
 
 /// Runs a command of a plugin to its end.

@@ -1,5 +1,5 @@
 //! ADD and DEL, whole process, of several contestants turn by turn in one run, so that what else the machine does strikes all of them:
-//! the floor, the product, and the reference plugins of the distribution.
+//! the product in each mode, beside the floor of that mode, and the reference plugins of the distribution.
 
 mod arena;
 mod contestant;
@@ -44,7 +44,7 @@ pub fn measure(bin: &Path) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// All contestants against the first, which is the floor.
+/// All contestants against their floors.
 fn compare(arenas: &[Arena], held: usize) -> Result<Vec<Figure>> {
     progress(&format!("one at a time, {held} held"));
     let mut alone: Vec<Vec<(Cost, Cost)>> = arenas.iter().map(|_| Vec::new()).collect();
@@ -102,10 +102,12 @@ fn many_at_a_time(arenas: &[Arena], samples: &[Vec<Throughput>], parallel: usize
     measures.into_iter().flat_map(table).collect()
 }
 
-/// The first value is the floor of the others.
+/// Each value beside its floor's.
 fn against_floor(arenas: &[Arena], values: &[f64], unit: &'static str, what: &str) -> Vec<Figure> {
-    let floor = values.first().copied().unwrap_or_default();
-    let figure = |(arena, value): (&Arena, &f64)| Figure::against(format!("{what}: {}", arena.name()), *value, floor, unit);
+    let floor = |arena: &Arena| arenas.iter().position(|floor| floor.name() == arena.floor()).and_then(|at| values.get(at)).copied();
+    let figure = |(arena, value): (&Arena, &f64)| {
+        Figure::against(format!("{what}: {}", arena.name()), *value, floor(arena).unwrap_or_default(), unit)
+    };
     arenas.iter().zip(values).map(figure).collect()
 }
 
