@@ -15,6 +15,7 @@ use azure_vnet_plugin_core::{
 use ipnet::IpNet;
 
 use crate::{
+    bridge,
     frames::Frames,
     kernel_use::{self, Found},
     netlink::{
@@ -167,6 +168,12 @@ pub fn undo(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, cause: WireErro
             Err(error) if error.errno().is_some_and(is_gone) => {}
             Err(error) => left.push(azure_vnet_plugin_core::error::chain(&error)),
         }
+    }
+    // With its pair goes all that the pod has on the bridge, also what was made while the kernel's answer was lost.
+    if let (Way::Bridged(_), true) = (&wiring.way, made.steps.contains(&Step::Pair)) {
+        let addresses: Vec<IpAddr> = wiring.addresses.iter().map(IpNet::addr).collect();
+        let forgotten = bridge::forget_pod(sides.host, &wiring.attachment, &addresses);
+        left.extend(forgotten.err().map(|error| azure_vnet_plugin_core::error::chain(&error)));
     }
     if left.is_empty() { cause } else { WireError::Undo { left: left.join("; "), source: Box::new(cause) } }
 }

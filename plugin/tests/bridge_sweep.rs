@@ -28,8 +28,9 @@ use strike::{Blow, Strike, run, strikes};
 
 /// Of so many blows a sample has one.
 const ONE_OF: usize = 53;
-/// The number of the system call.
+/// Numbers of system calls.
 const SOCKET: u64 = 41;
+const RECEIVE: u64 = 45;
 
 #[test]
 fn the_first_bridged_add_struck_anywhere_leaves_a_host_that_the_next_command_connects() {
@@ -62,6 +63,28 @@ fn del_needs_no_rules_for_frames_where_the_kernel_has_none() {
         let deleted = run(node, &pod, "DEL", &conf("transparent"), Some(strike)).ended.unwrap();
         assert!(deleted.ok, "{deleted:?}");
     });
+}
+
+#[test]
+fn an_add_that_does_not_hear_the_kernels_answer_leaves_nothing() {
+    for mode in ["transparent", "bridge", "tunnel"] {
+        on_a_node(10, move |node| {
+            let bystander = node.run(&node.sandbox("bystander", "web-0"), "ADD", &conf(mode)).address();
+            let whole = node.sandbox("whole", "web-1");
+            let calls = run(node, &whole, "ADD", &conf(mode), None).calls;
+            assert!(node.run(&whole, "DEL", &conf(mode)).ok);
+            let answers = calls.iter().enumerate().filter(|(_, call)| **call == RECEIVE).map(|(at, _)| at);
+            for at in answers {
+                let strike = Strike { at, call: RECEIVE, blow: Blow::Fail(Errno::ENOBUFS) };
+                let pod = node.sandbox(&format!("c{at}"), "web-1");
+                let when = format!("{mode} after {strike}");
+                let struck = run(node, &pod, "ADD", &conf(mode), Some(strike)).ended.unwrap();
+                assert!(!struck.ok || node.run(&pod, "DEL", &conf(mode)).ok, "{when}: {struck:?}");
+                node.assert_holds(&[bystander], &when);
+                assert_eq!(pod.links(), [], "{when}");
+            }
+        });
+    }
 }
 
 fn struck(node: &Node, mode: &str, strike: Strike) {
