@@ -14,9 +14,7 @@ use crate::suite::shipped_plugins;
 pub fn run(all: bool) -> Result<()> {
     require_packages()?;
     let mut sweep = Command::new("cargo");
-    sweep
-        .args(["test", "--package", "azure-vnet-plugin", "--test", "sweep", "--test", "bridge_sweep", "--", "--nocapture"])
-        .current_dir(checkout());
+    sweep.args(["test", "--package", "azure-vnet-plugin", "--test", "kernel", "--", "--nocapture", "sweep::"]).current_dir(checkout());
     sweep.envs([shipped_plugins()?]);
     if all {
         sweep.env("AZURE_VNET_SWEEP", "all");

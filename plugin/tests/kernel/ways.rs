@@ -1,8 +1,6 @@
 //! Ways of packets between namespaces: one side asks until it is answered. Packets may be lost while links come up, and a call that a signal
 //! interrupts is no lost packet.
 
-#![allow(dead_code, reason = "each test crate uses its part")]
-
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},

@@ -1,27 +1,16 @@
 //! Our plugins among those of the CNI project, from `/usr/lib/cni`: before and after ours in a chain, as its IPAM, and over ours.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_self,
-    reason = "a test stops at the first surprise, and its node is the subject of what it does"
-)]
-
-mod fabric;
-mod node;
-mod ways;
-
 use std::{
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
 };
 
-use fabric::Fabric;
-use node::{Ended, IPAM, NODE, PLUGIN, Sandbox, inside, on_a_node, program, run};
 use serde_json::{Value, json};
+
+use crate::fabric::{self, Fabric};
+use crate::node::{self, Ended, IPAM, NODE, PLUGIN, Sandbox, inside, on_a_node, program, run};
+use crate::ways;
 
 const OTHERS: &str = "/usr/lib/cni";
 

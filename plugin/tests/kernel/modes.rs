@@ -1,19 +1,5 @@
 //! Bridge and tunnel mode against the real kernel: a node whose uplink leads to a fabric that behaves as Azure's.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_self,
-    reason = "a test stops at the first surprise, and its node is the subject of what it does"
-)]
-
-mod fabric;
-mod node;
-mod services;
-mod ways;
-
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
@@ -29,11 +15,12 @@ use azure_vnet_plugin_core::{
     attachment::Mode,
     frames::{Chain, ObservedRule},
 };
-use fabric::{Fabric, INTERNET, OTHER_NODE};
-use node::{Ended, FABRIC, NODE, Node, Sandbox, on_a_node, run};
 use serde_json::{Value, json};
-use services::{Service, wireserver};
-use ways::ask;
+
+use crate::fabric::{Fabric, INTERNET, OTHER_NODE};
+use crate::node::{self, Ended, FABRIC, NODE, Node, Sandbox, on_a_node, run};
+use crate::services::{Service, wireserver};
+use crate::ways::ask;
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 const LOCAL_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);

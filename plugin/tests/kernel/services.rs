@@ -1,7 +1,5 @@
 //! The machine's own services for tests: one that answers every question with one text, late, with an error, or not at all.
 
-#![allow(dead_code, reason = "each test crate uses its part")]
-
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},

@@ -1,7 +1,5 @@
 //! A fabric for tests of what a pod reaches.
 
-#![allow(dead_code, reason = "each test crate uses its part")]
-
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},

@@ -1,7 +1,7 @@
 //! Runs a plugin under ptrace, and strikes it at one of its system calls: kills it as the call begins or ends, or makes the call fail.
 
 use std::{
-    fmt,
+    env, fmt,
     io::{Read, Write as _},
 };
 
@@ -99,6 +99,25 @@ pub fn strikes(calls: &[u64]) -> Vec<Strike> {
     changing.flat_map(|(at, call)| blows().map(move |blow| Strike { at, call, blow })).collect()
 }
 
+/// All blows, or a sample of them, half of it kills.
+pub fn choose(what: &str, all: &[Strike], sample: usize) -> Vec<Strike> {
+    if env::var("AZURE_VNET_SWEEP").is_ok_and(|value| value == "all") {
+        return all.to_vec();
+    }
+    let seed = env::var("AZURE_VNET_SWEEP_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
+    println!("{what}: sample of AZURE_VNET_SWEEP_SEED={seed}");
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = |below: usize| {
+        // xorshift64*, George Marsaglia and Sebastiano Vigna.
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        usize::try_from((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % u64::try_from(below).unwrap()).unwrap()
+    };
+    let (kills, failures): (Vec<_>, Vec<_>) = all.iter().copied().partition(|strike| !matches!(strike.blow, Blow::Fail(_)));
+    [kills, failures].iter().flat_map(|kind| (0..sample / 2).map(|_| kind[next(kind.len())]).collect::<Vec<_>>()).collect()
+}
+
 /// Runs a command, struck or whole.
 #[expect(clippy::zombie_processes, reason = "ptrace waits for it")]
 pub fn run(node: &Node, pod: &Sandbox, command: &str, conf: &Value, strike: Option<Strike>) -> Run {
@@ -107,17 +126,15 @@ pub fn run(node: &Node, pod: &Sandbox, command: &str, conf: &Value, strike: Opti
     attach(pid);
     child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
     let (calls, status) = follow(pid, strike);
-    let text = |stream: Option<&mut dyn Read>| {
-        let mut text = String::new();
-        stream.unwrap().read_to_string(&mut text).unwrap();
-        text
-    };
-    let ended = status.map(|status| Ended {
-        ok: status == 0,
-        out: text(child.stdout.as_mut().map(|out| out as _)),
-        stderr: text(child.stderr.as_mut().map(|err| err as _)),
-    });
+    let ended =
+        status.map(|status| Ended { ok: status == 0, out: text(child.stdout.take().unwrap()), stderr: text(child.stderr.take().unwrap()) });
     Run { calls, ended }
+}
+
+fn text(mut stream: impl Read) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 fn attach(pid: Pid) {
@@ -133,6 +150,7 @@ fn attach(pid: Pid) {
 }
 
 /// Follows a process from call to call, and strikes. The status is of one that ended by itself.
+#[expect(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "an errno is its number, and other ends are a surprise")]
 fn follow(pid: Pid, strike: Option<Strike>) -> (Vec<u64>, Option<i32>) {
     let (mut calls, mut configured) = (Vec::new(), false);
     ptrace::syscall(pid, None).unwrap();

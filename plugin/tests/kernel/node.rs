@@ -1,8 +1,6 @@
 //! A node for tests: its own network and mount namespaces, an uplink to a fabric, a sealed store with a pool, pods' namespaces,
 //! and the real plugins run as a runtime runs them. Nothing of the machine's own network or folders is touched.
 
-#![allow(dead_code, reason = "each test crate uses its part")]
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -91,6 +89,7 @@ pub struct Sandbox {
 pub struct Ended {
     pub ok: bool,
     pub out: String,
+    #[expect(dead_code, reason = "shown where a test fails")]
     pub stderr: String,
 }
 

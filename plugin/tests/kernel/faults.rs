@@ -1,17 +1,5 @@
 //! Stores that are damaged or full of strangers, and commands that meet each other, each test on a node of its own.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_self,
-    reason = "a test stops at the first surprise, and its node is the subject of what it does"
-)]
-
-mod node;
-mod services;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -26,9 +14,10 @@ use std::{
 };
 
 use azure_vnet_plugin_core::wiring::Alias;
-use node::{Ended, IPAM, PLUGIN, RUN, conf, finish, on_a_bare_node, on_a_node, pool_address, run};
 use serde_json::{Value, json};
-use services::{Service, wireserver};
+
+use crate::node::{Ended, IPAM, PLUGIN, RUN, conf, finish, on_a_bare_node, on_a_node, pool_address, run};
+use crate::services::{Service, wireserver};
 
 /// Contents that no one wrote as they are: empty, cut off, damaged, of a later format, of someone else.
 fn damages(whole: &[u8]) -> Vec<Vec<u8>> {

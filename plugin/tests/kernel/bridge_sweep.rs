@@ -1,33 +1,15 @@
 //! Strikes the first ADD of a bridged pod, which makes the network and moves the host's addresses, at its system calls: the host is connected
 //! right after or after the next command, and nothing of the pod stays. A sample by default; `AZURE_VNET_SWEEP=all` strikes everywhere.
 
-#![cfg(target_arch = "x86_64")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    clippy::unused_self,
-    clippy::wildcard_enum_match_arm,
-    reason = "a test stops at the first surprise, and its node is the subject of what it does"
-)]
-
-mod fabric;
-mod node;
-mod strike;
-mod ways;
-
-use std::env;
-
-use fabric::Fabric;
 use nix::errno::Errno;
-use node::{Node, on_a_node};
 use serde_json::{Value, json};
-use strike::{Blow, Strike, run, strikes};
 
-/// Of so many blows a sample has one.
-const ONE_OF: usize = 53;
+use crate::fabric::{self, Fabric};
+use crate::node::{self, Node, on_a_node};
+use crate::strike::{Blow, Strike, choose, run, strikes};
+
+/// How many blows a sample has in one mode.
+const SAMPLE: usize = 20;
 /// Numbers of system calls.
 const SOCKET: u64 = 41;
 const RECEIVE: u64 = 45;
@@ -41,11 +23,8 @@ fn the_first_bridged_add_struck_anywhere_leaves_a_host_that_the_next_command_con
             send.send(run(node, &pod, "ADD", &conf(mode), None).calls).unwrap();
         });
         let all = strikes(&receive.recv().unwrap());
-        let every = env::var("AZURE_VNET_SWEEP").is_ok_and(|value| value == "all");
-        let offset = std::process::id() as usize % ONE_OF;
-        let chosen: Vec<Strike> =
-            all.iter().copied().enumerate().filter(|(at, _)| every || at % ONE_OF == offset).map(|(_, s)| s).collect();
-        println!("{mode}: {} of {} blows, from the {offset}th", chosen.len(), all.len());
+        let chosen = choose(&format!("the first ADD, {mode}"), &all, SAMPLE);
+        println!("the first ADD, {mode}: {} of {} blows", chosen.len(), all.len());
         for strike in chosen {
             on_a_node(3, move |node| struck(node, mode, strike));
         }

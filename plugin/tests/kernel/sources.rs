@@ -1,23 +1,14 @@
 //! Addresses without an agent: from the machine's own services and from a file, each test on a node of its own.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unused_self,
-    reason = "a test stops at the first surprise, and its node is the subject of what it does"
-)]
-
-mod node;
-mod services;
-
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, path::Path, time::Duration};
 
 use azure_vnet_plugin_core::{pool::SealOwner, source::pace::Attempt};
-use node::{Ended, IPAM, Node, PLUGIN, RUN, Sandbox, boot, conf, finish, inside, on_a_bare_node, on_a_node, pool_address, run};
 use serde_json::{Value, json};
-use services::{Service, imds, wireserver};
+
+use crate::node::{
+    self, Ended, IPAM, Node, PLUGIN, RUN, Sandbox, boot, conf, finish, inside, on_a_bare_node, on_a_node, pool_address, run,
+};
+use crate::services::{Service, imds, wireserver};
 
 /// The configuration of a machine without an agent.
 fn alone(wireserver: &Service) -> Value {

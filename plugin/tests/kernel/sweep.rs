@@ -3,33 +3,15 @@
 //! agent on a store that every ADD finds lost. A sample by default, of a seed that is printed (`AZURE_VNET_SWEEP_SEED` repeats it);
 //! `AZURE_VNET_SWEEP=all` strikes everywhere.
 
-#![cfg(target_arch = "x86_64")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    clippy::unused_self,
-    clippy::wildcard_enum_match_arm,
-    reason = "a test stops at the first surprise, and its node is the subject of what it does"
-)]
-
-mod fabric;
-mod node;
-mod services;
-mod strike;
-mod ways;
-
-use std::{collections::BTreeMap, env, fs, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, time::Duration};
 
 use azure_vnet_plugin_core::lease::Entry;
-use fabric::{Fabric, OTHER_NODE};
-use node::{DEADLINE, Ended, Node, RUN, Sandbox, await_that, on_a_bare_node, pool_address};
 use serde_json::{Value, json};
-use services::{Service, wireserver};
-use strike::{Blow, Strike, run, strikes};
+
+use crate::fabric::{Fabric, OTHER_NODE};
+use crate::node::{self, DEADLINE, Ended, Node, RUN, Sandbox, await_that, on_a_bare_node, pool_address};
+use crate::services::{Service, wireserver};
+use crate::strike::{Blow, Strike, choose, run, strikes};
 
 /// How many blows a sample has of one command in one setting.
 const SAMPLE: usize = 24;
@@ -135,7 +117,7 @@ impl<'a> Scene<'a> {
         self.del(&whole, "the whole command");
         let all = strikes(&calls);
         let setting = format!("{command}, {:?}", self.setting);
-        let chosen = choose(&setting, &all);
+        let chosen = choose(&setting, &all, SAMPLE);
         let mut counts = BTreeMap::<&str, usize>::new();
         for (round, blow) in chosen.iter().enumerate() {
             self.rest();
@@ -264,23 +246,4 @@ fn outcome(blow: Strike, answer: Option<&Ended>, when: &str) -> &'static str {
         (_, Some(_)) => "ended before the blow",
         (Blow::Fail(_), None) => panic!("{when}: no end within {DEADLINE:?}"),
     }
-}
-
-/// All blows, or a sample of them.
-fn choose(command: &str, all: &[Strike]) -> Vec<Strike> {
-    if env::var("AZURE_VNET_SWEEP").is_ok_and(|value| value == "all") {
-        return all.to_vec();
-    }
-    let seed = env::var("AZURE_VNET_SWEEP_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
-    println!("{command}: sample of AZURE_VNET_SWEEP_SEED={seed}");
-    let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut next = |below: usize| {
-        // xorshift64*, George Marsaglia and Sebastiano Vigna.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        usize::try_from((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % u64::try_from(below).unwrap()).unwrap()
-    };
-    let (kills, failures): (Vec<_>, Vec<_>) = all.iter().copied().partition(|strike| !matches!(strike.blow, Blow::Fail(_)));
-    [kills, failures].iter().flat_map(|kind| (0..SAMPLE / 2).map(|_| kind[next(kind.len())]).collect::<Vec<_>>()).collect()
 }

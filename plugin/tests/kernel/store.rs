@@ -1,6 +1,4 @@
 //! The node store among processes: what threads of one process cannot show.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests assert by panicking")]
-
 use std::{
     collections::BTreeSet,
     env, fs,
@@ -82,7 +80,7 @@ fn race(folder: &Path, container: &str) {
 
 fn spawn(folder: &Path, racer: &str) -> Child {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "racer", "--test-threads", "1", "--quiet"]).env(FOLDER, folder).env(RACER, racer);
+    command.args(["--exact", "store::racer", "--test-threads", "1", "--quiet"]).env(FOLDER, folder).env(RACER, racer);
     command.stdout(Stdio::null()).spawn().unwrap()
 }
 

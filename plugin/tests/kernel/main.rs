@@ -1,0 +1,30 @@
+//! The plugins against the real kernel, run as a runtime runs them, each test on a node of its own: network and mount namespaces that end with it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::unused_self,
+    reason = "a test stops at the first surprise, and its node is the subject of what it does"
+)]
+
+mod addresses;
+#[cfg(target_arch = "x86_64")]
+mod bridge_sweep;
+mod chain;
+mod commands;
+mod fabric;
+mod faults;
+mod guards;
+mod modes;
+mod node;
+mod services;
+mod sources;
+mod store;
+#[cfg(target_arch = "x86_64")]
+mod strike;
+#[cfg(target_arch = "x86_64")]
+mod sweep;
+mod ways;
