@@ -8,6 +8,7 @@ pub mod kernel_use;
 mod lock;
 pub mod netlink;
 pub mod netns;
+mod small;
 pub mod source;
 pub mod store;
 pub mod switch;

@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use crate::{
     delegate::Delegate,
     netlink::Netlink,
+    small,
     source::{self, Machine, Places, StateFiles},
     store::Store,
 };
@@ -219,9 +220,8 @@ fn environment() -> Environment {
 }
 
 fn boot_id(path: &Path) -> Result<BootId, CniError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| CniError::new(Code::Io, format!("cannot read {}: {error}", path.display())))?;
-    text.parse().map_err(|error| CniError::new(Code::Io, format!("{}: {error}", path.display())))
+    let bytes = small::read(path).map_err(|error| CniError::new(Code::Io, format!("cannot read {}: {error}", path.display())))?;
+    String::from_utf8_lossy(&bytes).parse().map_err(|error| CniError::new(Code::Io, format!("{}: {error}", path.display())))
 }
 
 fn usage() -> String {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::error::FileError;
-use crate::lock;
+use crate::{lock, small};
 
 /// What tells one file from another under the same name.
 pub(super) type Inode = (u64, u64);
@@ -23,7 +23,7 @@ pub(super) const NEW: &str = ".new-";
 const MOST_READ: usize = 1 << 16;
 
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    absent(fs::read(path)).map_err(failed("read", path))
+    absent(small::read(path)).map_err(failed("read", path))
 }
 
 /// The content of an open file, wherever its offset stands.
