@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::build::{Cache, Operator, product, progress, require_packages};
+use crate::build::{Cache, Operator, plugins, product, progress, require_packages};
 use crate::lab::xtask;
 pub use figure::Figure;
 
@@ -32,11 +32,11 @@ pub enum Bench {
 /// If something cannot be built or measured.
 pub fn run(names: &[Bench], json: bool) -> Result<()> {
     require_packages()?;
-    let product = product(&Cache::open()?, Operator::Quick)?;
+    let cache = Cache::open()?;
     for bench in Bench::value_variants().iter().filter(|bench| names.is_empty() || names.contains(bench)) {
         match bench {
-            Bench::Plugin => in_namespaces(&product.bin, json)?,
-            Bench::Memory => print(&memory::measure(&product.bin)?, json)?,
+            Bench::Plugin => in_namespaces(&plugins(&cache)?, json)?,
+            Bench::Memory => print(&memory::measure(&product(&cache, Operator::Quick)?.bin)?, json)?,
         }
     }
     Ok(())

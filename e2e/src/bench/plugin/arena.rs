@@ -182,12 +182,12 @@ fn make_node() -> Result<()> {
         mount("tmpfs", folder, "tmpfs", MountFlags::empty(), None).with_context(|| format!("cannot mount a tmpfs on {folder}"))?;
     }
     ip("link set lo up")?;
-    // An uplink for bridged pods, and the bridge of their floor.
+    // An uplink for bridged pods, and the bridge of their floor, whose entries go when its hardware address changes.
     ip("link add eth0 type veth peer name fabric")?;
     ip("link set fabric up")?;
     ip("link set eth0 up")?;
     ip("address add 10.240.0.4/16 dev eth0")?;
-    ip(&format!("link add {FLOORS_BRIDGE} type bridge"))?;
+    ip(&format!("link add {FLOORS_BRIDGE} address 02:00:00:00:00:05 type bridge"))?;
     ip(&format!("link set {FLOORS_BRIDGE} up"))?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.parse().map_err(|_| anyhow!("no boot id"))?;
     let keeper = Keeper::open(Path::new("/run/azure-vnet"), Path::new("/var/lib/azure-vnet"), boot)?;
