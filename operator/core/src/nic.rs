@@ -38,9 +38,9 @@ pub struct View {
 pub enum Slot {
     /// Provisioned, with its address.
     Attached(Ipv4Addr),
-    /// Named, but its address is not there yet.
+    /// On its way: named without an address yet, or no longer wanted and not gone yet.
     Provisioning,
-    /// Named, and Azure failed to provision it.
+    /// Azure failed to provision it, or to take it away.
     Failed,
 }
 
@@ -162,19 +162,16 @@ impl Nic {
         let wanted = names(wanted).ok_or_else(|| missing("ipConfigurations"))?;
 
         let mut slots = nic.slots()?;
-        let mut lags = false;
         let model_state = text(&model.body, "/properties/provisioningState").unwrap_or_default();
-        for slot in wanted.iter().filter_map(|name| slot_of(name)) {
-            slots.entry(slot).or_insert_with(|| {
-                lags = true;
-                if model_state.eq_ignore_ascii_case("Failed") { Slot::Failed } else { Slot::Provisioning }
-            });
-        }
-        let shown: BTreeSet<&str> = nic.configurations.iter().map(|c| c.name.as_str()).collect();
-        lags |= shown.iter().any(|name| !wanted.contains(name));
+        let ended_badly = model_state.eq_ignore_ascii_case("Failed");
+        // What one of them lacks is under way, or was left half done: the next write makes it what the model says, so its address is nobody's.
+        let named: BTreeSet<u8> = wanted.iter().filter_map(|name| slot_of(name)).collect();
+        let shown: BTreeSet<u8> = slots.keys().copied().collect();
+        slots.extend(named.symmetric_difference(&shown).map(|&slot| (slot, if ended_badly { Slot::Failed } else { Slot::Provisioning })));
+        let lags = named != shown || nic.configurations.iter().any(|c| !wanted.contains(c.name.as_str()));
         let state = match (is_final(&model_state) && is_final(&nic.state), lags) {
             (false, _) => State::Moving,
-            (true, true) if model_state.eq_ignore_ascii_case("Failed") => State::Settled,
+            (true, true) if ended_badly => State::Settled,
             (true, true) => State::Lagging,
             (true, false) => State::Settled,
         };
@@ -246,12 +243,16 @@ impl Nic {
         let Change { add, remove } = change;
         let view = &self.view;
         let mut left = Change::default();
-        // A slot that Azure failed to provision is sent again as it stands: that is what repairs it.
-        let repairs = add.iter().any(|slot| matches!(view.slots.get(slot), Some(Slot::Failed)));
-        left.add = add.iter().copied().filter(|slot| !view.slots.contains_key(slot)).collect();
+        let named = self.named();
+        let stands = |slot: u8| named.contains(&slot);
+        // A slot that Azure failed to provision is sent again as it stands, and so is a model whose removal the NIC does not show: that is what repairs it.
+        let failed = |slot: &u8| stands(*slot) && matches!(view.slots.get(slot), Some(Slot::Failed));
+        let mut repairs = add.iter().any(failed);
+        left.add = add.iter().copied().filter(|slot| !stands(*slot)).collect();
         for entry in remove {
             match view.slots.get(&entry.slot) {
                 None => {}
+                Some(_) if !stands(entry.slot) => repairs = true,
                 Some(Slot::Attached(address)) if *address == entry.address => {
                     left.remove.insert(*entry);
                 }
@@ -261,10 +262,19 @@ impl Nic {
         if left == Change::default() && !repairs {
             return Err(Refusal::Done);
         }
-        if view.slots.len() + left.add.len() > left.remove.len() + usize::from(view.room()) {
+        if named.len() + left.add.len() > left.remove.len() + usize::from(view.room()) {
             return Err(Refusal::Limit);
         }
         Ok(left)
+    }
+
+    /// Slots that a body built from it names before any change.
+    fn named(&self) -> BTreeSet<u8> {
+        let list = match &self.source {
+            Source::Whole { tree, .. } => array_at(tree, "/properties/ipConfigurations"),
+            Source::Instance { profile, nic, .. } => interface(profile, nic).and_then(|nic| array_at(nic, "/properties/ipConfigurations")),
+        };
+        list.into_iter().flatten().filter_map(|entry| text(entry, "/name").and_then(|name| slot_of(&name))).collect()
     }
 }
 
@@ -645,6 +655,22 @@ pub(crate) mod tests {
         assert_eq!(state(&["ip1", "avn-1"], &[("ip1", 0)], "Failed"), (State::Settled, [(1, Slot::Failed)].into()));
         assert_eq!(state(&["ip1"], &[("ip1", 0), ("avn-1", 1)], "Succeeded").0, State::Lagging);
         assert_eq!(state(&["ip1"], &[("ip1", 0)], "Succeeded").0, State::Settled);
+    }
+
+    #[test]
+    fn a_removal_that_failed_half_way_leaves_nothing_that_pods_may_use() {
+        let (model, nics) = instance_documents(&["ip1", "avn-3"], &[("ip1", 0), ("avn-3", 3), ("avn-9", 9)], "Failed");
+        let nic = Nic::instance(&model, &nics).unwrap();
+        assert_eq!((nic.view().state, nic.view().attached().collect()), (State::Settled, vec![entry(3, 3)]));
+        assert_eq!(nic.view().slots.get(&9), Some(&Slot::Failed));
+        let names = |change: &Change| {
+            let write = nic.write(change).unwrap();
+            let profile = write.body().pointer("/properties/networkProfileConfiguration").unwrap();
+            names(interface(profile, "nic1").unwrap()).unwrap().into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&Change { remove: [entry(9, 9)].into(), ..Change::default() }), ["avn-3", "ip1"], "the same again finishes it");
+        assert_eq!(names(&Change { add: [4].into(), ..Change::default() }), ["avn-3", "avn-4", "ip1"]);
+        assert_eq!(names(&Change { add: [9].into(), ..Change::default() }), ["avn-3", "avn-9", "ip1"], "the slot may be asked for anew");
     }
 
     #[test]

@@ -214,6 +214,23 @@ fn i2_a_removal_that_ends_without_effect_leaves_its_addresses_listed_and_its_rel
     assert!(world.events.contains(&"ReleaseFailed"));
 }
 
+#[test]
+fn i2_a_removal_that_failed_half_way_leaves_none_of_its_addresses_listed() {
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    world.ended(decision.send.unwrap().intent, failure(Class::Failed, Trace::Ended));
+    // The model names them no more, though the NIC shows them still.
+    world.azure.slots.extend((9..=12).map(|slot| (slot, Slot::Failed)));
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    assert_eq!((world.spec().release.len(), world.spec().addresses.len(), world.cloud().intent), (0, 8, None));
+    assert!(world.events.contains(&"ReleaseFailed"));
+}
+
 /// The leader that recorded a removal died; what its agent says still holds.
 fn bereft() -> World {
     let mut world = asked();
