@@ -163,7 +163,7 @@ impl Nic {
 
         let mut slots = nic.slots()?;
         let model_state = text(&model.body, "/properties/provisioningState").unwrap_or_default();
-        let ended_badly = model_state.eq_ignore_ascii_case("Failed");
+        let ended_badly = is_bad(&model_state);
         // What one of them lacks is under way, or was left half done: the next write makes it what the model says, so its address is nobody's.
         let named: BTreeSet<u8> = wanted.iter().filter_map(|name| slot_of(name)).collect();
         let shown: BTreeSet<u8> = slots.keys().copied().collect();
@@ -435,7 +435,7 @@ impl Resource {
             }
             let state = match c.address {
                 Some(address) if c.state.eq_ignore_ascii_case("Succeeded") => Slot::Attached(address),
-                _ if c.state.eq_ignore_ascii_case("Failed") => Slot::Failed,
+                _ if is_bad(&c.state) => Slot::Failed,
                 _ => Slot::Provisioning,
             };
             slots.insert(slot, state);
@@ -489,7 +489,12 @@ fn names(interface: &Value) -> Option<BTreeSet<&str>> {
 }
 
 fn is_final(state: &str) -> bool {
-    state.eq_ignore_ascii_case("Succeeded") || state.eq_ignore_ascii_case("Failed")
+    state.eq_ignore_ascii_case("Succeeded") || is_bad(state)
+}
+
+/// Azure spells a cancelled operation both ways; nothing is under way after it.
+fn is_bad(state: &str) -> bool {
+    ["Failed", "Canceled", "Cancelled"].iter().any(|bad| state.eq_ignore_ascii_case(bad))
 }
 
 fn array_at<'a>(tree: &'a Value, pointer: &str) -> Option<&'a Vec<Value>> {
@@ -655,6 +660,21 @@ pub(crate) mod tests {
         assert_eq!(state(&["ip1", "avn-1"], &[("ip1", 0)], "Failed"), (State::Settled, [(1, Slot::Failed)].into()));
         assert_eq!(state(&["ip1"], &[("ip1", 0), ("avn-1", 1)], "Succeeded").0, State::Lagging);
         assert_eq!(state(&["ip1"], &[("ip1", 0)], "Succeeded").0, State::Settled);
+    }
+
+    #[test]
+    fn what_was_cancelled_is_over() {
+        for word in ["Canceled", "Cancelled", "canceled"] {
+            let mut whole = tree(&[(1, 1)], 0);
+            *whole.pointer_mut("/properties/provisioningState").unwrap() = json!(word);
+            *whole.pointer_mut("/properties/ipConfigurations/1/properties/provisioningState").unwrap() = json!(word);
+            let whole = nic(&whole);
+            assert_eq!((whole.view().state, whole.view().slots.clone()), (State::Settled, [(1, Slot::Failed)].into()));
+            assert!(whole.write(&Change { add: [1].into(), ..Change::default() }).is_ok(), "to send it again repairs it");
+            let (model, nics) = instance_documents(&["ip1", "avn-1"], &[("ip1", 0)], word);
+            let instance = Nic::instance(&model, &nics).unwrap();
+            assert_eq!((instance.view().state, instance.view().slots.clone()), (State::Settled, [(1, Slot::Failed)].into()));
+        }
     }
 
     #[test]
