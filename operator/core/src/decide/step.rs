@@ -299,6 +299,12 @@ impl<'a> Step<'a> {
         (&new.addresses, &new.release, &new.lost) != (&old.addresses, &old.release, &old.lost)
     }
 
+    /// Whether a new node has nothing to wait for: an empty pool is one too, without which its agent would never start to serve it (safety rule UP1).
+    /// In mode Plan nothing begins.
+    fn begins_empty(&self) -> bool {
+        self.stored.spec.revision == 0 && self.cloud.intent.is_none() && self.policy.mode != Mode::Plan
+    }
+
     fn add(&mut self, sizes: &Sizes, view: &View) {
         let slots = sizing::slots(&self.spec, view, sizes.target - sizes.holding);
         if !self.may_write() {
@@ -350,7 +356,7 @@ impl<'a> Step<'a> {
     fn finish(mut self) -> Decision {
         let reported = self.stored.status.agent.as_ref().map_or(0, |agent| agent.revision_adopted);
         let changed = self.spec != self.stored.spec && self.stored.spec.revision > 0;
-        let content = self.content_differs() || (self.looked && self.regressed());
+        let content = self.content_differs() || (self.looked && (self.regressed() || self.begins_empty()));
         if changed || content {
             self.spec.revision = self.stored.spec.revision.max(reported) + 1;
         }

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     arm::{Class, Error, Trace},
     nic::{Change, Slot, State, View},
+    policy::Pool,
 };
 
 /// A node, its NIC, its agent and the object between them, moved by hand.

@@ -38,6 +38,41 @@ fn up1_a_cordoned_node_is_filled_up_to_demand() {
 }
 
 #[test]
+fn up1_an_empty_pool_is_published_once_nothing_is_on_its_way() {
+    let cases: [fn(&mut World); 3] =
+        [|world| world.observed.node.cordoned = true, |world| world.policy.pool = Pool::Fixed(0), |world| world.policy.mode = Mode::Paused];
+    for case in cases {
+        let mut world = World::new(&[]);
+        case(&mut world);
+        world.settle();
+        assert_eq!((world.spec().revision, world.spec().addresses.len(), world.cloud().intent), (1, 0, None));
+        world.pass(3600);
+        world.settle();
+        assert_eq!(world.spec().revision, 1, "once");
+    }
+    let mut planned = World::new(&[]);
+    planned.policy.mode = Mode::Plan;
+    planned.settle();
+    assert_eq!(planned.spec().revision, 0, "a plan puts nothing in place");
+
+    let mut full = World::new(&[]);
+    let send = loop {
+        let decision = full.decide();
+        full.store(&decision);
+        if let Some(send) = decision.send {
+            break send;
+        }
+        full.read();
+    };
+    assert_eq!(full.spec().revision, 0, "addresses are on their way: pods need not find the node without them");
+    full.ended(send.intent, failure(Class::SubnetFull, Trace::Ended));
+    full.read();
+    let decision = full.decide();
+    full.store(&decision);
+    assert_eq!((full.spec().revision, full.spec().addresses.len(), full.cloud().intent), (1, 0, None));
+}
+
+#[test]
 fn a_paused_config_writes_nothing_to_azure() {
     let mut world = World::filled(8, 8);
     world.policy.mode = Mode::Paused;
