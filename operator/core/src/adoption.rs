@@ -267,7 +267,7 @@ pub struct Probation<Read>(BTreeMap<SlotAddress, Stage<Read>>);
 enum Stage<Read> {
     /// A late write may still land.
     Resting { since: Duration },
-    /// The next NIC read after the one named here settles it.
+    /// A NIC read later than the one named here settles it; an older one may come back with the API server's state.
     AwaitingRead { after: Read },
 }
 
@@ -282,7 +282,7 @@ pub struct Pass<Read> {
     pub last_read: Option<Read>,
 }
 
-impl<Read: Copy + Eq> Probation<Read> {
+impl<Read: Copy + Ord> Probation<Read> {
     /// Moves every address that is set aside and ordinary one step on; yields those whose probation is over.
     pub fn pass(&mut self, ordinary: &BTreeSet<SlotAddress>, pass: Pass<Read>) -> Vec<SlotAddress> {
         self.0.retain(|at, _| ordinary.contains(at));
@@ -295,7 +295,7 @@ impl<Read: Copy + Eq> Probation<Read> {
                         *stage = Stage::AwaitingRead { after };
                     }
                 }
-                Stage::AwaitingRead { after } if pass.last_read.is_some_and(|last| last != after) => over.push(*at),
+                Stage::AwaitingRead { after } if pass.last_read.is_some_and(|last| last > after) => over.push(*at),
                 Stage::Resting { .. } | Stage::AwaitingRead { .. } => {}
             }
         }
@@ -315,7 +315,7 @@ pub struct Held<'a> {
 /// Decides what becomes of addresses that are, or are asked to be, set aside; those that left the list are forgotten by adopting it. `refused` are those that a pod held when they were asked for:
 /// the answer to a release does not change afterwards.
 #[must_use]
-pub fn releases<Read: Copy + Eq>(
+pub fn releases<Read: Copy + Ord>(
     spec: &AzureVnetNodeSpec,
     removing: &[SlotAddress],
     held: Held<'_>,
@@ -513,6 +513,7 @@ mod tests {
         assert_eq!(withdrawn(599, 2), []);
         assert_eq!(withdrawn(600, 3), [], "that read may be older than the end of the probation");
         assert_eq!(withdrawn(700, 3), []);
+        assert_eq!(withdrawn(700, 2), [], "an older state of the object came back");
         assert_eq!(withdrawn(701, 4), all(&["1/10.0.0.1"]));
     }
 
