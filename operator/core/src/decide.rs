@@ -7,7 +7,7 @@ mod settle;
 mod sizing;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +44,7 @@ pub struct Observed {
     pub read_failure: Option<Attempt>,
     /// Whether the subnet has no address left: nodes then ask for single ones.
     pub exhausted: bool,
-    /// From the last decision whose writes succeeded; default at first.
+    /// From the last decision whose writes succeeded, numbered by the last one; default at first.
     pub memory: Memory,
 }
 
@@ -153,6 +153,17 @@ pub struct Memory {
     pub ignored: Option<Timestamp>,
 }
 
+impl Memory {
+    /// Takes from a decision, before any of it is written, which ids it gave: where the answer to the write is lost, an intent that is found stored
+    /// later is known as this process's own, and unsent.
+    pub fn number(&mut self, decided: &Self) {
+        if self.opened != decided.opened {
+            (self.opened, self.sends) = (decided.opened, 0);
+        }
+        self.last_id = decided.last_id;
+    }
+}
+
 /// A release as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -164,8 +175,8 @@ pub struct Asked {
     pub at: Timestamp,
 }
 
-/// What to do, in this order: keep `memory`, `delete`, write `spec`, write `cloud`, `send`, `read`, wait `wake`. After any write, send or read: decide
-/// again. A write that fails drops the rest and `memory`.
+/// What to do, in this order: [`Memory::number`], `delete`, write `spec`, write `cloud`, keep `memory`, `send`, `read`, wait `wake`. After any write,
+/// send or read: decide again. A write that fails drops the rest and `memory`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     /// The object belongs to another Node of this name: delete it.

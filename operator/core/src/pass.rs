@@ -253,6 +253,7 @@ impl<'a> Pass<'a> {
         }
         let Decision { delete, spec, cloud, conditions, send, planned, read, wake, events, memory } = decision;
         let cloud = self.with_plan(cloud, &planned);
+        self.known.memory.number(&memory);
         self.acted = false;
         self.wake = wake;
         if delete && self.known.object.is_some() {
@@ -348,4 +349,87 @@ fn refused(refusal: &Refusal) -> Error {
         Refusal::Done | Refusal::Limit | Refusal::NoEtag | Refusal::Guard(_) => Class::Rejected,
     };
     Error { class, trace: Trace::None, status: None, code: "NotWritten".into(), message: refusal.to_string(), request_id: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use azure_vnet_crds::node::IntentOp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        arm::Document,
+        decide::tests::{World, at, seconds},
+        nic::{name_of, tests::configuration},
+    };
+
+    /// A node whose agent has set aside what it was asked to.
+    fn acknowledged() -> World {
+        let mut world = World::filled(12, 0);
+        world.settle();
+        world.pass(3600);
+        world.settle();
+        world.acknowledge(&[]);
+        world
+    }
+
+    fn nic(world: &World) -> Nic {
+        let mut list = vec![configuration("ipconfig1", world.azure.primary, true)];
+        list.extend(world.azure.attached().map(|at| configuration(&name_of(at.slot), at.address, false)));
+        let body = json!({"name": "nic", "id": world.azure.id.to_string(), "etag": "W/\"1\"", "properties": {"provisioningState": "Succeeded",
+            "macAddress": world.azure.mac, "primary": true, "ipConfigurations": list}});
+        Nic::whole(Document { body, etag: None }).unwrap()
+    }
+
+    fn object(world: &World) -> AzureVnetNode {
+        let stored = world.observed.object.clone().unwrap();
+        let mut object = AzureVnetNode::new("n1", stored.spec);
+        (object.metadata.uid, object.metadata.resource_version) = (Some(stored.uid), Some("1".into()));
+        object.status = Some(stored.status);
+        object
+    }
+
+    fn subject(world: &World) -> Subject<'_> {
+        Subject { node: world.observed.node.clone(), provider_id: "", policy: &world.policy, me: world.observed.me.clone() }
+    }
+
+    /// Goes on to the first write of the status or the first request, with everything read as it is.
+    fn go(pass: &mut Pass<'_>, world: &mut World, object: &AzureVnetNode) -> ControlFlow<End, Effect> {
+        loop {
+            world.pass(1);
+            let present = Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false };
+            match pass.next(&present) {
+                Continue(Effect::ReadObject) => pass.object_read(Some(object.clone())),
+                Continue(Effect::ReadNic(_)) => {
+                    let began = world.now;
+                    world.pass(1);
+                    pass.nic_read(began, Ok((nic(world), world.observed.machine.clone())), world.now);
+                }
+                Continue(Effect::Tell(_)) => {}
+                next @ (Continue(Effect::Delete | Effect::WriteSpec(_) | Effect::WriteStatus(..) | Effect::Send(_)) | Break(_)) => {
+                    return next;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn i4_a_removal_whose_record_was_stored_though_its_answer_was_lost_is_sent() {
+        let mut world = acknowledged();
+        let before = world.clone();
+        let subject = subject(&before);
+        let mut object = object(&world);
+        let known = Known { memory: world.observed.memory.clone(), nonce: "mine".into(), uid: "node".into(), ..Known::default() };
+        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, Some(object.clone())));
+        let Continue(Effect::WriteStatus(cloud, _)) = go(&mut pass, &mut world, &object) else { panic!("the intent is recorded first") };
+        assert_eq!(cloud.intent.as_ref().map(|intent| intent.op), Some(IntentOp::Remove));
+        object.status.as_mut().unwrap().cloud = Some(*cloud);
+        object.metadata.resource_version = Some("2".into());
+
+        let known = pass.into_known();
+        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, Some(object.clone())));
+        let Continue(Effect::Send(send)) = go(&mut pass, &mut world, &object) else { panic!("the removal is this controller's own") };
+        assert_eq!(send.change.remove, (9..=12).map(at).collect());
+        assert!(world.now < send.not_after && send.not_after <= world.now + seconds(600));
+    }
 }
