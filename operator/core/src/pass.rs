@@ -126,6 +126,12 @@ impl Known {
         self.uid == subject.node.uid && self.nonce == subject.me.nonce && self.provider_id == subject.provider_id
     }
 
+    /// The object as last read or written in this term. An earlier term's may be of an API server that was restored since, whose versions begin
+    /// anew below it.
+    pub fn take_object(&mut self, nonce: &str) -> Option<AzureVnetNode> {
+        self.object.take().filter(|_| self.nonce == nonce)
+    }
+
     /// What counts when a pass begins, with the object as it is to be taken: the [`newer`] of two readings.
     #[must_use]
     pub fn renewed(self, subject: &Subject<'_>, object: Option<AzureVnetNode>) -> Self {
@@ -431,5 +437,17 @@ mod tests {
         let Continue(Effect::Send(send)) = go(&mut pass, &mut world, &object) else { panic!("the removal is this controller's own") };
         assert_eq!(send.change.remove, (9..=12).map(at).collect());
         assert!(world.now < send.not_after && send.not_after <= world.now + seconds(600));
+    }
+
+    #[test]
+    fn re1_an_object_of_an_earlier_term_does_not_outdo_what_a_restored_api_server_holds() {
+        let version = |text: &str| {
+            let mut object = AzureVnetNode::new("n1", AzureVnetNodeSpec::default());
+            (object.metadata.uid, object.metadata.resource_version) = (Some("object".into()), Some(text.into()));
+            object
+        };
+        let known = || Known { object: Some(version("9")), nonce: "first".into(), ..Known::default() };
+        let begun = |nonce: &str| newer(Some(version("5")), known().take_object(nonce)).unwrap().metadata.resource_version.unwrap();
+        assert_eq!((begun("first").as_str(), begun("second").as_str()), ("9", "5"));
     }
 }

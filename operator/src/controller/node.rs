@@ -109,7 +109,7 @@ impl<A: Arm> Shell<A> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name).unwrap_or_default();
         let node = self.caches.node(name);
         let cached = self.caches.pool(name).map(|pool| (*pool).clone());
-        let (Some(node), object) = (node, newer(cached, known.of_pass.object.take())) else {
+        let (Some(node), object) = (node, newer(cached, known.of_pass.take_object(&nonce))) else {
             self.note(name, None);
             return self.farewell(self.caches.pool(name).as_deref()).await;
         };

@@ -222,7 +222,7 @@ impl<'p> World<'p> {
         let one = &mut self.replicas[replica];
         let mut known = one.known.remove(&name).unwrap_or_default();
         let cached = one.pools.get(&name).map(|pool| (**pool).clone());
-        let (node, object) = (one.nodes.get(&name).cloned(), newer(cached, known.object.take()));
+        let (node, object) = (one.nodes.get(&name).cloned(), newer(cached, known.take_object(&nonce)));
         let Some(node) = node else {
             let pool = one.pools.get(&name).cloned();
             return self.farewell(replica, name, pool);
