@@ -80,7 +80,8 @@ impl Leadership {
         new
     }
 
-    fn resign(&self) -> bool {
+    /// Ends the term. Who still holds the lease begins another when it renews it.
+    pub fn resign(&self) -> bool {
         self.lock().renewed.take().is_some()
     }
 

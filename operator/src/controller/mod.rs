@@ -116,6 +116,7 @@ struct Dispatch<A> {
 impl<A: Arm> Dispatch<A> {
     async fn turn(&mut self, beat: &Beat) {
         beat.ok();
+        self.shell.keep_time();
         let leads = self.shell.leadership.is_leader_now();
         self.shell.metrics.leader.set(i64::from(leads));
         if leads && !self.led {

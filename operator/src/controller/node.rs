@@ -100,6 +100,16 @@ impl<A: Arm> Shell<A> {
         }
     }
 
+    /// Begins a new term with a clock that is right, when the clock is not: a machine that slept would give intents an end that is over, and never send
+    /// again. What is known of nodes counts for one term only.
+    pub fn keep_time(&self) {
+        if self.clock.is_off() {
+            warn!("the time of day is over a minute away from the controller's clock: setting it, in a new term");
+            self.leadership.resign();
+            self.clock.set();
+        }
+    }
+
     /// One pass. Returns when to come again though nothing happens.
     ///
     /// # Errors

@@ -220,3 +220,17 @@ async fn which_nic_a_machine_has_is_asked_again_after_a_boot_and_when_the_nic_is
     shell.pass("n1").await.unwrap();
     assert!(matches!(shell.trouble("n1").unwrap().class, Class::Gone) && !knows(&shell));
 }
+
+#[tokio::test]
+async fn i6_a_clock_that_fell_behind_is_set_at_a_new_term() {
+    let (shell, _) = shell(vec![]);
+    shell.keep_time();
+    assert!(shell.leadership.nonce().is_some(), "a clock that is right ends nothing");
+    shell.clock.fall_behind(Duration::from_hours(1));
+    let sent_by_now = shell.clock.now().saturating_add(Duration::from_mins(10)).unwrap();
+    assert!(!shell.clock.is_before(sent_by_now), "no intent of this clock could be sent");
+    shell.keep_time();
+    assert_eq!(shell.leadership.nonce(), None);
+    let sent_by_now = shell.clock.now().saturating_add(Duration::from_mins(10)).unwrap();
+    assert!(shell.clock.is_before(sent_by_now));
+}

@@ -68,10 +68,11 @@ impl Case<'_> {
     /// Judges.
     pub fn settle(&self) -> Settled {
         let Self { intent, view, now, .. } = *self;
-        if !self.is_read_since() {
-            return Settled::Read;
-        }
         let (begun, quiet_since) = (self.begun(), self.quiet_since());
+        if !self.is_read_since() {
+            // The clock of who opened it was ahead: until this one is there too, no read is late enough.
+            return if begun > now { self.watch(quiet_since) } else { Settled::Read };
+        }
         let complete = complete(intent, view);
         match view.state {
             State::Settled if complete => Settled::Close { complete: true },

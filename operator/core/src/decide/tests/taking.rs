@@ -108,6 +108,27 @@ fn a_plan_says_what_would_be_sent_and_nothing_is() {
 }
 
 #[test]
+fn i6_an_intent_from_ahead_of_the_clock_is_watched_at_a_pace() {
+    let mut world = World::filled(4, 8);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    let begun = later(world.now, seconds(300));
+    let stored = world.stored().status.cloud.as_mut().unwrap().intent.as_mut().unwrap();
+    stored.created_at = Some(stamp(begun));
+    stored.not_after = Some(stamp(later(begun, seconds(600))));
+    world.observed.memory = Memory::default();
+    world.read();
+    let decision = world.decide();
+    assert!(!decision.read && decision.send.is_none() && decision.wake.is_some_and(|wake| wake <= seconds(2)), "{decision:?}");
+    world.pass(2);
+    assert!(world.decide().read);
+    world.pass(300);
+    world.settle();
+    assert_eq!((world.cloud().intent, world.spec().addresses.len()), (None, 16));
+}
+
+#[test]
 fn i5_an_addition_takes_the_lowest_slots_that_nothing_knows() {
     let mut world = World::filled(8, 4);
     world.azure.slots.insert(10, Slot::Provisioning);
