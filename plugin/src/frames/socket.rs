@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use azure_vnet_plugin_core::frames::{ObservedRule, RulePlan};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
 use super::{
     Table, chain_of, comment_of,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::netlink::{
     Errno, NetlinkError,
-    socket::{Message, split_message},
+    socket::{self, Message, Next},
 };
 
 const ERROR: u16 = 2;
@@ -27,11 +27,6 @@ pub struct Frames {
     buffer: Vec<u8>,
 }
 
-enum Next {
-    More,
-    Stop,
-}
-
 impl Frames {
     /// Opens a socket.
     ///
@@ -40,7 +35,7 @@ impl Frames {
     pub fn open() -> Result<Self, NetlinkError> {
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))
             .map_err(NetlinkError::Open)?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; RECEIVE_LEN] })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
     }
 
     /// Carries out the transaction of a plan. The kernel tells each refusal, or at the end that all is done.
@@ -93,25 +88,11 @@ impl Frames {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
-        rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, bytes, SendFlags::empty())).map(drop).map_err(NetlinkError::Send)
+        socket::send(&self.socket, bytes)
     }
 
-    fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
-        loop {
-            let (read, whole) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::TRUNC))
-                .map_err(NetlinkError::Receive)?;
-            if whole > read {
-                return Err(NetlinkError::Malformed("longer than the buffer"));
-            }
-            let mut rest = self.buffer.get(..read).unwrap_or_default();
-            while let Some((message, after)) = split_message(rest)? {
-                rest = after;
-                match each(&message)? {
-                    Next::More => {}
-                    Next::Stop => return Ok(()),
-                }
-            }
-        }
+    fn receive(&mut self, each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
+        socket::receive(&self.socket, &mut self.buffer, each)
     }
 }
 

@@ -6,7 +6,7 @@ use azure_vnet_plugin_core::bridge::Movable;
 use netlink_packet_core::Emitable;
 use rustix::{
     buffer::spare_capacity,
-    io::Errno,
+    io::{Errno, retry_on_intr},
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
 };
 
@@ -297,32 +297,45 @@ impl Netlink {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
-        // Unconnected and without an address, the datagram goes to the kernel.
-        rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, bytes, SendFlags::empty())).map(drop).map_err(NetlinkError::Send)
+        send(&self.socket, bytes)
     }
 
-    fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
-        loop {
-            self.buffer.clear();
-            let (read, whole) =
-                rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, spare_capacity(&mut self.buffer), RecvFlags::TRUNC))
-                    .map_err(NetlinkError::Receive)?;
-            if whole > read {
-                return Err(NetlinkError::Malformed("longer than the buffer"));
-            }
-            let mut rest = self.buffer.as_slice();
-            while let Some((message, after)) = split_message(rest)? {
-                rest = after;
-                match each(&message)? {
-                    Next::More => {}
-                    Next::Stop => return Ok(()),
-                }
+    fn receive(&mut self, each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
+        receive(&self.socket, &mut self.buffer, each)
+    }
+}
+
+/// Sends messages in one call.
+pub(crate) fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<(), NetlinkError> {
+    retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::empty())).map(drop).map_err(NetlinkError::Send)
+}
+
+/// Receives messages until one is the last. The buffer's capacity is the most that the kernel may send at once.
+pub(crate) fn receive(
+    socket: &OwnedFd,
+    buffer: &mut Vec<u8>,
+    mut each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>,
+) -> Result<(), NetlinkError> {
+    loop {
+        buffer.clear();
+        let (read, whole) =
+            retry_on_intr(|| rustix::net::recv(socket, spare_capacity(buffer), RecvFlags::TRUNC)).map_err(NetlinkError::Receive)?;
+        if whole > read {
+            return Err(NetlinkError::Malformed("longer than the buffer"));
+        }
+        let mut rest = buffer.as_slice();
+        while let Some((message, after)) = split_message(rest)? {
+            rest = after;
+            match each(&message)? {
+                Next::More => {}
+                Next::Stop => return Ok(()),
             }
         }
     }
 }
 
-enum Next {
+/// Whether the answer goes on.
+pub(crate) enum Next {
     More,
     Stop,
 }
