@@ -185,6 +185,15 @@ impl Seed {
         Self::lab_of(3)
     }
 
+    /// Returns it with another prefix for the lab's subnet.
+    #[must_use]
+    pub fn with_subnet(mut self, prefix: Ipv4Net) -> Self {
+        for nodes in self.vnets.iter_mut().filter_map(|vnet| vnet.subnets.get_mut("nodes")) {
+            *nodes = prefix;
+        }
+        self
+    }
+
     /// Returns the lab with so many machines, of the three kinds in turn; those that stand alone are in an application security group.
     #[must_use]
     pub fn lab_of(count: u8) -> Self {

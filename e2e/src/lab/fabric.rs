@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use azure_vnet_plugin::netlink::{Change, LinkBy, Mac as KernelMac, Netlink, Route};
+use ipnet::Ipv4Net;
 
 use super::plan::{API_SERVER, ARM, FABRIC_MAC, GATEWAY, IMDS, Machine, OUTSIDERS, Outsider, VNET, WIRESERVER};
 use super::run::{ip, run, write};
@@ -92,7 +93,7 @@ pub fn set_up(machines: &[Machine]) -> Result<()> {
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn lay_cable(machine: &Machine) -> Result<()> {
+pub fn lay_cable(machine: &Machine, subnet: Ipv4Net) -> Result<()> {
     let (node, cable) = (&machine.name, cable(&machine.name));
     ip(&format!("link add {cable} address {FABRIC_MAC} type veth peer name eth0 address {} netns {node}", machine.mac))?;
     write(format!("/proc/sys/net/ipv4/neigh/{cable}/proxy_delay"), "0")?;
@@ -103,7 +104,7 @@ pub fn lay_cable(machine: &Machine) -> Result<()> {
     ip(&format!("link set {cable} up"))?;
     plug(node, machine.mac, machine.address)?;
     ip(&format!("-n {node} link set lo up"))?;
-    ip(&format!("-n {node} address add {}/16 dev eth0", machine.address))?;
+    ip(&format!("-n {node} address add {}/{} dev eth0", machine.address, subnet.prefix_len()))?;
     ip(&format!("-n {node} link set eth0 up"))?;
     ip(&format!("-n {node} route add default via {GATEWAY}"))
 }

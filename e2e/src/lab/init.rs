@@ -48,7 +48,7 @@ fn set_up(state: &Path, runtime: &tokio::runtime::Runtime) -> Result<Azure> {
 }
 
 async fn serve_azure(state: &Path, options: &LabOptions) -> Result<Azure> {
-    let azure = Azure::new(&Seed::lab_of(options.nodes), Settings::default(), Arc::new(Router::open()?))?;
+    let azure = Azure::new(&Seed::lab_of(options.nodes).with_subnet(options.subnet), Settings::default(), Arc::new(Router::open()?))?;
     azure.serve_arm_tls(TcpListener::bind((ARM, 443)).await?, &[ARM])?;
     azure.serve_imds(TcpListener::bind((IMDS, 80)).await?, Caller::Source);
     azure.serve_wireserver(TcpListener::bind((WIRESERVER, 80)).await?, Caller::Source);

@@ -146,6 +146,8 @@ impl Lab {
         command.arg("-t").arg(self.state.init_pid().to_string()).args(["-n", "--"]).arg(self.state.path("bin").join(program));
         let own = self.state.path("home");
         command.env("KUBECONFIG", self.state.path("pki/admin.kubeconfig")).env("HOME", own);
+        // Where kubectl looks for its plugins.
+        command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.state.path("bin").display()));
         command
     }
 
@@ -316,7 +318,7 @@ impl Drop for Lab {
 }
 
 /// Puts what the lab runs into its folder, as links to the cache.
-fn gather(cache: &Cache, state: &State, tools: &Tools, _: &Product, images: &[PathBuf]) -> Result<()> {
+fn gather(cache: &Cache, state: &State, tools: &Tools, product: &Product, images: &[PathBuf]) -> Result<()> {
     let bin = state.path("bin");
     for (name, path) in &tools.executables {
         state::link(path, &bin.join(name))?;
@@ -325,6 +327,7 @@ fn gather(cache: &Cache, state: &State, tools: &Tools, _: &Product, images: &[Pa
         std::os::unix::fs::symlink("kubernetes", bin.join(name))?;
     }
     state::link(&probe_binary(cache)?, &bin.join("probe"))?;
+    state::link(&product.bin.join("azure-vnet-operator"), &bin.join("kubectl-azure_vnet"))?;
     for image in images {
         let name = image.file_name().context("an image is a file")?;
         state::link(image, &state.path("images").join(name))?;

@@ -19,7 +19,7 @@ use crate::azure::AdminClient;
 pub fn node_up(state: &Path, machine: &Machine, options: &LabOptions) -> Result<Infallible> {
     let node = &machine.name;
     ip(&format!("netns add {node}"))?;
-    fabric::lay_cable(machine)?;
+    fabric::lay_cable(machine, options.subnet)?;
     if options.cni == Cni::Bridge {
         let (third, cable) = (machine.address.octets()[3], fabric::cable(node));
         ip(&format!("route replace 10.244.{third}.0/24 via {} dev {cable} onlink", machine.address))?;

@@ -43,8 +43,11 @@ pub struct LabOptions {
     #[arg(long, value_enum, default_value_t)]
     pub kube_proxy: KubeProxy,
     /// What kube-proxy takes for pods; AKS says 10.244.0.0/16 unless told otherwise.
-    #[arg(long, default_value_t = cluster_cidr())]
+    #[arg(long, default_value_t = vnet())]
     pub cluster_cidr: Ipv4Net,
+    /// The nodes' subnet, which begins as the virtual network does.
+    #[arg(long, default_value_t = vnet())]
+    pub subnet: Ipv4Net,
     /// Runs the operator as it ships, whose build takes minutes, instead of one that is built quickly.
     #[arg(long)]
     pub shipped: bool,
@@ -57,7 +60,7 @@ const NODES: u8 = 3;
 const FILE: &str = "options";
 
 /// The lab's virtual network.
-fn cluster_cidr() -> Ipv4Net {
+fn vnet() -> Ipv4Net {
     super::plan::VNET.parse().unwrap_or_default()
 }
 
@@ -67,7 +70,8 @@ impl Default for LabOptions {
             cni: Cni::None,
             nodes: NODES,
             kube_proxy: KubeProxy::Nftables,
-            cluster_cidr: cluster_cidr(),
+            cluster_cidr: vnet(),
+            subnet: vnet(),
             shipped: false,
             detached: false,
         }

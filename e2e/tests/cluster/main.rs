@@ -2,3 +2,4 @@
 
 mod failover;
 mod main_job;
+mod people;
