@@ -8,7 +8,10 @@ use anyhow::{Result, bail};
 
 use super::pki::Pki;
 use super::plan::{API_SERVER, SERVICES};
-use super::run::{run, start};
+use super::run::{run, start, write};
+
+/// What the API server tells of the product's accounts: one event a line.
+pub const AUDIT_LOG: &str = "log/audit";
 
 /// Starts the control plane and waits until its API server is ready.
 ///
@@ -21,7 +24,10 @@ pub fn start_control_plane(state: &Path) -> Result<Vec<Child>> {
         command.args(arguments).env("GOMAXPROCS", "2");
         start(&mut command, &logs.join(name))
     };
-    let mut children = vec![launch("etcd", &etcd())?, launch("kube-apiserver", &api_server(&pki))?];
+    let policy = state.join("audit-policy.yaml");
+    write(&policy, AUDIT)?;
+    let api_server = api_server(&pki, &policy, &state.join(AUDIT_LOG));
+    let mut children = vec![launch("etcd", &etcd())?, launch("kube-apiserver", &api_server)?];
     await_ready(&bin, &pki, &mut children)?;
     children.push(launch("kube-controller-manager", &controller_manager(&pki))?);
     children.push(launch("kube-scheduler", &scheduler(&pki))?);
@@ -65,7 +71,7 @@ fn etcd() -> Vec<String> {
     flags
 }
 
-fn api_server(pki: &Pki) -> Vec<String> {
+fn api_server(pki: &Pki, policy: &Path, log: &Path) -> Vec<String> {
     let file = |name: &str| pki.file(name).to_string_lossy().into_owned();
     flags(&[
         ("etcd-servers", "http://127.0.0.1:2379".into()),
@@ -93,8 +99,22 @@ fn api_server(pki: &Pki) -> Vec<String> {
         ("proxy-client-cert-file", file("front-proxy.crt")),
         ("proxy-client-key-file", file("front-proxy.key")),
         ("profiling", "false".into()),
+        ("audit-policy-file", policy.to_string_lossy().into_owned()),
+        ("audit-log-path", log.to_string_lossy().into_owned()),
+        ("audit-log-mode", "batch".into()),
     ])
 }
+
+/// What the product's accounts ask the API server for, and what it says to that; of nobody else.
+const AUDIT: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: [system:serviceaccount:kube-system:azure-vnet-controller, system:serviceaccount:kube-system:azure-vnet-agent]
+- level: None
+";
 
 fn as_client(pki: &Pki, name: &str) -> Vec<String> {
     let kubeconfig = pki.file(&format!("{name}.kubeconfig")).to_string_lossy().into_owned();

@@ -187,6 +187,12 @@ impl Lab {
         self.state.folder()
     }
 
+    /// What the API server tells of the product's accounts: one audit event a line.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.state.path(control::AUDIT_LOG)
+    }
+
     fn start(&self) -> Result<()> {
         let begun = Instant::now();
         let names: Vec<&str> = self.machines.iter().map(|machine| machine.name.as_str()).collect();

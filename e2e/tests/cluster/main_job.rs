@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use azure_vnet_e2e::lab::{KubeProxy, Lab, LabOptions};
-use azure_vnet_e2e::scenario::{self, Checker, Cluster};
+use azure_vnet_e2e::scenario::{self, Checker, Cluster, Rights};
 
 #[test]
 fn pods_get_vnet_addresses_through_all_that_happens_to_a_cluster() {
@@ -36,9 +36,36 @@ fn pods_get_vnet_addresses_through_all_that_happens_to_a_cluster() {
     assert!(burst.writes.len() <= 4, "a burst is few writes: {:?}", burst.writes);
     let handshake = scenario::give_back(&cluster, "n3", Duration::from_mins(4)).unwrap();
     assert!(handshake.attached.1 < handshake.attached.0, "{handshake:?}");
+    scenario::told::set_back(&cluster, "n1", Duration::from_mins(1)).unwrap();
+    only_what_is_needed_is_allowed(&scenario::rights(&cluster).unwrap());
 
     checker.finish().unwrap();
     lab.down().unwrap();
+}
+
+/// Rights that this job need not use, and why they are given.
+const SELDOM: &[(&str, &str, &str, &str)] = &[
+    (
+        "controller",
+        "create",
+        "azurevnetnodes.azure-vnet.dev",
+        "the log calls the first apply of an object a patch; it takes this right too",
+    ),
+    ("controller", "create", "azurevnetsubnets.azure-vnet.dev", "as above"),
+    ("controller", "delete", "azurevnetnodes.azure-vnet.dev", "only of a node that was made anew under its name"),
+    ("controller", "delete", "azurevnetsubnets.azure-vnet.dev", "only once no node is in a subnet any more"),
+    ("controller", "patch", "nodes/status", "only where a former plugin left NetworkUnavailable"),
+    ("controller", "patch", "events.events.k8s.io", "only where the same event happens again"),
+    ("agent", "patch", "events.events.k8s.io", "only where the same event happens again"),
+    ("agent", "get", "azurevnetnodes.azure-vnet.dev", "only where the clocks jumped: the watch's copy is no witness then"),
+];
+
+fn only_what_is_needed_is_allowed(rights: &Rights) {
+    assert!(rights.used.len() > 15, "the audit log knows the product's accounts: {:?}", rights.used);
+    assert!(rights.refused.is_empty(), "what the roles should allow: {:#?}", rights.refused);
+    let is_seldom = |deed: &(&str, &str, &str)| SELDOM.iter().any(|(part, verb, resource, _)| (*part, *verb, *resource) == *deed);
+    let idle: Vec<_> = rights.idle().into_iter().filter(|deed| !is_seldom(deed)).collect();
+    assert!(idle.is_empty(), "what the roles allow for nothing: {idle:#?}");
 }
 
 #[test]
