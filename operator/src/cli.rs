@@ -245,7 +245,7 @@ fn run_agent(command: AgentCommand) -> anyhow::Result<()> {
     let AgentCommand { options, kube, local, metrics_bind } = command;
     run_to_end(&runtime, metrics_bind, &kube, async move |base| {
         let endpoints = local.endpoints().resolve(None)?;
-        agent::run(options, base.with(endpoints)).await
+        Box::pin(agent::run(options, base.with(endpoints))).await
     })
 }
 

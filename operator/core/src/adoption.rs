@@ -92,18 +92,21 @@ pub enum Source {
     Wireserver,
 }
 
-/// What the node's metadata has shown of each listed address in this boot.
+/// What the node's metadata has shown of each listed address in this boot, and what IMDS has shown in any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sightings(BTreeMap<Ipv4Addr, Sighting>);
+pub struct Sightings {
+    of: BTreeMap<Ipv4Addr, Sighting>,
+    by_imds: BTreeSet<Ipv4Addr>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sighting {
     /// In the object, not shown yet.
     Listed { since: Duration },
-    /// Offered before: in this boot, or in the former one with the object read again in this one.
+    /// Offered before: in this boot, or shown by IMDS in a former one with the object read again in this one.
     Known,
     /// Shown.
-    Shown { since: Duration, by_imds: bool },
+    Shown { since: Duration },
     /// IMDS showed it and does not any more (safety rule RE5).
     Hidden,
     /// Known from a former boot only: nothing but IMDS confirms it (safety rule RE5).
@@ -113,8 +116,13 @@ enum Sighting {
 /// What was known of addresses before they were first looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Before {
-    /// Offered: they need not be shown before they are offered again.
+    /// Offered in this boot: they need not be shown before they are offered again.
     pub offered: BTreeSet<Ipv4Addr>,
+    /// Listed when the former boot's pool was adopted: no news of this boot, but only what was also shown is known to carry traffic
+    /// (safety rule RE6).
+    pub former: BTreeSet<Ipv4Addr>,
+    /// Shown by IMDS in any boot.
+    pub shown: BTreeSet<Ipv4Addr>,
     /// Hidden by IMDS: only IMDS brings them back, whatever was restarted meanwhile (safety rule RE5).
     pub hidden: BTreeSet<Ipv4Addr>,
 }
@@ -131,15 +139,20 @@ pub enum Listed {
 impl Sightings {
     /// Takes note of what is listed.
     pub fn list(&mut self, now: Duration, by: Listed, listed: &BTreeSet<Ipv4Addr>, before: &Before) {
-        self.0.retain(|address, _| listed.contains(address));
+        self.of.retain(|address, _| listed.contains(address));
+        self.by_imds.retain(|address| listed.contains(address));
         for address in listed {
             let first = match by {
                 _ if before.hidden.contains(address) => Sighting::Hidden,
                 _ if before.offered.contains(address) => Sighting::Known,
+                Listed::ByObject if before.former.contains(address) && before.shown.contains(address) => Sighting::Known,
                 Listed::ByObject => Sighting::Listed { since: now },
                 Listed::OnDiskOnly => Sighting::Unconfirmed,
             };
-            let sighting = self.0.entry(*address).or_insert(first);
+            if !self.of.contains_key(address) && before.shown.contains(address) {
+                self.by_imds.insert(*address);
+            }
+            let sighting = self.of.entry(*address).or_insert(first);
             if *sighting == Sighting::Unconfirmed {
                 *sighting = first;
             }
@@ -148,21 +161,29 @@ impl Sightings {
 
     /// Takes note of one source's answer.
     pub fn witness(&mut self, now: Duration, source: Source, shown: &BTreeSet<Ipv4Addr>) {
-        for (address, sighting) in &mut self.0 {
-            *sighting = next(*sighting, now, source, shown.contains(address));
+        for (address, sighting) in &mut self.of {
+            let said = match (shown.contains(address), source) {
+                (true, _) => Shows::It,
+                (false, Source::Imds) if self.by_imds.contains(address) => Shows::ItNoMore,
+                (false, _) => Shows::ItNot,
+            };
+            *sighting = next(*sighting, now, source, said);
+            if source == Source::Imds && said == Shows::It {
+                self.by_imds.insert(*address);
+            }
         }
     }
 
     /// Whether pods may have this address.
     #[must_use]
     pub fn offerable(&self, now: Duration, address: Ipv4Addr) -> bool {
-        self.0.get(&address).and_then(|sighting| due(*sighting)).is_some_and(|due| due <= now)
+        self.of.get(&address).and_then(|sighting| due(*sighting)).is_some_and(|due| due <= now)
     }
 
     /// When the next address becomes offerable by time alone.
     #[must_use]
     pub fn next_due(&self, now: Duration) -> Option<Duration> {
-        self.0.values().filter_map(|sighting| due(*sighting)).filter(|due| *due > now).min()
+        self.of.values().filter_map(|sighting| due(*sighting)).filter(|due| *due > now).min()
     }
 
     /// Whether an answer of the metadata is being waited for.
@@ -173,7 +194,7 @@ impl Sightings {
             Sighting::Unconfirmed => true,
             Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden => false,
         };
-        self.0.values().any(waits)
+        self.of.values().any(waits)
     }
 
     /// Addresses that pods do not get, and that no time brings to them by itself.
@@ -185,25 +206,39 @@ impl Sightings {
             Sighting::Unconfirmed => Some(Why::Unconfirmed),
             Sighting::Known | Sighting::Shown { .. } => None,
         };
-        self.0.iter().filter_map(|(address, sighting)| Some((*address, why(*sighting)?))).collect()
+        self.of.iter().filter_map(|(address, sighting)| Some((*address, why(*sighting)?))).collect()
     }
 
     /// Addresses that IMDS showed and shows no more.
     pub fn hidden(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        self.0.iter().filter(|(_, sighting)| **sighting == Sighting::Hidden).map(|(address, _)| *address)
+        self.of.iter().filter(|(_, sighting)| **sighting == Sighting::Hidden).map(|(address, _)| *address)
+    }
+
+    /// Addresses that IMDS has shown, in this boot or before: what a restart has to find again.
+    pub fn shown(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.by_imds.iter().copied()
     }
 }
 
-fn next(sighting: Sighting, now: Duration, source: Source, shown: bool) -> Sighting {
+/// What an answer says of one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    It,
+    /// That proves nothing: an answer may be older than the address.
+    ItNot,
+    /// IMDS had shown it.
+    ItNoMore,
+}
+
+fn next(sighting: Sighting, now: Duration, source: Source, shows: Shows) -> Sighting {
     let imds = source == Source::Imds;
-    match (sighting, shown) {
-        (Sighting::Listed { .. }, true) => Sighting::Shown { since: now, by_imds: imds },
-        (Sighting::Hidden | Sighting::Unconfirmed, true) if imds => Sighting::Shown { since: now, by_imds: true },
-        (Sighting::Known, true) => Sighting::Shown { since: Duration::ZERO, by_imds: imds },
-        (Sighting::Shown { since, by_imds }, true) => Sighting::Shown { since, by_imds: by_imds || imds },
-        (Sighting::Shown { by_imds: true, .. }, false) if imds => Sighting::Hidden,
+    match (sighting, shows) {
+        (Sighting::Listed { .. }, Shows::It) => Sighting::Shown { since: now },
+        (Sighting::Hidden | Sighting::Unconfirmed, Shows::It) if imds => Sighting::Shown { since: now },
+        (Sighting::Known, Shows::It) => Sighting::Shown { since: Duration::ZERO },
+        (Sighting::Shown { .. } | Sighting::Known | Sighting::Unconfirmed, Shows::ItNoMore) => Sighting::Hidden,
         // IMDS speaks and does not have it yet: the minute of safety rule RE6 is one of silence.
-        (Sighting::Listed { .. }, false) if imds => Sighting::Listed { since: now },
+        (Sighting::Listed { .. }, Shows::ItNot | Shows::ItNoMore) if imds => Sighting::Listed { since: now },
         (Sighting::Listed { .. } | Sighting::Known | Sighting::Shown { .. } | Sighting::Hidden | Sighting::Unconfirmed, _) => sighting,
     }
 }
@@ -212,7 +247,7 @@ fn due(sighting: Sighting) -> Option<Duration> {
     match sighting {
         Sighting::Listed { since } => Some(since + SILENCE + SETTLE),
         Sighting::Known => Some(Duration::ZERO),
-        Sighting::Shown { since, .. } => Some(since + SETTLE),
+        Sighting::Shown { since } => Some(since + SETTLE),
         Sighting::Hidden | Sighting::Unconfirmed => None,
     }
 }
@@ -377,7 +412,7 @@ mod tests {
     }
 
     fn offered(addresses: &BTreeSet<Ipv4Addr>) -> Before {
-        Before { offered: addresses.clone(), hidden: BTreeSet::new() }
+        Before { offered: addresses.clone(), ..Before::default() }
     }
 
     const fn secs(seconds: u64) -> Duration {
@@ -452,7 +487,7 @@ mod tests {
         let (address, listed) = ("10.0.0.1".parse().unwrap(), addresses(&["10.0.0.1"]));
         for by in [Listed::ByObject, Listed::OnDiskOnly] {
             let mut sightings = Sightings::default();
-            sightings.list(secs(0), by, &listed, &Before { offered: listed.clone(), hidden: listed.clone() });
+            sightings.list(secs(0), by, &listed, &Before { hidden: listed.clone(), ..offered(&listed) });
             sightings.witness(secs(1), Source::Wireserver, &listed);
             sightings.witness(secs(2), Source::Imds, &BTreeSet::new());
             sightings.list(secs(3), Listed::ByObject, &listed, &offered(&listed));
@@ -472,8 +507,58 @@ mod tests {
         assert!(!sightings.offerable(secs(1000), one) && sightings.waiting(secs(1000)));
         sightings.witness(secs(1000), Source::Imds, &addresses(&["10.0.0.1"]));
         assert!(sightings.offerable(secs(1002), one) && !sightings.offerable(secs(1002), two));
-        sightings.list(secs(1003), Listed::ByObject, &listed, &offered(&listed));
+        let before = Before { former: listed.clone(), shown: listed.clone(), ..Before::default() };
+        sightings.list(secs(1003), Listed::ByObject, &listed, &before);
         assert!(sightings.offerable(secs(1003), two), "the object was read again");
+    }
+
+    #[test]
+    fn re5_what_imds_showed_in_a_former_boot_and_denies_in_this_one_is_withheld() {
+        let (address, listed) = ("10.0.0.1".parse().unwrap(), addresses(&["10.0.0.1"]));
+        let before = Before { former: listed.clone(), shown: listed.clone(), ..Before::default() };
+        for by in [Listed::ByObject, Listed::OnDiskOnly] {
+            let mut sightings = Sightings::default();
+            sightings.list(secs(0), by, &listed, &before);
+            assert_eq!(sightings.offerable(secs(0), address), by == Listed::ByObject);
+            sightings.witness(secs(1), Source::Imds, &BTreeSet::new());
+            sightings.list(secs(2), Listed::ByObject, &listed, &before);
+            assert!(!sightings.offerable(secs(4000), address), "{by:?}");
+            assert_eq!(sightings.hidden().collect::<Vec<_>>(), [address]);
+        }
+    }
+
+    #[test]
+    fn re6_what_was_never_shown_is_still_new_after_a_boot() {
+        let (one, two) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let listed = addresses(&["10.0.0.1", "10.0.0.2"]);
+        let before = Before { former: listed.clone(), shown: addresses(&["10.0.0.2"]), ..Before::default() };
+        for denied in [false, true] {
+            let mut sightings = Sightings::default();
+            // The API server is away at first: only the disk speaks, and IMDS or nobody answers.
+            sightings.list(secs(0), Listed::OnDiskOnly, &listed, &before);
+            if denied {
+                sightings.witness(secs(1), Source::Imds, &addresses(&["10.0.0.2"]));
+            }
+            sightings.list(secs(600), Listed::ByObject, &listed, &before);
+            assert!(sightings.offerable(secs(600), two) && !sightings.offerable(secs(600), one));
+            sightings.witness(secs(650), Source::Imds, &addresses(&["10.0.0.2"]));
+            assert!(!sightings.offerable(secs(700), one), "IMDS speaks, and not of it");
+            sightings.witness(secs(700), Source::Imds, &listed);
+            assert!(sightings.offerable(secs(702), one));
+        }
+    }
+
+    #[test]
+    fn what_imds_showed_is_remembered_as_long_as_it_is_listed() {
+        let (listed, one) = (addresses(&["10.0.0.1", "10.0.0.2"]), addresses(&["10.0.0.1"]));
+        let mut sightings = Sightings::default();
+        sightings.list(secs(0), Listed::ByObject, &listed, &Before { shown: addresses(&["10.0.0.2", "10.0.0.3"]), ..Before::default() });
+        sightings.witness(secs(1), Source::Wireserver, &listed);
+        assert_eq!(sightings.shown().collect::<BTreeSet<_>>(), addresses(&["10.0.0.2"]));
+        sightings.witness(secs(2), Source::Imds, &listed);
+        assert_eq!(sightings.shown().collect::<BTreeSet<_>>(), listed);
+        sightings.list(secs(3), Listed::ByObject, &one, &Before::default());
+        assert_eq!(sightings.shown().collect::<BTreeSet<_>>(), one);
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Node {
         let now = since_boot();
         let basis = &self.trusted(seen, basis, now);
         self.take_sightings(seen, view, basis, now);
-        self.remember_hidden(problems);
+        self.remember_sightings(problems);
         let taken = self.take_over(basis, view, now);
         let taken = problems.check(Topic::StoreHealthy, "StoreFailed", taken);
         if let Some(Problem { reason, message }) = taken.and_then(|taken| taken.problem(&basis.spec.node.mac)) {

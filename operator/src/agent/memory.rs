@@ -1,5 +1,5 @@
 //! What the agent remembers over a reboot beside the pool: the last spec that it adopted, and on which machine. With it a node whose API server
-//! is away keeps its rules and its CNI configuration. And which addresses the node's metadata had taken back.
+//! is away keeps its rules and its CNI configuration. And which addresses the node's metadata had shown, and which it took back.
 
 use std::{
     collections::BTreeSet,
@@ -34,6 +34,8 @@ pub struct Memory {
     pub vm_id: String,
     /// The spec.
     pub spec: AzureVnetNodeSpec,
+    /// Addresses that IMDS has shown: the others are still new after a boot (safety rule RE6).
+    pub shown: BTreeSet<Ipv4Addr>,
     /// Addresses that IMDS showed and shows no more (safety rule RE5).
     pub hidden: BTreeSet<Ipv4Addr>,
 }
@@ -82,7 +84,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Memory::load(folder.path()), None);
         let spec = AzureVnetNodeSpec { revision: 7, addresses: vec!["3/10.1.4.7".parse().unwrap()], ..AzureVnetNodeSpec::default() };
-        let memory = Memory { object_uid: "u".into(), vm_id: "v".into(), spec, hidden: BTreeSet::from([[10, 1, 4, 7].into()]) };
+        let addresses = BTreeSet::from([[10, 1, 4, 7].into()]);
+        let memory = Memory { object_uid: "u".into(), vm_id: "v".into(), spec, shown: addresses.clone(), hidden: addresses };
         memory.save(folder.path()).unwrap();
         assert_eq!(Memory::load(folder.path()), Some(memory));
         fs::write(folder.path().join(FILE), "{\"format\": 9").unwrap();

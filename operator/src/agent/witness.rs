@@ -7,6 +7,7 @@ use std::{
 };
 
 use azure_vnet_operator_core::adoption::{self, Before, Listed, Sightings, Source};
+use azure_vnet_plugin_core::pool;
 use tracing::warn;
 
 use super::{
@@ -63,26 +64,29 @@ impl Node {
         }
     }
 
-    /// What was known before this look: offered in this boot, or in the former one where the object was read again; hidden at any time.
+    /// What was known before this look: offered in this boot, adopted in the former one, shown or hidden at any time.
     fn before(&self, basis: &Basis) -> Before {
-        let hidden = self.memory.as_ref().map(|memory| memory.hidden.clone()).unwrap_or_default();
+        let (shown, hidden) = self.memory.as_ref().map(|memory| (memory.shown.clone(), memory.hidden.clone())).unwrap_or_default();
         if self.clocks.distrusted {
-            return Before { offered: BTreeSet::new(), hidden };
+            return Before { shown, hidden, ..Before::default() };
         }
-        let pool = match (self.keeper.store().pool(), basis.listed) {
-            (Ok(pool), _) => Some(pool),
-            (Err(_), Listed::ByObject) => self.keeper.adopted().ok().flatten().filter(|pool| pool.boot != self.boot),
-            (Err(_), Listed::OnDiskOnly) => None,
-        };
-        let offered = pool.map(|pool| pool.addresses().iter().map(|slot| slot.address).collect()).unwrap_or_default();
-        Before { offered, hidden }
+        let addresses = |pool: pool::Pool| pool.addresses().iter().map(|slot| slot.address).collect();
+        match (self.keeper.store().pool(), basis.listed) {
+            (Ok(pool), _) => Before { offered: addresses(pool), shown, hidden, ..Before::default() },
+            (Err(_), Listed::ByObject) => {
+                let former = self.keeper.adopted().ok().flatten().filter(|pool| pool.boot != self.boot);
+                Before { former: former.map(addresses).unwrap_or_default(), shown, hidden, ..Before::default() }
+            }
+            (Err(_), Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
+        }
     }
 
-    /// Writes down what IMDS shows no more, before the pool without it is in place: neither a restart nor a reboot may offer it again.
-    pub(super) fn remember_hidden(&mut self, problems: &mut Problems) {
+    /// Writes down what IMDS shows and what it shows no more, before the pool that follows from it is in place: neither a restart nor a reboot may
+    /// offer again what it took back.
+    pub(super) fn remember_sightings(&mut self, problems: &mut Problems) {
         let Some(memory) = &self.memory else { return };
-        let hidden = self.sightings.hidden().collect();
-        self.remember(Memory { hidden, ..memory.clone() }, problems);
+        let (shown, hidden) = self.seen_by_imds();
+        self.remember(Memory { shown, hidden, ..memory.clone() }, problems);
     }
 
     /// Keeps what a reboot without an API server needs.
@@ -90,9 +94,13 @@ impl Node {
         if basis.listed == Listed::OnDiskOnly {
             return;
         }
-        let hidden = self.sightings.hidden().collect();
-        let memory = Memory { object_uid: basis.uid.clone(), vm_id: self.vm_id.clone(), spec: basis.spec.clone(), hidden };
+        let (shown, hidden) = self.seen_by_imds();
+        let memory = Memory { object_uid: basis.uid.clone(), vm_id: self.vm_id.clone(), spec: basis.spec.clone(), shown, hidden };
         self.remember(memory, problems);
+    }
+
+    fn seen_by_imds(&self) -> (BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>) {
+        (self.sightings.shown().collect(), self.sightings.hidden().collect())
     }
 
     fn remember(&mut self, memory: Memory, problems: &mut Problems) {

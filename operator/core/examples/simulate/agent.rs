@@ -118,13 +118,14 @@ impl Agent {
         let now = boot_time(seen.now);
         let careless = seen.mutation == Some(Mutation::OfferedAfterBoot);
         let listed: BTreeSet<Ipv4Addr> = adoption::listed(&basis.spec).iter().map(|at| at.address).collect();
-        let former = store.disk.adopted.as_ref().filter(|_| careless || basis.listed == Listed::ByObject);
-        let offered = match (&store.run.pool, former) {
-            (Some(pool), _) if store.run.sealed => pool.clone(),
-            (None, Some(adopted)) => adopted.addresses.iter().map(|at| at.address).collect(),
-            (_, _) => BTreeSet::new(),
+        let adopted = || store.disk.adopted.iter().flat_map(|adopted| adopted.addresses.iter().map(|at| at.address)).collect();
+        let (shown, hidden) = (store.disk.shown.clone(), store.disk.hidden.clone());
+        let before = match (&store.run.pool, basis.listed) {
+            (Some(pool), _) => Before { offered: pool.clone(), shown, hidden, ..Before::default() },
+            (None, _) if careless => Before { offered: adopted(), shown, hidden, ..Before::default() },
+            (None, Listed::ByObject) => Before { former: adopted(), shown, hidden, ..Before::default() },
+            (None, Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
         };
-        let before = Before { offered, hidden: store.disk.hidden.clone() };
         self.sightings.list(now, basis.listed, &listed, &before);
         let same = store.disk.machine.is_empty() || store.disk.machine == seen.machine;
         if let Some(shown) = seen.shown.as_ref().filter(|_| same || basis.listed == Listed::ByObject) {
@@ -132,7 +133,7 @@ impl Agent {
             store.disk.machine.push_str(seen.machine);
             self.sightings.witness(now, Source::Imds, shown);
         }
-        store.disk.hidden = self.sightings.hidden().collect();
+        (store.disk.shown, store.disk.hidden) = (self.sightings.shown().collect(), self.sightings.hidden().collect());
     }
 
     /// Withdraws, adopts, seals, sets aside: in the order of safety rules ST6 to ST8.

@@ -34,6 +34,8 @@ pub struct Disk {
     pub markers: BTreeMap<Ipv4Addr, SlotAddress>,
     pub spec: Option<Rc<AzureVnetNodeSpec>>,
     pub machine: String,
+    /// What IMDS has shown, and what of it it shows no more.
+    pub shown: BTreeSet<Ipv4Addr>,
     pub hidden: BTreeSet<Ipv4Addr>,
 }
 
