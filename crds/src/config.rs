@@ -181,7 +181,7 @@ pub struct ReleaseSpec {
         ("self >= 0 && self <= 100", "a share in percent: use 0 to 100"),
     ])))]
     pub jitter_percent: u8,
-    /// Nothing goes back within this time of a shortage, of a cordon, or of the node's first fill (0s-24h).
+    /// Nothing goes back within this time of a shortage, of a cordon, of the node's first fill, or of a change of the controller's leader (0s-24h).
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = schema::period("0s", "24h")))]
     pub calm: String,
     /// How long a node's agent may take to set idle addresses aside before the request is called off (10s-24h).

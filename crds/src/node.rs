@@ -295,9 +295,6 @@ pub struct Cloud {
     /// Since when a surplus of at least one batch has lasted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub surplus_since: Option<Time>,
-    /// When the node last had a deficit, was cordoned, or was new.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub calm_since: Option<Time>,
     /// The last failure, with what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<CloudError>,

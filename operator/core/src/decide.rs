@@ -145,7 +145,9 @@ pub struct Memory {
     pub refused: BTreeSet<SlotAddress>,
     /// What was removed, and when the NIC showed it gone: an older answer may still turn up.
     pub removed: BTreeMap<SlotAddress, Timestamp>,
-    /// Whether the node was short of addresses or cordoned when it was last looked at.
+    /// Since when nothing spoke against giving back, as far as this process saw.
+    pub calm_since: Option<Timestamp>,
+    /// Whether the node was short of addresses, cordoned or out of sight when it was last looked at.
     pub restless: bool,
     /// How often the open intent was sent.
     pub sends: u32,
@@ -161,6 +163,14 @@ impl Memory {
             (self.opened, self.sends) = (decided.opened, 0);
         }
         self.last_id = decided.last_id;
+    }
+
+    /// What holds once a decision's spec is written, before its status is: of an intent nothing, and of all else everything. An agent that answers the
+    /// spec at once makes the write of the status fail, and a release that nobody remembers would not stand.
+    #[must_use]
+    pub fn after_spec(&self, decided: &Self) -> Self {
+        let Self { opened, unknown, closed, sends, ignored, .. } = *self;
+        Self { opened, unknown, closed, sends, ignored, ..decided.clone() }
     }
 }
 
@@ -245,7 +255,9 @@ const IDLE: Duration = Duration::from_mins(5);
 /// Decides. `policy` is what the node's config asks for, `None` if no config selects it.
 #[must_use]
 pub fn decide(observed: &Observed, policy: Option<&Policy>, now: Timestamp) -> Decision {
-    let idle = || Decision { memory: observed.memory.clone(), wake: Some(IDLE), ..Decision::default() };
+    // What happens to it meanwhile is not looked at.
+    let memory = Memory { restless: true, ..observed.memory.clone() };
+    let idle = || Decision { memory, wake: Some(IDLE), ..Decision::default() };
     let Some(policy) = policy else { return idle() };
     if observed.node.deleting || observed.node.ready == Ready::Unknown {
         return idle();

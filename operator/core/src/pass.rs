@@ -1,6 +1,9 @@
 //! One pass over one node, as a machine without hands: it says what to do next, is told how that went, and decides anew until nothing is left.
 //! The controller and the simulator carry out the same steps.
 
+#[cfg(test)]
+mod race;
+
 use std::{
     collections::VecDeque,
     ops::ControlFlow::{self, Break, Continue},
@@ -267,9 +270,9 @@ impl<'a> Pass<'a> {
             return self.todo.push_back(Step::Do(Effect::Delete));
         }
         let there = self.known.object.is_some() || spec.is_some();
-        let writes = spec.map(|spec| Effect::WriteSpec(Box::new(spec))).into_iter();
-        let writes = writes.chain(cloud.filter(|_| there).map(|cloud| Effect::WriteStatus(Box::new(cloud), conditions)));
-        self.todo.extend(writes.map(Step::Do));
+        self.todo.extend(spec.map(|spec| Step::Do(Effect::WriteSpec(Box::new(spec)))));
+        self.todo.push_back(Step::Remember(self.known.memory.after_spec(&memory)));
+        self.todo.extend(cloud.filter(|_| there).map(|cloud| Step::Do(Effect::WriteStatus(Box::new(cloud), conditions))));
         self.todo.push_back(Step::Remember(memory));
         if !events.is_empty() {
             self.todo.push_back(Step::Do(Effect::Tell(events)));

@@ -63,15 +63,13 @@ impl Sizes {
     }
 }
 
-/// Keeps since when there is a surplus, and when there was last a reason for calm.
+/// Keeps since when there is a surplus, and since when no reason for calm was seen. A controller that does not know how the node fared before its
+/// own first look begins the calm there (I9).
 pub fn keep_time(step: &mut Step<'_>, sizes: &Sizes) {
     let now = step.now;
     let restless = sizes.holding < sizes.target || step.observed.node.cordoned;
-    let period = (step.policy.release.calm / 2).max(Duration::from_mins(1));
-    // While it lasts, it is noted now and then; when it ends, exactly.
-    let ends = !restless && step.memory.restless;
-    if ends || (restless && step.cloud.calm_since.as_ref().is_none_or(|at| since(at.0, now) >= period)) {
-        step.cloud.calm_since = Some(stamp(now));
+    if restless || step.memory.restless {
+        step.memory.calm_since = Some(now);
     }
     step.memory.restless = restless;
     let surplus = sizes.surplus() >= sizes.step && step.observed.agent().is_some() && !step.observed.node.cordoned;
@@ -92,7 +90,7 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
         return;
     }
     let jitter = policy.after * u32::from(policy.jitter_percent) / 100 * spread(&step.observed.node.uid) / 1000;
-    let calm_since = step.cloud.calm_since.as_ref().map_or(step.stored.created, |at| at.0);
+    let calm_since = *step.memory.calm_since.get_or_insert(step.now);
     let rest = (policy.after + jitter).saturating_sub(since(begun, step.now)).max(policy.calm.saturating_sub(since(calm_since, step.now)));
     if !rest.is_zero() {
         return step.wake(rest);

@@ -51,9 +51,11 @@ pub struct Step<'a> {
 
 impl<'a> Step<'a> {
     pub fn new(observed: &'a Observed, stored: &'a Stored, policy: &'a Policy, now: Timestamp) -> Self {
-        let mut cloud = stored.status.cloud.clone().unwrap_or_default();
-        cloud.calm_since.get_or_insert(stamp(stored.created));
+        let cloud = stored.status.cloud.clone().unwrap_or_default();
         let mut memory = observed.memory.clone();
+        memory.calm_since.get_or_insert(now);
+        // A cordon counts though it ends while something else is decided.
+        memory.restless |= observed.node.cordoned;
         let ids = stored.spec.release.iter().map(|release| release.id).chain(cloud.intent.iter().map(|intent| intent.id));
         memory.last_id = ids.chain([cloud.last_id, memory.last_id]).max().unwrap_or_default();
         let spec = AzureVnetNodeSpec {
@@ -206,7 +208,7 @@ impl<'a> Step<'a> {
     fn close(&mut self, intent: &Intent, complete: bool, nic: &NicRead) {
         let ignored = !complete && self.is_ignored(intent);
         match intent.op {
-            IntentOp::Add => self.cloud.calm_since = Some(stamp(self.now)),
+            IntentOp::Add => self.memory.calm_since = Some(self.now),
             IntentOp::Remove => {
                 let gone = |at: &SlotAddress| nic.view.address(at.slot) != Some(at.address);
                 let gone: BTreeSet<SlotAddress> = intent.remove.iter().copied().filter(gone).collect();
@@ -222,7 +224,7 @@ impl<'a> Step<'a> {
                     // A closed release never acts again: what is left of it rests with the agent (safety rule RE8).
                     self.spec.release.retain(|release| Some(release.id) != intent.release_id);
                     self.cloud.surplus_since = None;
-                    self.cloud.calm_since = Some(stamp(self.now));
+                    self.memory.calm_since = Some(self.now);
                 }
             }
         }

@@ -91,6 +91,7 @@ impl World {
         stored.spec.addresses = (1..=slots).map(at).collect();
         stored.spec.revision = 1;
         stored.status.cloud = Some(Cloud { last_id: 1, ..Cloud::default() });
+        world.observed.memory.calm_since = Some(world.now);
         world.report(used);
         world
     }

@@ -317,6 +317,47 @@ fn i9_the_calm_begins_when_a_cordon_ends_however_soon_after_it_began() {
     assert!(world.spec().release.is_empty(), "500 s after the cordon");
 }
 
+#[test]
+fn i9_a_leader_that_did_not_see_how_the_node_fared_begins_the_calm_at_its_first_look() {
+    let mut world = World::filled(12, 0);
+    world.pass(7200);
+    world.settle();
+    // Between two leaders, or while no config selects the node, a cordon came and went.
+    world.observed.memory = Memory::default();
+    world.settle();
+    world.pass(500);
+    world.settle();
+    assert!(world.spec().release.is_empty(), "500 s after its first look");
+    world.pass(200);
+    world.settle();
+    assert_eq!(world.spec().release.len(), 1);
+}
+
+#[test]
+fn i9_a_cordon_counts_though_it_came_and_went_while_the_node_was_silent_or_a_write_was_open() {
+    for silent in [true, false] {
+        let mut world = World::filled(12, 0);
+        world.settle();
+        if silent {
+            world.observed.node.ready = Ready::Unknown;
+        } else {
+            world.stored().status.cloud.get_or_insert_default().intent =
+                Some(azure_vnet_crds::node::Intent { id: 9, ..Default::default() });
+        }
+        world.observed.node.cordoned = true;
+        world.pass(7200);
+        let decision = world.decide();
+        world.observed.memory = decision.memory;
+        world.observed.node.cordoned = false;
+        world.observed.node.ready = Ready::True;
+        world.stored().status.cloud.get_or_insert_default().intent = None;
+        world.settle();
+        world.pass(500);
+        world.settle();
+        assert!(world.spec().release.is_empty(), "silent: {silent}");
+    }
+}
+
 /// What can happen between two decisions.
 #[derive(Clone, Copy, Debug)]
 enum Happens {
