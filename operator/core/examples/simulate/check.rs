@@ -43,8 +43,6 @@ pub struct Book {
     pub reset_at: BTreeMap<usize, i64>,
     /// When an older state of the API server came back.
     pub restored: Option<i64>,
-    /// When the present leader's term began: it knows only what the one before it wrote down.
-    pub led_since: i64,
     /// When a node was last asked to give back.
     asked: BTreeMap<usize, i64>,
     gates: BTreeMap<(usize, u64, usize), i64>,
@@ -111,15 +109,19 @@ impl World<'_> {
         if node.ready == Ready::Unknown || node.deleting {
             trace.violated(|| format!("UP1: n{name}: PUT {} for a node that gets nothing", send.intent));
         }
-        let gate = self.book.gates.get(&(caller.replica, caller.life, name)).copied();
-        if gate.is_some_and(|gate| self.now + SLACK < gate) && replica.skew == 0 {
-            trace.violated(|| format!("A1: n{name}: PUT {} is sent before Azure allows it", send.intent));
+    }
+
+    /// A pass wants to write: not before the time that Azure named to it.
+    pub fn check_patience(&mut self, caller: Caller, send: &Send) {
+        let gate = self.book.gates.get(&(caller.replica, caller.life, caller.name)).copied();
+        if gate.is_some_and(|gate| self.now + SLACK < gate) && self.replicas[caller.replica].skew == 0 {
+            self.trace.violated(|| format!("A1: n{}: PUT {} is sent before Azure allows it", caller.name, send.intent));
         }
     }
 
-    /// A term begins: the client's own gates are no part of this.
-    pub fn forget_gates(&mut self, replica: usize) {
-        self.book.gates.retain(|(of, ..), _| *of != replica);
+    /// What a controller remembers of a node is gone, and with it what Azure said there: the client's own gate is left.
+    pub fn forget_gates(&mut self, replica: usize, of: Option<usize>) {
+        self.book.gates.retain(|(one, _, name), _| *one != replica || of.is_some_and(|of| of != *name));
     }
 
     /// Azure asks for patience.
@@ -202,9 +204,7 @@ impl World<'_> {
         let calm = i64::try_from(policy.release.calm.as_millis()).unwrap_or_default();
         let restless = self.book.restless.get(&name).copied().unwrap_or_default();
         let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();
-        // What another leader saw may not have been noted yet when it died.
-        let late = if self.book.led_since > restless { calm } else { 0 };
-        if self.now + SLACK + skew + late < restless + calm {
+        if self.now + SLACK + skew < restless + calm {
             self.trace
                 .violated(|| format!("I9: n{name}: release {id} {} s after it joined or was uncordoned", (self.now - restless) / 1000));
         }

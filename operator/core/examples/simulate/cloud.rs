@@ -114,7 +114,7 @@ impl Nic {
 
     /// A machine is made, or made anew under the same name.
     pub fn create(&mut self, subnet: &mut Subnet, foreign: usize, now: i64) {
-        self.primary = subnet.take().unwrap_or(Ipv4Addr::new(10, 255, 255, 254));
+        self.primary = subnet.take().unwrap_or(Ipv4Addr::UNSPECIFIED);
         self.foreign = (0..foreign).filter_map(|n| Some((format!("other{n}"), subnet.take()?))).collect();
         (self.entries, self.wanted, self.operation) = (BTreeMap::new(), BTreeSet::new(), None);
         (self.exists, self.running, self.failed) = (true, true, false);

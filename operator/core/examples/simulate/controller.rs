@@ -8,7 +8,7 @@ use std::{
 
 use azure_vnet_crds::AzureVnetNode;
 use azure_vnet_operator_core::{
-    arm::Error,
+    arm::{Budget, Error},
     decide::{Leader, NodeFacts, may_vanish},
     pass::{Effect, End, Known, Pass, Present, Subject, newer},
 };
@@ -57,6 +57,7 @@ pub struct Replica<'p> {
     passes: u64,
     exhausted: BTreeMap<String, i64>,
     leaving: BTreeSet<usize>,
+    gates: BTreeMap<Budget, i64>,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,16 @@ impl Replica<'_> {
 
     pub fn kill(&mut self) {
         *self = Self { life: self.life + 1, skew: self.skew, ..Self::default() };
+    }
+
+    /// When requests of a kind may be sent again, if Azure asked for patience.
+    pub fn closed_until(&self, kind: Budget, now: i64) -> Option<i64> {
+        self.gates.get(&kind).copied().filter(|until| *until > now)
+    }
+
+    pub fn close(&mut self, kind: Budget, until: i64) {
+        let gate = self.gates.entry(kind).or_default();
+        *gate = until.max(*gate);
     }
 
     pub fn drop_pass(&mut self, name: usize) -> bool {
@@ -148,9 +159,8 @@ impl<'p> World<'p> {
         let life = one.life;
         if new {
             one.nonce = token;
-            self.book.led_since = now;
             self.trace.note(&[11, replica as u64], || format!("controller {replica} leads"));
-            self.forget_gates(replica);
+            self.forget_gates(replica, None);
             self.mark_all(replica);
         }
         self.after(RENEW, Event::Elect { replica, life });
@@ -225,12 +235,14 @@ impl<'p> World<'p> {
         let (node, object) = (one.nodes.get(&name).cloned(), newer(cached, known.take_object(&nonce)));
         let Some(node) = node else {
             let pool = one.pools.get(&name).cloned();
+            self.forget_gates(replica, Some(name));
             return self.farewell(replica, name, pool);
         };
         if object.as_ref().is_some_and(|object| object.metadata.deletion_timestamp.is_some()) {
+            self.forget_gates(replica, Some(name));
             return self.farewell(replica, name, object.map(Rc::new));
         }
-        let Some(policy) = policy else { return };
+        let Some(policy) = policy else { return self.forget_gates(replica, Some(name)) };
         let facts = NodeFacts {
             name: self.plan.machines[name].name.clone(),
             uid: node.uid.clone(),

@@ -7,7 +7,7 @@ use azure_vnet_crds::{
     node::{self, Cloud, MachineKind},
 };
 use azure_vnet_operator_core::{
-    arm::{Error, Trace, Write},
+    arm::{Budget, Class, Error, Trace, Write},
     decide::Send,
     nic::Nic,
 };
@@ -26,6 +26,8 @@ use crate::{
 /// How long the client waits for an answer, and for an operation.
 const ANSWER: i64 = 60_000;
 const OPERATION: i64 = 600_000;
+/// How long it waits at a gate before it gives up.
+const LONGEST_GATE: i64 = 30_000;
 
 impl World<'_> {
     /// A request to the API server, or a read of Azure, arrives.
@@ -35,7 +37,7 @@ impl World<'_> {
         let reachable = !self.server.down && !self.replicas[caller.replica].cut_off;
         let answer = match task {
             Task::ReadNic { began } => return self.read_nic(caller, began),
-            Task::Send { .. } => return,
+            Task::Send { write, send } => return self.depart(caller, write, send),
             _ if !reachable => Answer::Failed,
             Task::ReadObject => Answer::Object(self.server.objects.get(&name).map(Rc::clone)),
             Task::Delete => {
@@ -116,6 +118,14 @@ impl World<'_> {
 
     fn read_nic(&mut self, caller: Caller, began: Timestamp) {
         let name = caller.name;
+        let kind = if self.nics[name].instance.is_some() { Budget::ComputeRead } else { Budget::NetworkRead };
+        if let Some(until) = self.replicas[caller.replica].closed_until(kind, self.now) {
+            if until - self.now <= LONGEST_GATE {
+                return self.after(until - self.now, Event::Task { caller, task: Task::ReadNic { began } });
+            }
+            let result = Box::new(Err(gated(until - self.now)));
+            return self.reply(caller, 1, Answer::Nic { began, result });
+        }
         let fate = self.roll(&[
             Fault::A01ThrottledWithTime,
             Fault::A02ThrottledWithoutTime,
@@ -135,6 +145,7 @@ impl World<'_> {
             None => self.parse(caller, ago, fate == Some(Fault::A15UnknownShape)),
         };
         let pause = self.dice.time(20, 400);
+        self.heed(caller, kind, result.as_ref().err());
         if let Ok((nic, _)) = &result {
             let late = nic.view().state == azure_vnet_operator_core::nic::State::Lagging;
             if late {
@@ -195,8 +206,25 @@ impl World<'_> {
         Ok((nic, machine))
     }
 
-    /// A write leaves the controller.
+    /// The client closes a gate when Azure asks for patience: for all requests that draw on the same budget.
+    fn heed(&mut self, caller: Caller, kind: Budget, error: Option<&Error>) {
+        let Some(Error { class: Class::Throttled { retry_after }, status: Some(_), .. }) = error else { return };
+        let until = self.now + retry_after.map_or(5_000, |rest| i64::try_from(rest.as_millis()).unwrap_or_default());
+        if self.replicas[caller.replica].life == caller.life {
+            self.replicas[caller.replica].close(kind, until);
+        }
+    }
+
+    /// A write leaves the controller, once its client lets it.
     pub fn depart(&mut self, caller: Caller, mut write: Box<Write>, send: Send) {
+        let kind = write.budget();
+        if let Some(until) = self.replicas[caller.replica].closed_until(kind, self.now) {
+            if until - self.now <= LONGEST_GATE {
+                return self.after(until - self.now, Event::Task { caller, task: Task::Send { write, send } });
+            }
+            let result = Err(gated(until - self.now));
+            return self.reply(caller, 1, Answer::Sent { intent: send.intent, result });
+        }
         let may = self.may_send(caller, send.not_after);
         let Some((object, node)) = self.ground(caller).filter(|_| may) else {
             let pause = self.latency();
@@ -270,6 +298,7 @@ impl World<'_> {
         match outcome {
             Err(error) => {
                 self.trace.note(&[24, name as u64, intent], || format!("n{name}: PUT {intent} refused: {}", error.code));
+                self.heed(caller, flight.write.budget(), Some(&error));
                 let pause = self.latency();
                 self.reply(caller, pause, Answer::Sent { intent, result: Err(error) });
             }
@@ -419,6 +448,10 @@ impl World<'_> {
 
 fn refusal(status: u16, code: &str, message: &str) -> Error {
     Error::from_answer(status, None, json!({"error": {"code": code, "message": message}}).to_string().as_bytes())
+}
+
+fn gated(rest: i64) -> Error {
+    Error::gated(Duration::from_millis(u64::try_from(rest).unwrap_or_default()))
 }
 
 fn gone() -> Error {

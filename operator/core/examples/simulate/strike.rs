@@ -194,6 +194,7 @@ impl World<'_> {
         let Some(leader) = self.leader() else { return };
         let Some(name) = self.replicas[leader].running().next() else { return };
         if self.replicas[leader].drop_pass(name) {
+            self.forget_gates(leader, Some(name));
             self.trace.hit(Fault::O07PassPanics);
             self.mark(leader, name, 1_000);
         }
@@ -220,6 +221,12 @@ impl World<'_> {
     fn arrive(&mut self, name: usize, foreign: usize) {
         if self.nics[name].exists {
             return;
+        }
+        if self.subnets[self.nics[name].subnet].free.len() <= foreign {
+            // Azure makes no machine without an address.
+            self.trace.note(&[43, name as u64], || format!("n{name}: its subnet is full"));
+            let pause = self.dice.time(10_000, 60_000);
+            return self.after(pause, Event::Strike(Strike::Join { name, foreign }));
         }
         if self.now < 6_000 {
             self.trace.hit(Fault::K12AllJoin);

@@ -271,6 +271,7 @@ impl<'p> World<'p> {
 
     pub fn issue(&mut self, caller: Caller, task: Task) {
         if let Task::Send { write, send } = task {
+            self.check_patience(caller, &send);
             return self.depart(caller, write, send);
         }
         let pause = self.latency();
