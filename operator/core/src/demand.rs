@@ -20,23 +20,27 @@ pub struct Pod {
 pub struct Held {
     /// The pod of each lease, by UID; `None` for a lease that names none.
     pub leases: Vec<Option<String>>,
-    /// Addresses that rest after use.
-    pub cooling: usize,
+    /// The last pod of each address that rests after use, by UID; `None` where it is not known.
+    pub resting: Vec<Option<String>>,
     /// UIDs of pods whose ADD failed within the last minute.
     pub want: BTreeSet<String>,
 }
 
 /// Pods that need an address (bound, not finished, not on the host's network; one that is being deleted only while it holds a lease), leases
-/// without such a pod, resting addresses, and failed ADDs of pods not seen yet. Addresses that are set aside are counted apart.
+/// without such a pod, resting addresses, and failed ADDs of pods not seen yet. A pod whose address rests, and that has no other and asked for none, is
+/// at its end before the API server says so, or between two sandboxes: it needs none beside the one that rests. Addresses that are set aside are
+/// counted apart.
 #[must_use]
 pub fn demand(pods: &[Pod], held: &Held) -> u16 {
     let leased: BTreeSet<&str> = held.leases.iter().filter_map(Option::as_deref).collect();
-    let needs = |pod: &&Pod| !pod.host_network && !pod.finished && (!pod.terminating || leased.contains(pod.uid.as_str()));
+    let resting: BTreeSet<&str> = held.resting.iter().filter_map(Option::as_deref).collect();
+    let asks = |pod: &Pod| !pod.terminating && (!resting.contains(pod.uid.as_str()) || held.want.contains(&pod.uid));
+    let needs = |pod: &&Pod| !pod.host_network && !pod.finished && (leased.contains(pod.uid.as_str()) || asks(pod));
     let needing: BTreeSet<&str> = pods.iter().filter(needs).map(|pod| pod.uid.as_str()).collect();
     let all: BTreeSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
     let orphans = held.leases.iter().filter(|uid| uid.as_deref().is_none_or(|uid| !needing.contains(uid))).count();
     let unseen = held.want.iter().filter(|uid| !all.contains(uid.as_str()) && !leased.contains(uid.as_str())).count();
-    u16::try_from(needing.len() + orphans + held.cooling + unseen).unwrap_or(u16::MAX)
+    u16::try_from(needing.len() + orphans + held.resting.len() + unseen).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]
@@ -60,6 +64,23 @@ mod tests {
         let leases = ["running", "leaving", "deleted", "done"].map(|uid| Some(uid.to_owned())).into_iter().chain([None]).collect();
         let want = ["waiting", "unseen"].map(Into::into).into();
         // waiting, running, leaving; leases of deleted, of done and of none; two resting; unseen.
-        assert_eq!(demand(&pods, &Held { leases, cooling: 2, want }), 9);
+        assert_eq!(demand(&pods, &Held { leases, resting: vec![None, None], want }), 9);
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_needs_nothing_beside_what_it_holds_or_gave_up() {
+        let uids = ["a", "b", "c"];
+        let some = |uids: &[&str]| uids.iter().map(|uid| Some((*uid).to_owned())).collect::<Vec<_>>();
+        let running = uids.map(pod);
+        let leaving = uids.map(|uid| Pod { terminating: true, ..pod(uid) });
+        for given_up in 0..=3 {
+            let held = Held { leases: some(&uids[given_up..]), resting: some(&uids[..given_up]), want: BTreeSet::new() };
+            assert_eq!(demand(&running, &held), 3, "{given_up} gave theirs up before the watch showed it");
+            assert_eq!(demand(&leaving, &held), 3, "{given_up} gave theirs up");
+        }
+        let again = Held { resting: some(&uids), want: ["b".to_owned()].into(), ..Held::default() };
+        assert_eq!(demand(&running, &again), 4, "b asked for another one in vain");
+        let both = Held { leases: some(&["b"]), resting: some(&["b"]), ..Held::default() };
+        assert_eq!(demand(&[pod("b")], &both), 2, "b has another one");
     }
 }

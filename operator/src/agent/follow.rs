@@ -8,10 +8,10 @@ use azure_vnet_operator_core::{
     demand::{self, Held},
     withheld,
 };
-use azure_vnet_plugin::store::{Adoption, Freed, KeeperError, Quarantining};
+use azure_vnet_plugin::store::{Adoption, Census, Freed, KeeperError, Quarantining};
 use azure_vnet_plugin_core::{
     gc::LinkWitness,
-    lease::{Entry, Quarantine},
+    lease::{Entry, Lease, Quarantine},
     pool::{self, SealOwner},
 };
 use tracing::{info, warn};
@@ -74,6 +74,7 @@ impl Node {
         }
         let taken = taken == Some(Taken::Over);
         let Some(entries) = problems.check(Topic::StoreHealthy, "StoreUnreadable", self.keeper.store().list()) else { return };
+        self.note_holders(&entries);
         if taken {
             self.keep_in_mind(basis, problems);
         }
@@ -109,7 +110,7 @@ impl Node {
         if seen.watched.as_ref().is_some_and(|watched| Orphans::wants_list(&entries, watched)) {
             outcome.wants.insert(Want::Pods);
         }
-        let report = self.report(seen, basis, &entries, outcome.ready);
+        let report = self.report(seen, basis, outcome.ready);
         if let Some(agent) = problems.check(Topic::StoreHealthy, "StoreUnreadable", report).flatten() {
             outcome.report = Some(Report { agent, problems: problems.clone() });
         }
@@ -195,6 +196,13 @@ impl Node {
         Ok(self.keeper.quarantined()?.into_iter().map(slot).collect())
     }
 
+    /// Remembers who has which address: when it rests, its record does not say it any more.
+    fn note_holders(&mut self, entries: &[(Ipv4Addr, Entry)]) {
+        let there: BTreeSet<Ipv4Addr> = entries.iter().map(|(address, _)| *address).collect();
+        self.holders.retain(|address, _| there.contains(address));
+        self.holders.extend(leases(entries).filter_map(|(address, lease)| Some((address, pod_of(lease)?))));
+    }
+
     fn judge_orphans(&mut self, seen: &Seen, view: &View, entries: &[(Ipv4Addr, Entry)], now: Duration) {
         let begun = since_boot();
         let Some(listed) = &seen.listed else { return };
@@ -226,14 +234,15 @@ impl Node {
     }
 
     /// What the controller is told; nothing before the object and the node's pods are known.
-    fn report(&self, seen: &Seen, basis: &Basis, entries: &[(Ipv4Addr, Entry)], ready: bool) -> Result<Option<Agent>, KeeperError> {
+    fn report(&self, seen: &Seen, basis: &Basis, ready: bool) -> Result<Option<Agent>, KeeperError> {
         let (Some(object), Some(pods)) = (&seen.object, &seen.pods) else { return Ok(None) };
         let store = self.keeper.store();
-        let counts = store.counts()?;
-        let leases = entries.iter().filter_map(|(_, entry)| if let Entry::Leased(lease) = entry { Some(lease) } else { None });
-        let uid = |pod: &azure_vnet_plugin_core::attachment::PodRef| pod.uid.as_ref().map(ToString::to_string);
-        let want = store.wants()?.iter().map(ToString::to_string).collect();
-        let held = Held { leases: leases.map(|lease| lease.pod.as_ref().and_then(uid)).collect(), cooling: counts.cooling, want };
+        let Census { entries, counts, resting } = store.census()?;
+        let held = Held {
+            leases: leases(&entries).map(|(_, lease)| pod_of(lease)).collect(),
+            resting: resting.iter().map(|address| self.holders.get(address).cloned()).collect(),
+            want: store.wants()?.iter().map(ToString::to_string).collect(),
+        };
         let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         let adopted = self.keeper.adopted()?;
         let held_by_pod =
@@ -252,7 +261,7 @@ impl Node {
             counts: StoreCounts {
                 assigned: count(counts.leased),
                 cooling: count(counts.cooling),
-                quarantined: count(set_aside(entries, adopted.as_ref())),
+                quarantined: count(set_aside(&entries, adopted.as_ref())),
                 free: count(counts.free),
             },
             lost_in_use: basis.spec.lost.iter().filter(|at| held_by_pod(at)).copied().collect(),
@@ -280,6 +289,16 @@ impl Node {
         }
         news
     }
+}
+
+/// The leases of a store.
+fn leases(entries: &[(Ipv4Addr, Entry)]) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+    entries.iter().filter_map(|(address, entry)| if let Entry::Leased(lease) = entry { Some((*address, lease)) } else { None })
+}
+
+/// The pod of a lease that names one, by UID.
+fn pod_of(lease: &Lease) -> Option<String> {
+    lease.pod.as_ref().and_then(|pod| pod.uid.as_ref()).map(ToString::to_string)
 }
 
 /// Whether the kernel shows no link of an entry at this moment; what it does not answer is no.

@@ -3,7 +3,12 @@
 //! It runs on one thread at a time and may block: files, netlink, iptables. It asks no one over the network: what the API server and the node's
 //! metadata say is handed in.
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use azure_vnet_crds::node::SlotAddress;
 use azure_vnet_operator_core::{
@@ -105,6 +110,8 @@ pub struct Node {
     pub(super) probation: Probation<Timestamp>,
     pub(super) refused: BTreeSet<(u64, SlotAddress)>,
     pub(super) orphans: Orphans,
+    /// The last pod of each address, by UID, as far as it was seen with a lease.
+    pub(super) holders: BTreeMap<Ipv4Addr, String>,
     /// What the store was last brought to.
     pub(super) adoption: Option<Adoption>,
     pub(super) restored: bool,
@@ -153,6 +160,7 @@ impl Node {
             probation: Probation::default(),
             refused: BTreeSet::new(),
             orphans: Orphans::default(),
+            holders: BTreeMap::new(),
             adoption: None,
             restored: false,
             clocks: Clocks::default(),

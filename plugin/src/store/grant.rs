@@ -129,7 +129,7 @@ impl Store {
         }
         let Some(address) = self.preferred(&lock, &offer, request, skip)? else {
             drop(lock);
-            return Err(LeaseError::Exhausted { counts: self.counts_in(Some(&offer.pool))?, in_kernel });
+            return Err(LeaseError::Exhausted { counts: self.census_in(Some(&offer.pool))?.counts, in_kernel });
         };
         Ok((address, offer))
     }

@@ -72,6 +72,17 @@ pub struct Counts {
     pub free: usize,
 }
 
+/// What one look at the store showed.
+#[derive(Clone, Debug)]
+pub struct Census {
+    /// Every address with a record.
+    pub entries: Vec<(Ipv4Addr, Entry)>,
+    /// Their number by state.
+    pub counts: Counts,
+    /// Addresses whose rest has not ended.
+    pub resting: Vec<Ipv4Addr>,
+}
+
 /// How long a note of a pod without an address counts (safety rule UP5).
 const WANTED: Duration = Duration::from_mins(1);
 
@@ -170,28 +181,40 @@ impl Store {
     /// # Errors
     /// The folder cannot be read.
     pub fn counts(&self) -> Result<Counts, FileError> {
-        self.counts_in(self.pool().ok().as_ref())
+        Ok(self.census()?.counts)
     }
 
-    fn counts_in(&self, pool: Option<&Pool>) -> Result<Counts, FileError> {
+    /// The addresses and their number by state, of one look: commands go on meanwhile, and one address must not count twice.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn census(&self) -> Result<Census, FileError> {
+        self.census_in(self.pool().ok().as_ref())
+    }
+
+    fn census_in(&self, pool: Option<&Pool>) -> Result<Census, FileError> {
         let cool_down = pool.map_or(Duration::MAX, |pool| pool.cool_down);
         let now = self.now();
         let mut counts = Counts::default();
-        let mut taken = 0;
-        for (address, entry) in self.list()? {
+        let (mut taken, mut resting) = (0, Vec::new());
+        let entries = self.list()?;
+        for (address, entry) in &entries {
             let is_free = entry.is_free(&self.boot, now, cool_down);
             match entry {
                 Entry::Leased(_) => counts.leased += 1,
                 Entry::Cooling(_) if is_free => {}
-                Entry::Cooling(_) => counts.cooling += 1,
+                Entry::Cooling(_) => {
+                    counts.cooling += 1;
+                    resting.push(*address);
+                }
                 Entry::Quarantined(_) => counts.quarantined += 1,
                 Entry::Unreadable(_) => counts.unreadable += 1,
             }
-            taken += usize::from(!is_free && pool.is_some_and(|pool| pool.find(address).is_some()));
+            taken += usize::from(!is_free && pool.is_some_and(|pool| pool.find(*address).is_some()));
         }
         counts.total = pool.map_or(0, |pool| pool.addresses().len());
         counts.free = counts.total.saturating_sub(taken);
-        Ok(counts)
+        Ok(Census { entries, counts, resting })
     }
 
     /// `CLOCK_BOOTTIME`.

@@ -33,6 +33,8 @@ pub struct Agent {
     refused: BTreeSet<(u64, SlotAddress)>,
     restored: bool,
     last: Option<(Adopted, BTreeSet<Ipv4Addr>, BTreeSet<SlotAddress>)>,
+    /// What the object says, so that it is taken apart once.
+    read: Option<(Rc<AzureVnetNode>, Rc<Basis>)>,
 }
 
 /// What has been observed outside.
@@ -58,6 +60,7 @@ pub struct Outcome {
     pub withdrawn: Vec<SlotAddress>,
 }
 
+#[derive(Debug)]
 struct Basis {
     uid: String,
     spec: Rc<AzureVnetNodeSpec>,
@@ -102,14 +105,17 @@ impl Agent {
         Ok(outcome)
     }
 
-    fn basis(&self, store: &Store, seen: &Seen<'_>) -> (Option<Basis>, bool) {
+    fn basis(&mut self, store: &Store, seen: &Seen<'_>) -> (Option<Rc<Basis>>, bool) {
         let adopted = store.disk.adopted.as_ref();
-        let kept = || adopted.map(|adopted| kept(store, adopted));
+        let kept = || adopted.map(|adopted| Rc::new(kept(store, adopted)));
         let Some(object) = self.object.as_ref().filter(|object| object.spec.revision > 0) else { return (kept(), false) };
+        let known = self.read.as_ref().filter(|(of, _)| Rc::ptr_eq(of, object)).map(|(_, basis)| Rc::clone(basis));
+        let read = known.unwrap_or_else(|| Rc::new(by_object(object)));
+        self.read = Some((Rc::clone(object), Rc::clone(&read)));
         let last = adopted.map(|adopted| adoption::Adopted { revision: adopted.revision, content: adopted.content });
         match adoption::judge(last.as_ref(), &object.spec) {
-            Judgement::Adopt | Judgement::Unchanged => (Some(by_object(object)), false),
-            Judgement::Regressed(_) if seen.mutation == Some(Mutation::AdoptsOlder) => (Some(by_object(object)), false),
+            Judgement::Adopt | Judgement::Unchanged => (Some(read), false),
+            Judgement::Regressed(_) if seen.mutation == Some(Mutation::AdoptsOlder) => (Some(read), false),
             Judgement::Regressed(_) => (kept(), true),
         }
     }
@@ -191,7 +197,7 @@ impl Agent {
     fn report(&self, store: &Store, seen: &Seen<'_>, basis: &Basis) -> node::Agent {
         let held = demand::Held {
             leases: store.leased().map(|pod| Some(pod.clone())).collect(),
-            cooling: store.cooling(),
+            resting: vec![None; store.cooling()],
             want: store.run.wants.keys().cloned().collect(),
         };
         let acks = match basis.listed {
@@ -209,7 +215,7 @@ impl Agent {
             demand: demand::demand(seen.pods, &held),
             counts: StoreCounts {
                 assigned: count(held.leases.len()),
-                cooling: count(held.cooling),
+                cooling: count(held.resting.len()),
                 quarantined: count(store.quarantined().iter().filter(lists).count()),
                 free: count(store.free()),
             },
