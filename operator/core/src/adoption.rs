@@ -32,13 +32,69 @@ pub struct Adopted {
 /// Hash of the part of a spec that a revision number stands for: the same in every version of this program (FNV-1a over a text).
 #[must_use]
 pub fn content(spec: &AzureVnetNodeSpec) -> u64 {
-    let list = |addresses: &[SlotAddress]| {
-        let sorted: BTreeSet<String> = addresses.iter().map(ToString::to_string).collect();
-        sorted.into_iter().collect::<Vec<_>>().join(",")
-    };
-    let mut lines = vec![format!("addresses {}", list(&spec.addresses)), format!("lost {}", list(&spec.lost))];
-    lines.extend(spec.release.iter().map(|release| format!("release {} {} {}", release.id, release.nonce, list(&release.addresses))));
-    lines.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+    hash.take("addresses ");
+    hash.take_all(&spec.addresses);
+    hash.take("\nlost ");
+    hash.take_all(&spec.lost);
+    for release in &spec.release {
+        for part in ["\nrelease ", &release.id.to_string(), " ", &release.nonce, " "] {
+            hash.take(part);
+        }
+        hash.take_all(&release.addresses);
+    }
+    hash.0
+}
+
+/// Of a text that is never put together.
+struct Hash(u64);
+
+impl Hash {
+    fn take(&mut self, text: &str) {
+        self.0 = text.bytes().fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    }
+
+    /// In the order of their texts, each once.
+    fn take_all(&mut self, addresses: &[SlotAddress]) {
+        let mut texts: Vec<Text> = addresses.iter().copied().map(Text::of).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        for (number, text) in texts.iter().enumerate() {
+            if number > 0 {
+                self.take(",");
+            }
+            self.take(text.as_str());
+        }
+    }
+}
+
+/// An address with its slot as a text, without an allocation of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Text([u8; Self::LONGEST]);
+
+impl Text {
+    /// `255/255.255.255.255`, and the rest is 0, which is less than any character.
+    const LONGEST: usize = 19;
+
+    fn of(at: SlotAddress) -> Self {
+        let mut text = [0; Self::LONGEST];
+        let octets = at.address.octets();
+        let numbers = [at.slot].into_iter().chain(octets).zip([b'/', b'.', b'.', b'.', 0]);
+        let digits = numbers.flat_map(|(number, end)| {
+            let (hundreds, tens) = (number / 100, number / 10 % 10);
+            let shown = [(hundreds > 0, hundreds), (number >= 10, tens), (true, number % 10)];
+            shown.into_iter().filter(|(shown, _)| *shown).map(|(_, digit)| b'0' + digit).chain([end])
+        });
+        for (place, digit) in text.iter_mut().zip(digits) {
+            *place = digit;
+        }
+        Self(text)
+    }
+
+    fn as_str(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(Self::LONGEST);
+        self.0.get(..end).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    }
 }
 
 /// Whether a spec may be taken over.
@@ -428,6 +484,18 @@ mod tests {
         assert_eq!(judge(Some(&adopted), &spec(7, &["1/10.0.0.2"])), Judgement::Regressed(Regression::OtherContent { revision: 7 }));
         let lower = Judgement::Regressed(Regression::Lower { adopted: 7, offered: 6 });
         assert_eq!(judge(Some(&adopted), &spec(6, &["1/10.0.0.1"])), lower);
+    }
+
+    #[test]
+    fn re3_content_is_the_same_number_in_every_version() {
+        let numbers = ["10/10.0.0.10", "2/255.255.255.255", "2/10.0.0.2", "2/10.0.0.2", "255/255.255.255.255"];
+        let full = AzureVnetNodeSpec { lost: all(&["7/10.0.0.7"]), release: vec![release(3, &["2/10.0.0.2"])], ..spec(1, &numbers) };
+        let text = "addresses 10/10.0.0.10,2/10.0.0.2,2/255.255.255.255,255/255.255.255.255\nlost 7/10.0.0.7\nrelease 3 n3 2/10.0.0.2";
+        let fnv = |text: &str| {
+            text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        };
+        assert_eq!(content(&full), fnv(text));
+        assert_eq!(content(&AzureVnetNodeSpec::default()), fnv("addresses \nlost "));
     }
 
     #[test]

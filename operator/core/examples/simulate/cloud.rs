@@ -2,6 +2,7 @@
 //! hand out first what was freed last.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::Ipv4Addr,
     rc::Rc,
@@ -66,8 +67,21 @@ pub struct Nic {
     pub running: bool,
     etag: u64,
     failed: bool,
-    documents: VecDeque<(i64, Rc<Documents>)>,
+    past: VecDeque<Past>,
     shown: VecDeque<(i64, Rc<BTreeSet<Ipv4Addr>>)>,
+}
+
+/// What a NIC was like since some time; printed when somebody reads it.
+#[derive(Clone, Debug)]
+struct Past {
+    since: i64,
+    primary: Ipv4Addr,
+    foreign: Vec<(String, Ipv4Addr)>,
+    entries: BTreeMap<u8, Entry>,
+    wanted: BTreeSet<u8>,
+    state: &'static str,
+    etag: u64,
+    printed: OnceCell<Rc<Documents>>,
 }
 
 /// What a GET answers: the NIC, or the instance and the list of its NICs.
@@ -107,7 +121,7 @@ impl Nic {
             running: true,
             etag: 0,
             failed: false,
-            documents: VecDeque::new(),
+            past: VecDeque::new(),
             shown: VecDeque::new(),
         }
     }
@@ -118,7 +132,7 @@ impl Nic {
         self.foreign = (0..foreign).filter_map(|n| Some((format!("other{n}"), subnet.take()?))).collect();
         (self.entries, self.wanted, self.operation) = (BTreeMap::new(), BTreeSet::new(), None);
         (self.exists, self.running, self.failed) = (true, true, false);
-        self.documents.clear();
+        self.past.clear();
         self.shown.clear();
         self.touch(now);
     }
@@ -146,13 +160,23 @@ impl Nic {
     }
 
     /// What a GET answers, as it was so many milliseconds ago.
-    pub fn documents(&mut self, now: i64, ago: i64) -> Rc<Documents> {
-        if self.documents.back().is_none_or(|(_, newest)| newest.etag != self.etag) {
-            let documents = Rc::new(self.print());
-            self.documents.push_back((now, documents));
-        }
-        let found = self.documents.iter().rev().find(|(at, _)| *at <= now - ago).or(self.documents.front());
-        found.map_or_else(|| Rc::new(self.print()), |(_, documents)| Rc::clone(documents))
+    pub fn documents(&self, now: i64, ago: i64) -> Rc<Documents> {
+        let found = self.past.iter().rev().find(|past| past.since <= now - ago).or(self.past.front());
+        found.map_or_else(|| Rc::new(self.print(&self.present(now))), |past| self.printed(past))
+    }
+
+    fn printed(&self, past: &Past) -> Rc<Documents> {
+        Rc::clone(past.printed.get_or_init(|| Rc::new(self.print(past))))
+    }
+
+    fn present(&self, now: i64) -> Past {
+        let state = match (&self.operation, self.failed) {
+            (Some(_), _) => "Updating",
+            (None, true) => "Failed",
+            (None, false) => "Succeeded",
+        };
+        let (foreign, entries, wanted) = (self.foreign.clone(), self.entries.clone(), self.wanted.clone());
+        Past { since: now, primary: self.primary, foreign, entries, wanted, state, etag: self.etag, printed: OnceCell::new() }
     }
 
     /// Something changed.
@@ -163,12 +187,12 @@ impl Nic {
         while self.shown.len() > 2 && self.shown.get(1).is_some_and(|(at, _)| *at < now - 20 * HISTORY) {
             self.shown.pop_front();
         }
-        while self.documents.len() > 1 && self.documents.get(1).is_some_and(|(at, _)| *at < now - HISTORY) {
-            self.documents.pop_front();
+        while self.past.len() > 1 && self.past.get(1).is_some_and(|past| past.since < now - HISTORY) {
+            self.past.pop_front();
         }
         // Old answers need the time from which they were true.
-        let documents = Rc::new(self.print());
-        self.documents.push_back((now, documents));
+        let present = self.present(now);
+        self.past.push_back(present);
     }
 
     pub fn etag(&self) -> u64 {
@@ -177,7 +201,7 @@ impl Nic {
 
     /// Slots that a write would name, by its body; or how the body touches what is not ours (I2, I3).
     pub fn effect(&self, write: &Write) -> Result<Effect, &'static str> {
-        let before = self.print();
+        let before = self.documents(i64::MAX, 0);
         let (old, new, pointer) = match write {
             Write::Nic { body, .. } => (&before.main, body, "/properties/ipConfigurations"),
             Write::Instance { body, .. } => (
@@ -186,23 +210,17 @@ impl Nic {
                 "/networkInterfaceConfigurations/0/properties/ipConfigurations",
             ),
         };
-        let list = |tree: &Value| tree.pointer(pointer).and_then(Value::as_array).cloned().ok_or("no ipConfigurations");
-        let (old_list, new_list) = (list(old)?, list(new)?);
-        let bare = |tree: &Value| {
-            let mut tree = tree.clone();
-            tree.pointer_mut(pointer).map(Value::take);
-            tree
-        };
-        if bare(old) != bare(new) {
+        let path: Vec<&str> = pointer.split('/').skip(1).collect();
+        if !same_beside(old, new, &path) {
             return Err("a field beside the ipConfigurations differs");
         }
+        let (Some(old), Some(new)) = (entries_at(old, pointer), entries_at(new, pointer)) else { return Err("no ipConfigurations") };
         let slot = |entry: &Value| entry.get("name").and_then(Value::as_str).and_then(slot_of);
-        let foreign = |list: &[Value]| list.iter().filter(|entry| slot(entry).is_none()).cloned().collect::<Vec<_>>();
-        if foreign(&old_list) != foreign(&new_list) {
+        if !old.iter().filter(|entry| slot(entry).is_none()).eq(new.iter().filter(|entry| slot(entry).is_none())) {
             return Err("a foreign ipConfiguration differs");
         }
-        let ours = |list: &[Value]| list.iter().filter_map(|entry| Some((slot(entry)?, entry.clone()))).collect::<BTreeMap<u8, Value>>();
-        let (old, new) = (ours(&old_list), ours(&new_list));
+        let (old, new): (BTreeMap<u8, &Value>, BTreeMap<u8, &Value>) =
+            [old, new].map(|list| list.iter().filter_map(|entry| Some((slot(entry)?, entry))).collect()).into();
         if old.iter().any(|(slot, entry)| new.get(slot).is_some_and(|other| other != entry)) {
             return Err("an ipConfiguration that stays differs");
         }
@@ -310,7 +328,7 @@ impl Nic {
         address
     }
 
-    fn print(&self) -> Documents {
+    fn print(&self, past: &Past) -> Documents {
         let subnet = format!("{NETWORK}/subnets/{}", self.subnet);
         let configuration = |name: &str, address: Option<Ipv4Addr>, state: &str, primary: bool| {
             let groups = [json!({"id": "/subscriptions/s/asg"})];
@@ -321,9 +339,9 @@ impl Nic {
             }
             entry
         };
-        let mut list = vec![configuration("ipconfig1", Some(self.primary), "Succeeded", true)];
-        list.extend(self.foreign.iter().map(|(name, address)| configuration(name, Some(*address), "Succeeded", false)));
-        list.extend(self.entries.iter().map(|(slot, entry)| {
+        let mut list = vec![configuration("ipconfig1", Some(past.primary), "Succeeded", true)];
+        list.extend(past.foreign.iter().map(|(name, address)| configuration(name, Some(*address), "Succeeded", false)));
+        list.extend(past.entries.iter().map(|(slot, entry)| {
             let (address, state) = match entry {
                 Entry::Good(address) => (Some(*address), "Succeeded"),
                 Entry::Updating(address) => (*address, "Updating"),
@@ -331,33 +349,27 @@ impl Nic {
             };
             configuration(&name_of(*slot), address, state, false)
         }));
-        let state = if self.operation.is_some() {
-            "Updating"
-        } else if self.failed {
-            "Failed"
-        } else {
-            "Succeeded"
-        };
+        let Past { state, etag, .. } = past;
         let Some(instance) = &self.instance else {
-            let main = json!({"name": "nic", "id": self.id, "location": "here", "etag": format!("W/\"{}\"", self.etag), "tags": {"kept": "yes"},
+            let main = json!({"name": "nic", "id": self.id, "location": "here", "etag": format!("W/\"{etag}\""), "tags": {"kept": "yes"},
                 "properties": {"provisioningState": state, "macAddress": self.mac, "primary": true, "enableAcceleratedNetworking": true,
                 "networkSecurityGroup": {"id": "/subscriptions/s/nsg"}, "ipConfigurations": list}});
-            return Documents { main, nics: Value::Null, etag: self.etag };
+            return Documents { main, nics: Value::Null, etag: *etag };
         };
         let wanted = |name: &str, primary: bool| {
             json!({"name": name, "properties": {"subnet": {"id": subnet}, "primary": primary, "privateIPAddressVersion": "IPv4",
                 "applicationSecurityGroups": [{"id": "/subscriptions/s/asg"}]}})
         };
         let mut model = vec![wanted("ipconfig1", true)];
-        model.extend(self.foreign.iter().map(|(name, _)| wanted(name, false)));
-        model.extend(self.wanted.iter().map(|slot| wanted(&name_of(*slot), false)));
+        model.extend(past.foreign.iter().map(|(name, _)| wanted(name, false)));
+        model.extend(past.wanted.iter().map(|slot| wanted(&name_of(*slot), false)));
         let profile = json!({"networkInterfaceConfigurations": [{"name": "nic", "properties": {"primary": true, "enableAcceleratedNetworking": true,
             "ipConfigurations": model}}]});
-        let main = json!({"id": instance, "name": "instance", "location": "here", "etag": format!("\"{}\"", self.etag),
+        let main = json!({"id": instance, "name": "instance", "location": "here", "etag": format!("\"{etag}\""),
             "properties": {"provisioningState": state, "networkProfileConfiguration": profile}});
         let nics = json!({"value": [{"name": "nic", "id": self.id, "properties": {"provisioningState": "Succeeded", "macAddress": self.mac,
             "primary": true, "ipConfigurations": list}}]});
-        Documents { main, nics, etag: self.etag }
+        Documents { main, nics, etag: *etag }
     }
 }
 
@@ -367,6 +379,31 @@ impl Entry {
             Self::Good(address) | Self::Updating(Some(address)) => Some(address),
             Self::Updating(None) | Self::Failed => None,
         }
+    }
+}
+
+fn entries_at<'a>(tree: &'a Value, pointer: &str) -> Option<&'a Vec<Value>> {
+    tree.pointer(pointer).and_then(Value::as_array)
+}
+
+/// Whether two trees are the same but for what lies at a path.
+fn same_beside(one: &Value, other: &Value, path: &[&str]) -> bool {
+    let Some((first, rest)) = path.split_first() else { return true };
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let same = |(key, value): (&String, &Value)| {
+                other.get(key).is_some_and(|other| if key == first { same_beside(value, other, rest) } else { value == other })
+            };
+            one.len() == other.len() && one.iter().all(same)
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            let number = first.parse::<usize>().ok();
+            let same = |(at, (one, other)): (usize, (&Value, &Value))| {
+                if Some(at) == number { same_beside(one, other, rest) } else { one == other }
+            };
+            one.len() == other.len() && one.iter().zip(other).enumerate().all(same)
+        }
+        (one, other) => one == other,
     }
 }
 

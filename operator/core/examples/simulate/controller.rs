@@ -13,6 +13,7 @@ use azure_vnet_operator_core::{
     pass::{Effect, End, Known, Pass, Present, Subject, newer},
 };
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     fault::{Fault, Mutation},
@@ -51,9 +52,9 @@ pub struct Replica<'p> {
     seen: Option<(Lease, i64)>,
     nodes: BTreeMap<usize, Rc<NodeObject>>,
     pub pools: BTreeMap<usize, Rc<AzureVnetNode>>,
-    known: BTreeMap<usize, Known>,
+    known: BTreeMap<usize, Box<Known>>,
     due: BTreeMap<usize, i64>,
-    running: BTreeMap<usize, Running<'p>>,
+    running: BTreeMap<usize, Box<Running<'p>>>,
     passes: u64,
     exhausted: BTreeMap<String, i64>,
     leaving: BTreeSet<usize>,
@@ -256,7 +257,7 @@ impl<'p> World<'p> {
         let known = known.renewed(&subject, object);
         one.passes += 1;
         let number = one.passes;
-        one.running.insert(name, Running { number, pass: Pass::new(subject, known), node });
+        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), node }));
         self.go_on(replica, name);
     }
 
@@ -277,7 +278,8 @@ impl<'p> World<'p> {
     pub fn let_go(&mut self, replica: usize, name: usize, object: &AzureVnetNode) {
         self.replicas[replica].leaving.remove(&name);
         self.check_vanishing(name, object);
-        let done = if self.replicas[replica].cut_off { Err(crate::server::Denied::Failed) } else { self.server.let_go(name, object) };
+        let cut_off = self.replicas[replica].cut_off;
+        let done = if cut_off { Err(crate::server::Denied::Failed) } else { self.server.let_go(name, &object.metadata) };
         match done {
             Ok(()) => {
                 self.trace.note(&[12, name as u64], || format!("n{name}: its object is gone"));
@@ -311,7 +313,7 @@ impl<'p> World<'p> {
 
     fn end(&mut self, replica: usize, name: usize, end: End) {
         if let Some(running) = self.replicas[replica].running.remove(&name) {
-            self.replicas[replica].known.insert(name, running.pass.into_known());
+            self.replicas[replica].known.insert(name, Box::new(running.pass.into_known()));
         }
         match end {
             End::Rest(Some(wake)) => self.mark(replica, name, i64::try_from(wake.as_millis()).unwrap_or(AGAIN)),
@@ -333,7 +335,7 @@ impl<'p> World<'p> {
     /// The pass breaks off: the API server's fault.
     pub fn break_off(&mut self, caller: Caller) {
         if let Some(running) = self.replicas[caller.replica].running.remove(&caller.name) {
-            self.replicas[caller.replica].known.insert(caller.name, running.pass.into_known());
+            self.replicas[caller.replica].known.insert(caller.name, Box::new(running.pass.into_known()));
         }
         self.mark(caller.replica, caller.name, AGAIN);
     }
@@ -393,9 +395,9 @@ impl<'p> World<'p> {
     }
 
     /// The object that a pass rests on, and the Node as it saw it.
-    pub fn ground(&self, caller: Caller) -> Option<(Option<AzureVnetNode>, Rc<NodeObject>)> {
+    pub fn ground(&self, caller: Caller) -> Option<(Option<ObjectMeta>, Rc<NodeObject>)> {
         let running = self.replicas[caller.replica].running.get(&caller.name)?;
-        Some((running.pass.known().object.clone(), Rc::clone(&running.node)))
+        Some((running.pass.known().object.as_ref().map(|object| object.metadata.clone()), Rc::clone(&running.node)))
     }
 
     /// Whether a request may still be sent: the lease and the time are looked at right before.

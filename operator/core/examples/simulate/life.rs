@@ -211,7 +211,7 @@ impl World<'_> {
         let agent = &mut self.machines[name].agent;
         let forgotten = self.now - agent.told_at > ECHO
             && agent.object.as_ref().and_then(|object| object.status.as_ref()?.agent.as_ref()) != agent.told.as_ref().map(|told| &told.0);
-        if agent.told.as_ref().is_some_and(|told| *told == (report.clone(), regressed)) && !forgotten {
+        if agent.told.as_ref().is_some_and(|(told, behind)| *told == report && *behind == regressed) && !forgotten {
             return;
         }
         let urgent = agent.told.as_ref().is_none_or(|(told, behind)| {

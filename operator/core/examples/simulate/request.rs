@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use azure_vnet_crds::{
-    AzureVnetNode, AzureVnetNodeSpec,
+    AzureVnetNodeSpec,
     node::{self, Cloud, MachineKind},
 };
 use azure_vnet_operator_core::{
@@ -12,7 +12,7 @@ use azure_vnet_operator_core::{
     nic::Nic,
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde_json::{Value, json};
 
 use crate::{
@@ -42,7 +42,7 @@ impl World<'_> {
             Task::ReadObject => Answer::Object(self.server.objects.get(&name).map(Rc::clone)),
             Task::Delete => {
                 let at = time(self.now);
-                let fresh = self.ground(caller).and_then(|(object, _)| object).is_some_and(|object| self.is_current(name, &object));
+                let fresh = self.ground(caller).and_then(|(metadata, _)| metadata).is_some_and(|metadata| self.is_current(name, &metadata));
                 if fresh {
                     self.server.delete(name, at);
                     self.changed(name);
@@ -59,8 +59,8 @@ impl World<'_> {
         self.reply(caller, pause, if lost { Answer::Failed } else { answer });
     }
 
-    fn is_current(&self, name: usize, object: &AzureVnetNode) -> bool {
-        self.server.objects.get(&name).is_some_and(|stored| stored.metadata.resource_version == object.metadata.resource_version)
+    fn is_current(&self, name: usize, metadata: &ObjectMeta) -> bool {
+        self.server.objects.get(&name).is_some_and(|stored| stored.metadata.resource_version == metadata.resource_version)
     }
 
     fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec) -> Answer {
@@ -234,7 +234,7 @@ impl World<'_> {
         if self.plan.mutation == Some(Mutation::ForeignDropped) {
             drop_foreign(&mut write);
         }
-        let object = object.and_then(|object| object.metadata.uid).unwrap_or_default();
+        let object = object.and_then(|metadata| metadata.uid).unwrap_or_default();
         self.check_departure(caller, &write, &send, &object, &node);
         let fate = self.roll(&[
             Fault::A01ThrottledWithTime,

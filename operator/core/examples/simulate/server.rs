@@ -8,7 +8,7 @@ use azure_vnet_crds::{
 };
 use azure_vnet_operator_core::decide::Ready;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 
 /// A Node object.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl Server {
     pub fn apply_spec(
         &mut self,
         name: usize,
-        expected: Option<&AzureVnetNode>,
+        expected: Option<&ObjectMeta>,
         spec: AzureVnetNodeSpec,
         now: Timestamp,
     ) -> Result<AzureVnetNode, Denied> {
@@ -93,7 +93,7 @@ impl Server {
         if stored.spec == spec {
             return Ok((**stored).clone());
         }
-        let object = AzureVnetNode { spec, ..(**stored).clone() };
+        let object = AzureVnetNode { spec, metadata: stored.metadata.clone(), status: stored.status.clone() };
         Ok(self.store(name, object))
     }
 
@@ -101,7 +101,7 @@ impl Server {
     pub fn apply_cloud(
         &mut self,
         name: usize,
-        expected: &AzureVnetNode,
+        expected: &ObjectMeta,
         cloud: Cloud,
         conditions: Vec<Condition>,
     ) -> Result<AzureVnetNode, Denied> {
@@ -119,7 +119,7 @@ impl Server {
         if status == before {
             return Ok((**stored).clone());
         }
-        let object = AzureVnetNode { status: Some(status), ..(**stored).clone() };
+        let object = AzureVnetNode { status: Some(status), metadata: stored.metadata.clone(), spec: stored.spec.clone() };
         Ok(self.store(name, object))
     }
 
@@ -135,7 +135,7 @@ impl Server {
         status.conditions.retain(|condition| condition.type_ != "PoolAdopted");
         status.conditions.push(adopted);
         if status != before {
-            let object = AzureVnetNode { status: Some(status), ..(**stored).clone() };
+            let object = AzureVnetNode { status: Some(status), metadata: stored.metadata.clone(), spec: stored.spec.clone() };
             self.store(name, object);
         }
         Ok(())
@@ -150,20 +150,20 @@ impl Server {
     }
 
     /// Takes the finalizer off an object that is being deleted: it is gone.
-    pub fn let_go(&mut self, name: usize, expected: &AzureVnetNode) -> Result<(), Denied> {
+    pub fn let_go(&mut self, name: usize, expected: &ObjectMeta) -> Result<(), Denied> {
         self.check(name, Some(expected))?;
         self.objects.remove(&name);
         self.next_version();
         Ok(())
     }
 
-    fn check(&self, name: usize, expected: Option<&AzureVnetNode>) -> Result<(), Denied> {
+    fn check(&self, name: usize, expected: Option<&ObjectMeta>) -> Result<(), Denied> {
         if self.down {
             return Err(Denied::Failed);
         }
         let Some(expected) = expected else { return Ok(()) };
         let same = |stored: &Object| {
-            let (stored, expected) = (&stored.metadata, &expected.metadata);
+            let stored = &stored.metadata;
             stored.uid == expected.uid && (self.lax || stored.resource_version == expected.resource_version)
         };
         if self.objects.get(&name).is_some_and(same) { Ok(()) } else { Err(Denied::Conflict) }

@@ -58,7 +58,7 @@ fn cloud_error(last: &Attempt, error: &Error) -> CloudError {
 
 /// A text of at most that many characters.
 fn cut(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
+    if text.len() <= most { text.to_owned() } else { text.chars().take(most).collect() }
 }
 
 fn conditions(step: &Step<'_>, sizes: Option<&Sizes>, error: Option<&Error>) -> Vec<Condition> {
