@@ -44,6 +44,8 @@ pub struct Observed {
     pub read_failure: Option<Attempt>,
     /// Whether the subnet has no address left: nodes then ask for single ones.
     pub exhausted: bool,
+    /// Whether this controller is about to end: it opens nothing any more, and takes back removals that it has not sent.
+    pub leaving: bool,
     /// From the last decision whose writes succeeded, numbered by the last one; default at first.
     pub memory: Memory,
 }

@@ -12,7 +12,7 @@ use std::{
 
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec,
-    node::{Cloud, Machine},
+    node::{Cloud, IntentOp, Machine},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -70,6 +70,8 @@ pub struct Present<'a> {
     pub draw: &'a str,
     /// Whether Azure lately had no address left in this subnet.
     pub exhausted: &'a dyn Fn(&str) -> bool,
+    /// Whether this controller is about to end.
+    pub leaving: bool,
 }
 
 /// One thing to do. All but `Delete` and `Tell` are answered by a method of [`Pass`] before the next is asked for.
@@ -133,6 +135,13 @@ impl Known {
     /// anew below it.
     pub fn take_object(&mut self, nonce: &str) -> Option<AzureVnetNode> {
         self.object.take().filter(|_| self.nonce == nonce)
+    }
+
+    /// Whether a removal was recorded that is not over yet.
+    #[must_use]
+    pub fn removes(&self) -> bool {
+        let cloud = self.object.as_ref().and_then(|object| object.status.as_ref()?.cloud.as_ref());
+        cloud.and_then(|cloud| cloud.intent.as_ref()).is_some_and(|intent| intent.op == IntentOp::Remove)
     }
 
     /// What counts when a pass begins, with the object as it is to be taken: the [`newer`] of two readings.
@@ -317,6 +326,7 @@ impl<'a> Pass<'a> {
         Observed {
             node: node.clone(),
             exhausted: (present.exhausted)(&machine.subnet_id),
+            leaving: present.leaving,
             machine,
             object,
             nic: known.nic.as_ref().map(|nic| NicRead { view: nic.view().clone(), at: known.read_at }),
@@ -362,7 +372,6 @@ fn refused(refusal: &Refusal) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use azure_vnet_crds::node::IntentOp;
     use serde_json::json;
 
     use super::*;
@@ -406,7 +415,7 @@ mod tests {
     fn go(pass: &mut Pass<'_>, world: &mut World, object: &AzureVnetNode) -> ControlFlow<End, Effect> {
         loop {
             world.pass(1);
-            let present = Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false };
+            let present = Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, leaving: false };
             match pass.next(&present) {
                 Continue(Effect::ReadObject) => pass.object_read(Some(object.clone())),
                 Continue(Effect::ReadNic(_)) => {

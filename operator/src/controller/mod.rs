@@ -35,7 +35,7 @@ use self::{
     queue::Queue,
     watch::Caches,
 };
-use crate::{World, azure::Arm, telemetry::Beat};
+use crate::{Shutdown, World, azure::Arm, telemetry::Beat};
 
 /// Leadership and pace.
 #[derive(Clone, Debug, clap::Args)]
@@ -69,14 +69,15 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
 
     let mut tasks = JoinSet::new();
     let leases = Api::namespaced(kube.clone(), &options.namespace);
-    let election = tokio::spawn(leader::stand(leases, options.lease_name, leadership.clone(), shutdown.clone()));
+    let (resign, resigned) = Shutdown::manual();
+    let election = tokio::spawn(leader::stand(leases, options.lease_name, leadership.clone(), resigned));
     let queue = Arc::new(Queue::default());
     let caches = Caches::follow(&kube, &queue, &mut tasks);
     tokio::select! {
         () = shutdown.wait() => {}
         () = caches.ready() => telemetry.set_ready(true),
     }
-    let shell = Arc::new(Shell::new(arm, leadership, caches, &kube, metrics));
+    let shell = Arc::new(Shell::new(arm, leadership, caches, &kube, metrics, shutdown.clone()));
     tasks.spawn(config_status::report(Arc::clone(&shell), kube.clone()));
     tasks.spawn(subnets::report(Arc::clone(&shell), kube.clone()));
     tasks.spawn(preflight::look(Arc::clone(&shell), kube));
@@ -89,6 +90,10 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
         }
     }
     telemetry.set_ready(false);
+    if timeout(FINISH, dispatch.finish()).await.is_err() {
+        warn!("passes are broken off: what they have under way is left to the next leader");
+    }
+    resign.send_replace(true);
     if timeout(LEAVE, election).await.is_err() {
         warn!("the election did not end in time");
     }
@@ -97,6 +102,8 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
     Ok(())
 }
 
+/// How long passes may take to come to their end. With `LEAVE` it is less than the 30 s that Kubernetes gives by default.
+const FINISH: Duration = Duration::from_secs(20);
 /// How long to wait for the lease to be given up.
 const LEAVE: Duration = Duration::from_secs(6);
 /// How often leadership is looked at.
@@ -138,6 +145,14 @@ impl<A: Arm> Dispatch<A> {
             Some(_) = self.passes.join_next() => {}
             () = sleep_until(next) => {}
         }
+    }
+
+    /// Sees what is under way to its end, as the leader that it still is, and takes back removals that wait to be sent.
+    async fn finish(&mut self) {
+        for name in self.shell.removing() {
+            self.passes.spawn(pass(Arc::clone(&self.shell), Arc::clone(&self.queue), name));
+        }
+        while self.passes.join_next().await.is_some() {}
     }
 }
 

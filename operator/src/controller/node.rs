@@ -33,7 +33,7 @@ use super::{
     watch::Caches,
     work::{Known, Work, subject},
 };
-use crate::azure::Arm;
+use crate::{Shutdown, azure::Arm};
 
 /// How long a full subnet counts as full.
 const EXHAUSTED: Duration = Duration::from_mins(5);
@@ -60,6 +60,8 @@ pub struct Shell<A> {
     pub metrics: Metrics,
     /// Time, as decisions see it.
     pub clock: Clock,
+    /// Whether to come to an end: nothing is begun any more.
+    pub leaving: Shutdown,
     pub(super) known: Mutex<BTreeMap<String, Known>>,
     exhausted: Mutex<BTreeMap<String, Instant>>,
     troubles: Mutex<BTreeMap<String, Error>>,
@@ -82,7 +84,7 @@ pub enum Broken {
 
 impl<A: Arm> Shell<A> {
     /// One that knows nothing yet.
-    pub fn new(arm: Arc<A>, leadership: Leadership, caches: Caches, client: &kube::Client, metrics: Metrics) -> Self {
+    pub fn new(arm: Arc<A>, leadership: Leadership, caches: Caches, client: &kube::Client, metrics: Metrics, leaving: Shutdown) -> Self {
         Self {
             machines: Machines::new(Arc::clone(&arm)),
             arm,
@@ -93,6 +95,7 @@ impl<A: Arm> Shell<A> {
             leadership,
             metrics,
             clock: Clock::start(),
+            leaving,
             known: Mutex::default(),
             exhausted: Mutex::default(),
             troubles: Mutex::default(),
@@ -108,6 +111,12 @@ impl<A: Arm> Shell<A> {
             self.leadership.resign();
             self.clock.set();
         }
+    }
+
+    /// Nodes with a removal that is recorded and not over.
+    pub fn removing(&self) -> Vec<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter(|(_, known)| known.of_pass.removes()).map(|(name, _)| name.clone()).collect()
     }
 
     /// One pass. Returns when to come again though nothing happens.

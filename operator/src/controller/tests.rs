@@ -1,8 +1,11 @@
 //! Whole passes against an API server and an Azure of a few lines each.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::pending,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode, config::Mode};
@@ -12,6 +15,7 @@ use kube::{
     runtime::{reflector, watcher::Event},
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::{kinds::Node, *};
 
@@ -79,6 +83,10 @@ struct Azure {
     nic: Mutex<Value>,
     refusals: Mutex<Vec<Error>>,
     writes: AtomicUsize,
+    /// Whether writes wait in the queue for ever.
+    queued: AtomicBool,
+    /// Asks the controller to end.
+    end: watch::Sender<bool>,
 }
 
 impl Arm for Azure {
@@ -103,6 +111,9 @@ impl Arm for Azure {
 
     async fn write(&self, write: &Write, _: Urgency, may_send: &(dyn Fn() -> bool + Send + Sync)) -> Result<(), Error> {
         let intent = self.server.pool().status.unwrap().cloud.unwrap().intent.expect("a write without a recorded intent");
+        if self.queued.load(Ordering::SeqCst) {
+            return pending().await;
+        }
         assert!(may_send() && !intent.add.is_empty());
         self.writes.fetch_add(1, Ordering::SeqCst);
         if let Some(error) = self.refusals.lock().unwrap().pop() {
@@ -155,8 +166,16 @@ fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
         configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
         pools: store(vec![]),
     };
-    let arm = Azure { server: Arc::clone(&server), nic: Mutex::new(nic()), refusals: Mutex::new(refusals), writes: AtomicUsize::new(0) };
-    (Shell::new(Arc::new(arm), Leadership::leading("me"), caches, &client, Metrics::default()), server)
+    let (end, leaving) = Shutdown::manual();
+    let arm = Azure {
+        server: Arc::clone(&server),
+        nic: Mutex::new(nic()),
+        refusals: Mutex::new(refusals),
+        writes: AtomicUsize::new(0),
+        queued: AtomicBool::new(false),
+        end,
+    };
+    (Shell::new(Arc::new(arm), Leadership::leading("me"), caches, &client, Metrics::default(), leaving), server)
 }
 
 #[tokio::test]
@@ -233,4 +252,21 @@ async fn i6_a_clock_that_fell_behind_is_set_at_a_new_term() {
     assert_eq!(shell.leadership.nonce(), None);
     let sent_by_now = shell.clock.now().saturating_add(Duration::from_mins(10)).unwrap();
     assert!(shell.clock.is_before(sent_by_now));
+}
+
+#[tokio::test]
+async fn a_controller_that_ends_does_not_wait_for_what_it_has_not_sent() {
+    let (shell, server) = shell(vec![]);
+    shell.arm.queued.store(true, Ordering::SeqCst);
+    let recorded = || server.object.lock().unwrap().as_ref().is_some_and(|object| !object["status"]["cloud"]["intent"].is_null());
+    let asked = async {
+        while !recorded() {
+            tokio::task::yield_now().await;
+        }
+        shell.arm.end.send_replace(true);
+    };
+    let (ended, ()) = tokio::join!(shell.pass("n1"), asked);
+    ended.unwrap();
+    assert!(recorded(), "an addition is the next leader's to send");
+    assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 0);
 }

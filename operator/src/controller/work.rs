@@ -1,7 +1,9 @@
 //! The steps of a pass, carried out: one call for each.
 
 use std::{
+    future::pending,
     ops::ControlFlow::{Break, Continue},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -68,6 +70,7 @@ impl<A: Arm> Work<'_, A> {
                 nonce: nonce.as_deref(),
                 draw: &super::random::token(),
                 exhausted: &exhausted,
+                leaving: self.shell.leaving.is_set(),
             });
             match next {
                 Continue(effect) => self.carry_out(effect, pass).await?,
@@ -137,10 +140,29 @@ impl<A: Arm> Work<'_, A> {
             Err(result) => result,
             Ok(write) => {
                 let nonce = shell.leadership.nonce().filter(|nonce| **nonce == *pass.nonce());
-                let may_send = || nonce.is_some() && shell.leadership.nonce() == nonce && shell.clock.is_before(send.not_after);
+                let left = AtomicBool::new(false);
+                let may_send = || {
+                    let may = !shell.leaving.is_set()
+                        && nonce.is_some()
+                        && shell.leadership.nonce() == nonce
+                        && shell.clock.is_before(send.not_after);
+                    left.fetch_or(may, Ordering::Relaxed);
+                    may
+                };
+                // Its place in the queue may come minutes later; once bytes may have left, only its end tells.
+                let unsent = async {
+                    shell.leaving.wait().await;
+                    if left.load(Ordering::Relaxed) {
+                        pending::<()>().await;
+                    }
+                };
                 let (node, subject) = (self.node.name(), write.subject());
                 info!(node, nic = %subject, add = send.change.add.len(), remove = send.change.remove.len(), intent = send.intent, "writing");
-                shell.arm.write(&write, send.urgency, &may_send).await
+                tokio::select! {
+                    biased;
+                    result = shell.arm.write(&write, send.urgency, &may_send) => result,
+                    () = unsent => Err(Error::not_sent("this controller ends before its turn")),
+                }
             }
         };
         let direction = if send.change.add.is_empty() { "remove" } else { "add" };

@@ -55,6 +55,8 @@ pub struct Case<'a> {
     pub last: Option<&'a Attempt>,
     /// How long a late write may land after its end.
     pub grace: Duration,
+    /// Whether this controller is about to end.
+    pub leaving: bool,
     /// Now.
     pub now: Timestamp,
 }
@@ -109,6 +111,9 @@ impl Case<'_> {
     /// The NIC does not show it, and it may be sent: the same slots, on the condition that nobody wrote since the read (I11, I12). A request of an
     /// earlier term rests on the same condition: whichever comes first makes the other fail.
     fn retry(&self, quiet_since: Timestamp) -> Settled {
+        if self.leaving && self.is_to_be_taken_back() {
+            return Settled::Close { complete: false };
+        }
         match self.last.map(|last| (last, &last.result)) {
             Some((_, Ok(()))) if since(quiet_since, self.now) < INVISIBLE => self.watch(quiet_since),
             None | Some((_, Ok(()))) => Settled::Send,
@@ -118,6 +123,11 @@ impl Case<'_> {
                 Some(_) | None => Settled::Send,
             },
         }
+    }
+
+    /// Whether it is a removal of which no request is under way. A successor would not know, and watch it for as long as one could be.
+    fn is_to_be_taken_back(&self) -> bool {
+        self.intent.op == IntentOp::Remove && !self.may_land() && self.last.is_none_or(|last| last.result.is_err())
     }
 
     /// Its time is over: whoever may still have a request under way gets the grace (I6).

@@ -145,6 +145,7 @@ impl<'a> Step<'a> {
             unknown: self.memory.unknown == Some(intent.id),
             last: self.observed.last.as_ref().filter(|last| last.intent == Some(intent.id)),
             grace: self.policy.grace,
+            leaving: self.observed.leaving,
             now: self.now,
         };
         let arrived = intent.op == IntentOp::Add && nic.view.state == State::Settled && case.is_read_since();
@@ -273,7 +274,7 @@ impl<'a> Step<'a> {
     fn size(&mut self, nic: &NicRead) {
         let sizes = Sizes::of(self, &nic.view);
         sizing::keep_time(self, &sizes);
-        if self.published_differs() {
+        if self.published_differs() || self.observed.leaving {
             return;
         }
         self.out.planned = Planned::Nothing;
@@ -304,7 +305,7 @@ impl<'a> Step<'a> {
     /// Whether a new node has nothing to wait for: an empty pool is one too, without which its agent would never start to serve it (safety rule UP1).
     /// In mode Plan nothing begins.
     fn begins_empty(&self) -> bool {
-        self.stored.spec.revision == 0 && self.cloud.intent.is_none() && self.policy.mode != Mode::Plan
+        self.stored.spec.revision == 0 && self.cloud.intent.is_none() && self.policy.mode != Mode::Plan && !self.observed.leaving
     }
 
     fn add(&mut self, sizes: &Sizes, view: &View) {

@@ -68,6 +68,7 @@ impl World {
             last: None,
             read_failure: None,
             exhausted: false,
+            leaving: false,
             memory: Memory::default(),
         };
         Self {

@@ -231,6 +231,34 @@ fn i2_a_removal_that_failed_half_way_leaves_none_of_its_addresses_listed() {
     assert!(world.events.contains(&"ReleaseFailed"));
 }
 
+#[test]
+fn a_leader_that_leaves_takes_back_the_removal_that_it_has_not_sent() {
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.read();
+    let decision = world.decide();
+    world.observed.leaving = true;
+    assert!(world.decide().send.is_none() && world.decide().cloud.is_none_or(|cloud| cloud.intent.is_none()), "nothing is begun");
+    world.store(&decision);
+    let mut queued = world.clone();
+    queued.ended(decision.send.clone().unwrap().intent, failure(Class::NotSent, Trace::None));
+    for mut unsent in [world.clone(), queued] {
+        unsent.settle();
+        assert_eq!((unsent.cloud().intent, unsent.azure.slots.len()), (None, 12));
+        assert!(unsent.spec().release.is_empty(), "its successor asks anew");
+    }
+    let mut lost = world.clone();
+    lost.ended(decision.send.unwrap().intent, failure(Class::Unavailable, Trace::Unknown));
+    let mut earlier = world;
+    earlier.observed.memory = Memory::default();
+    for mut may_land in [lost, earlier] {
+        may_land.read();
+        let decision = may_land.decide();
+        may_land.store(&decision);
+        assert!(may_land.cloud().intent.is_some());
+    }
+}
+
 /// The leader that recorded a removal died; what its agent says still holds.
 fn bereft() -> World {
     let mut world = asked();
