@@ -49,7 +49,7 @@ impl Race {
     fn pass(&mut self, subject: &Subject<'_>, known: Known, writes: &mut Vec<Send>) -> Known {
         let mut pass = Pass::new(subject.clone(), known.renewed(subject, Some(self.object.clone())));
         loop {
-            let present = Present { now: self.now, nonce: Some("term"), draw: "drawn", exhausted: &|_| false };
+            let present = Present { now: self.now, nonce: Some("term"), draw: "drawn", exhausted: &|_| false, leaving: false };
             let effect = match pass.next(&present) {
                 Continue(effect) => effect,
                 Break(End::Rest(_)) => return pass.into_known(),
