@@ -95,10 +95,10 @@ impl Report {
         report
     }
 
-    /// Whether no seed failed, and every fault struck; with few seeds a fault may not.
+    /// Whether no seed failed, and every fault struck; with fewer seeds than the tests run, one may not.
     pub fn is_good(&self) -> bool {
         let all = Fault::ALL.iter().all(|fault| self.hits.contains_key(fault));
-        self.failed.is_empty() && (all || self.seeds < 1_000)
+        self.failed.is_empty() && (all || self.seeds < 500)
     }
 
     pub fn print(&self, json: bool) {
