@@ -15,7 +15,7 @@ fn pods_get_vnet_addresses_through_all_that_happens_to_a_cluster() {
     scenario::install(&cluster, &[]).unwrap();
     let refused = scenario::wrong_configs(&cluster).unwrap();
     assert!(refused >= 20, "{refused} wrong configs were tried");
-    scenario::configure(&cluster, scenario::CONFIG).unwrap();
+    scenario::configure(&cluster, &scenario::CONFIG.replace("after: 70s", "after: 30s")).unwrap();
     scenario::wait_ready(&cluster, Duration::from_mins(2)).unwrap();
 
     let pods = scenario::start_pods(&cluster, Duration::from_mins(2)).unwrap();
@@ -88,11 +88,13 @@ fn pk5_services_work_beside_kube_proxy_in_iptables_mode_with_a_foreign_cluster_c
     let options = LabOptions { kube_proxy: KubeProxy::Iptables, cluster_cidr: "10.244.0.0/16".parse().unwrap(), ..LabOptions::default() };
     let lab = Lab::up(&options).unwrap();
     let cluster = Cluster::new(&lab).unwrap();
+    let checker = Checker::start(&lab);
     scenario::install(&cluster, &[]).unwrap();
     scenario::configure(&cluster, scenario::CONFIG).unwrap();
     scenario::wait_ready(&cluster, Duration::from_mins(2)).unwrap();
     let pods = scenario::start_pods(&cluster, Duration::from_mins(2)).unwrap();
     scenario::reach(&cluster, &pods).unwrap().check(&pods, |node| lab.node(node).unwrap().address()).unwrap();
     scenario::services(&cluster).unwrap();
+    checker.finish().unwrap();
     lab.down().unwrap();
 }
