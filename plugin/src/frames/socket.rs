@@ -56,8 +56,7 @@ impl Frames {
     }
 
     pub(super) fn dump(&mut self, table: Table) -> Result<Vec<ObservedRule>, NetlinkError> {
-        const ATTEMPTS: u32 = 100;
-        for _ in 0..ATTEMPTS {
+        socket::untorn(|| {
             self.sequence = self.sequence.wrapping_add(1);
             let sequence = self.sequence;
             self.send(&encode::dump_request(table, sequence)?)?;
@@ -79,12 +78,8 @@ impl Frames {
                 }
                 Ok(Next::More)
             })?;
-            // What others changed meanwhile may be missing: by half a list a rule would be added twice, or never removed.
-            if !torn {
-                return Ok(all);
-            }
-        }
-        Err(NetlinkError::Malformed("the rules change as fast as they are read"))
+            Ok((!torn).then_some(all))
+        })
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {

@@ -265,9 +265,7 @@ impl Netlink {
         request: &dyn Emitable,
         read: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
     ) -> Result<Vec<T>, NetlinkError> {
-        /// A table that changes faster than it can be read is taken as it was read.
-        const ATTEMPTS: u32 = 5;
-        for attempt in 1..=ATTEMPTS {
+        untorn(|| {
             self.sequence = self.sequence.wrapping_add(1);
             let sequence = self.sequence;
             let mut out = Vec::new();
@@ -289,11 +287,8 @@ impl Netlink {
                 }
                 Ok(Next::More)
             })?;
-            if !torn || attempt == ATTEMPTS {
-                return Ok(all);
-            }
-        }
-        Err(NetlinkError::Malformed("table"))
+            Ok((!torn).then_some(all))
+        })
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
@@ -303,6 +298,17 @@ impl Netlink {
     fn receive(&mut self, each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
         receive(&self.socket, &mut self.buffer, each)
     }
+}
+
+/// Reads a table until it did not change meanwhile. What is missing in half a table would pass for gone: a living pod's link, a rule.
+pub(crate) fn untorn<T>(mut read: impl FnMut() -> Result<Option<Vec<T>>, NetlinkError>) -> Result<Vec<T>, NetlinkError> {
+    const ATTEMPTS: u32 = 100;
+    for _ in 0..ATTEMPTS {
+        if let Some(all) = read()? {
+            return Ok(all);
+        }
+    }
+    Err(NetlinkError::Malformed("the table changes as fast as it is read"))
 }
 
 /// Sends messages in one call.
@@ -400,4 +406,21 @@ pub(crate) fn split_message(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>
         body,
     };
     Ok(Some((message, bytes.get(len.next_multiple_of(4)..).unwrap_or_default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_table_is_never_taken_for_the_whole() {
+        let mut left = 50;
+        let calm = untorn(|| {
+            left -= 1;
+            Ok((left == 0).then_some(vec!["azv1", "azv2"]))
+        });
+        assert_eq!(calm.unwrap(), ["azv1", "azv2"]);
+        let restless: Result<Vec<&str>, _> = untorn(|| Ok(None));
+        assert!(matches!(restless, Err(NetlinkError::Malformed(_))));
+    }
 }
