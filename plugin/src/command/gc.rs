@@ -7,7 +7,7 @@ use std::{
 };
 
 use azure_vnet_plugin_core::{
-    attachment::Attachment,
+    attachment::{Attachment, Mode},
     conf::{NodeConf, Role},
     error::{CniError, Code},
     gc::{self, Claim, LinkWitness, NetnsWitness, Verdict, Witnesses},
@@ -93,8 +93,11 @@ fn still_free(lease: &Lease) -> bool {
 
 /// Removes what of a bridged pod outlives its links; an address of which something stays is not free.
 fn nothing_stays(lease: &Lease) -> bool {
-    let host = Netlink::open();
-    host.and_then(|mut host| bridge::forget_pod(&mut host, &lease.attachment, &[lease.address.into()])).is_ok()
+    let forget = |mut host: Netlink| bridge::forget_pod(&mut host, &lease.attachment, &[lease.address.into()]);
+    match lease.mode {
+        Mode::Bridge | Mode::Tunnel => Netlink::open().and_then(forget).is_ok(),
+        Mode::Transparent => true,
+    }
 }
 
 /// Whose links of ours there are.

@@ -73,7 +73,8 @@ impl Store {
         if !files::wait_for(&file, &path, self.patience)? {
             return Err(HoldError::Busy { path });
         }
-        if !still_gone() {
+        // Before the kernel is asked, which may also take from it what is left: of another's address nothing is to go.
+        if self.read(address)?.as_ref() != Some(seen) || !still_gone() {
             return Ok(Freed::Changed);
         }
         let Some(lock) = self.lock_if_there()? else { return Ok(Freed::Changed) };
