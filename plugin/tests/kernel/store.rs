@@ -28,6 +28,10 @@ fn st1_eight_processes_never_hold_one_address_at_once() {
     }
     let counts = store(folder.path()).counts().unwrap();
     assert_eq!((counts.leased, counts.free), (0, 3));
+    let marks = marks(folder.path());
+    assert!((0..8).all(|racer| marks.contains(&format!("r{racer}"))), "{marks:?}");
+    println!("{} leases", marks.len() - 8);
+    assert!(marks.len() > 16, "hardly anything was leased: {marks:?}");
 }
 
 #[test]
@@ -49,6 +53,7 @@ fn st1_a_killed_process_holds_no_lock_and_del_finds_its_lease() {
         }
         let counts = store.counts().unwrap();
         assert_eq!((counts.leased, counts.free), (0, 1));
+        assert!(marks(folder.path()).contains(&format!("k{round}-0")), "it leased before it was killed");
     }
 }
 
@@ -56,6 +61,7 @@ fn st1_a_killed_process_holds_no_lock_and_del_finds_its_lease() {
 #[test]
 fn racer() {
     let (Ok(folder), Ok(name)) = (env::var(FOLDER), env::var(RACER)) else { return };
+    mark(Path::new(&folder), &name);
     for turn in 0..TURNS {
         race(Path::new(&folder), &format!("{name}-{turn}"));
     }
@@ -69,6 +75,7 @@ fn race(folder: &Path, container: &str) {
         Err(LeaseError::Exhausted { .. }) => return,
         Err(error) => panic!("{error:?}"),
     };
+    mark(folder, container);
     let witness = folder.join("witness").join(held.lease().address.to_string());
     fs::File::create_new(&witness).unwrap();
     held.confirm().unwrap();
@@ -76,6 +83,15 @@ fn race(folder: &Path, container: &str) {
     let held = store.find(&attachment(container)).unwrap().unwrap();
     fs::remove_file(&witness).unwrap();
     held.cool().unwrap();
+}
+
+/// Notes that a racer ran, or that it leased: a harness that finds no such test runs none, and succeeds.
+fn mark(folder: &Path, what: &str) {
+    fs::write(folder.join("marks").join(what), "").unwrap();
+}
+
+fn marks(folder: &Path) -> BTreeSet<String> {
+    fs::read_dir(folder.join("marks")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn spawn(folder: &Path, racer: &str) -> Child {
@@ -90,7 +106,9 @@ fn store(folder: &Path) -> Store {
 
 fn sealed(addresses: u8) -> TempDir {
     let folder = TempDir::new().unwrap();
-    fs::create_dir(folder.path().join("witness")).unwrap();
+    for name in ["witness", "marks"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
     let keeper = Keeper::open(&folder.path().join("run"), &folder.path().join("lib"), "boot-1".parse().unwrap()).unwrap();
     let slots: Vec<_> = (1..=addresses).map(|slot| SlotAddress { slot, address: Ipv4Addr::new(10, 240, 0, slot) }).collect();
     let facts = PoolFacts {
