@@ -135,7 +135,7 @@ pub fn make(
     pod: Option<&PodRef>,
     holder: impl Fn(&Owner) -> Option<Holder>,
 ) -> Result<Made, WireError> {
-    let (made, missing) = match create_pair(sides, wiring).inspect_err(|_| remove_unseen(sides.host, wiring))? {
+    let (made, missing) = match create_pair(sides, wiring)? {
         Some(made) => (made, all_but_the_pair(wiring)),
         None => settle_clash(sides, wiring, pod, &holder)?,
     };
@@ -147,11 +147,13 @@ pub fn make(
 /// # Errors
 /// Something is left; the cause that is passed becomes the source.
 pub fn undo(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, cause: WireError) -> WireError {
-    let mut left = Vec::new();
+    let (mut left, mut entries) = (Vec::new(), BTreeSet::new());
     for step in Step::to_undo(&made.steps) {
         let (socket, change) = match step {
             Step::Pair => (&mut *sides.host, Change::DeleteLink(made.host)),
             Step::Port => (&mut *sides.host, Change::SetController { link: made.host, controller: 0 }),
+            // It leads DEL to the entry that stays.
+            Step::HostRoute(address) if entries.contains(&address) => continue,
             Step::HostRoute(address) => (&mut *sides.host, Change::DeleteRoute(host_route(wiring, made.host, address))),
             Step::HostNeighbour(address) => (&mut *sides.host, Change::DeleteNeighbour { link: near_link(wiring, made.host), address }),
             Step::Rules => {
@@ -166,7 +168,12 @@ pub fn undo(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, cause: WireErro
         match socket.change(change) {
             Ok(()) => {}
             Err(error) if error.errno().is_some_and(is_gone) => {}
-            Err(error) => left.push(azure_vnet_plugin_core::error::chain(&error)),
+            Err(error) => {
+                left.push(azure_vnet_plugin_core::error::chain(&error));
+                if let Step::HostNeighbour(address) = step {
+                    entries.insert(address);
+                }
+            }
         }
     }
     // With its pair goes all that the pod has on the bridge, also what was made while the kernel's answer was lost.
@@ -198,8 +205,12 @@ pub fn owner(link: &Link, attachment: &Attachment) -> Owner {
     Marks { alias: link.alias.as_deref(), group: link.group, mac: link.mac }.owner(attachment)
 }
 
-/// Creates the pair, its far end inside the pod at once. `None` if a link of the host's name is there.
+/// Creates the pair, its far end inside the pod at once. `None` if a link of the host's name is there. On failure none is left.
 fn create_pair(sides: &mut Sides<'_>, wiring: &Wiring) -> Result<Option<Made>, WireError> {
+    send_pair(sides, wiring).inspect_err(|_| remove_unseen(sides.host, wiring))
+}
+
+fn send_pair(sides: &mut Sides<'_>, wiring: &Wiring) -> Result<Option<Made>, WireError> {
     let (name, if_name) = (wiring.host_link.as_str(), wiring.attachment.if_name.as_str());
     let veth = Veth {
         name,
@@ -254,7 +265,12 @@ fn settle_clash(
         }
         (Takeover::Renew | Takeover::TakeOver | Takeover::Complete, host) => {
             if let Some(host) = host {
-                delete(sides.host, host.index).map_err(|source| WireError::Observe { link: wiring.host_link.to_string(), source })?;
+                let failed = |source| WireError::Observe { link: wiring.host_link.to_string(), source };
+                delete(sides.host, host.index).map_err(failed)?;
+                // What a bridge has of another address does not go with the link.
+                if let (Way::Bridged(_), Some(alias)) = (&wiring.way, &host.alias) {
+                    bridge::forget_pod(sides.host, &wiring.attachment, &[alias.address]).map_err(failed)?;
+                }
             }
             let made = create_pair(sides, wiring)?
                 .ok_or_else(|| WireError::Refused(format!("link {} was made anew by another process", wiring.host_link)))?;
@@ -288,7 +304,15 @@ fn complete(sides: &mut Sides<'_>, wiring: &Wiring, mut made: Made, missing: &[S
     }
 }
 
+/// An entry replaces another's, so it is sent once the exclusive route says that the address is nobody else's (safety rule ST4).
 fn make_host(host: &mut Netlink, wiring: &Wiring, made: &mut Made, missing: &[Step]) -> Result<(), WireError> {
+    let (entries, others): (Vec<Step>, Vec<Step>) = missing.iter().partition(|step| matches!(step, Step::HostNeighbour(_)));
+    send_host(host, wiring, made, &others)?;
+    // Where the kernel's answer is lost, they may be there.
+    send_host(host, wiring, made, &entries).inspect_err(|_| made.steps.extend(entries))
+}
+
+fn send_host(host: &mut Netlink, wiring: &Wiring, made: &mut Made, missing: &[Step]) -> Result<(), WireError> {
     let alias = wiring.alias().to_string();
     let link = made.host;
     let changes = missing.iter().filter_map(|step| {

@@ -90,7 +90,7 @@ impl Run<'_> {
                 granted.held.rollback().map_err(|error| errors::hold(&error))?;
                 return Ok(Attempt::InUse(answer.address.addr()));
             }
-            Err(error) => return Err(rolled_back(granted.held, errors::wire(&add.attachment, &error))),
+            Err(error) => return Err(given_up(granted.held, &error, errors::wire(&add.attachment, &error))),
         };
         // The lease is held until the answer is out (safety rule CM1).
         let answered = granted
@@ -98,7 +98,10 @@ impl Run<'_> {
             .confirm()
             .map_err(|error| errors::lease(&error, own.source))
             .and_then(|()| reply(add, &whole(add, answer.answer, Some(&wiring)), answer.address.addr().into()));
-        answered.map(Attempt::Done).map_err(|error| rolled_back(granted.held, unwired(&mut sides, &wiring, &made, error)))
+        answered.map(Attempt::Done).map_err(|error| {
+            let undone = unwired(&mut sides, &wiring, &made, &error);
+            given_up(granted.held, &undone, CniError { msg: chain(&undone), ..error })
+        })
     }
 
     fn add_delegated(&self, add: &Add, name: &str, host_link: IfName, ends: &mut Ends) -> Result<Done, CniError> {
@@ -117,7 +120,8 @@ impl Run<'_> {
         let mut prepared = prepare(add, &mut ends.host, &given, host_link, None)?;
         let (wiring, mut sides) = prepared.sides(ends);
         let made = self.wire(add, &mut sides, &wiring).map_err(|error| errors::wire(&add.attachment, &error))?;
-        reply(add, &whole(add, given, Some(&wiring)), first).map_err(|error| unwired(&mut sides, &wiring, &made, error))
+        reply(add, &whole(add, given, Some(&wiring)), first)
+            .map_err(|error| CniError { msg: chain(&unwired(&mut sides, &wiring, &made, &error)), ..error })
     }
 
     fn lease(&self, add: &Add, own: &OwnIpam, request: &LeaseRequest, host: &mut Netlink) -> Result<Granted<'_>, CniError> {
@@ -291,9 +295,13 @@ fn uplink_mtu(host: &mut Netlink, add: &Add, given: &Answer) -> u32 {
 }
 
 /// Takes the wiring back, for a reason that goes on being the answer.
-fn unwired(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, error: CniError) -> CniError {
-    let undone = wire::undo(sides, wiring, made, WireError::Refused(error.msg.clone()));
-    CniError { msg: chain(&undone), ..error }
+fn unwired(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, reason: &CniError) -> WireError {
+    wire::undo(sides, wiring, made, WireError::Refused(reason.msg.clone()))
+}
+
+/// Ends the lease of a pod that is not wired, unless something of the wiring stays: then so does the lease, until DEL ends both (safety rule CM2).
+fn given_up(held: Held<'_>, cause: &WireError, error: CniError) -> CniError {
+    if matches!(cause, WireError::Undo { .. }) { error } else { rolled_back(held, error) }
 }
 
 fn rolled_back(held: Held<'_>, error: CniError) -> CniError {

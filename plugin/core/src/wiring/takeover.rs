@@ -8,7 +8,7 @@ use crate::attachment::{Attachment, PodRef};
 pub enum Takeover {
     /// It is this attachment's: complete it.
     Complete,
-    /// It is this attachment's, and its far end is not where it should be: make it anew.
+    /// It is this attachment's, and its far end is not where it should be, or it has another address: make it anew.
     Renew,
     /// It is an older container's of the same pod: delete it (safety rule CM3).
     TakeOver,
@@ -23,6 +23,8 @@ impl Takeover {
         let Some(host) = &observed.host else { return Self::Renew };
         let name = &wiring.host_link;
         match &host.owner {
+            // Two addresses would stay in the pod, and the label would name one.
+            Owner::This if host.alias.as_ref().is_some_and(|alias| *alias != wiring.alias()) => Self::Renew,
             Owner::This if wiring.plan(observed).contains(&Step::Pair) => Self::Renew,
             Owner::This => Self::Complete,
             Owner::Foreign => Self::Refuse(format!("link {name} exists and was not made by azure-vnet")),
@@ -56,6 +58,12 @@ mod tests {
         let mut observed = after(&wiring.steps().into_iter().collect(), &wiring);
         let decide = |observed: &Observed, lease| Takeover::decide(observed, Some(&pod("web-0")), lease, &wiring);
         assert_eq!(decide(&observed, None), Takeover::Complete);
+        let labelled = observed.clone();
+        if let Some(host) = &mut observed.host {
+            host.alias = Some(routed(&["10.240.0.8/16"]).alias());
+        }
+        assert_eq!(decide(&observed, None), Takeover::Renew, "a lost lease, and another address since");
+        observed = labelled;
         observed.pod = None;
         assert_eq!(decide(&observed, None), Takeover::Renew);
         let (old, web, other) = (attachment("old"), pod("web-0"), pod("web-1"));
