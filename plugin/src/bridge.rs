@@ -255,7 +255,7 @@ fn carry_out(host: &mut Netlink, network: &Network, seen: &Host, step: &NetworkS
         NetworkStep::PinMac => host.change(Change::SetMac { link: bridge, mac: network.mac }),
         NetworkStep::SetUp(Which::Bridge) => host.change(Change::SetUp(bridge)),
         NetworkStep::SetUp(Which::Uplink) => host.change(Change::SetUp(uplink)),
-        NetworkStep::Hairpin(on) => host.change(Change::SetHairpin { link: uplink, on: *on }),
+        NetworkStep::Hairpin => host.change(Change::SetHairpin { link: uplink, on: true }),
         NetworkStep::Label => host.change(Change::SetAlias { link: bridge, alias: &network.alias() }),
         NetworkStep::Move(moving) => return relocate(host, network, seen, bridge, moving),
     }

@@ -27,7 +27,7 @@ pub struct NetworkWish {
     pub master: Option<IfName>,
     /// `bridge`.
     pub bridge: Option<IfName>,
-    /// Whether the uplink's port is to send frames back by itself (`disableHairpinOnHostInterface` turns it off).
+    /// Whether the uplink's port is to send frames back by itself (with `disableHairpinOnHostInterface` it stays as it is).
     pub uplink_hairpin: bool,
     /// `ipsToRouteViaHost`.
     pub via_host: Vec<Ipv4Addr>,
@@ -137,8 +137,8 @@ pub enum NetworkStep {
     /// The move, which is one message to the kernel and so done or not done: addresses and routes to the bridge, the uplink into it, its
     /// addresses away.
     Move(Move),
-    /// Whether the uplink's port sends frames back by itself.
-    Hairpin(bool),
+    /// Lets the uplink's port send frames back by itself. It is never turned off: of configurations that share a bridge one may need it.
+    Hairpin,
     /// Notes on the bridge which link is its uplink.
     Label,
 }
@@ -210,7 +210,7 @@ impl Network {
         steps.extend(self.moving(host).map(NetworkStep::Move));
         let (up, hairpin) = uplink.map_or((false, false), |uplink| (uplink.up, uplink.hairpin));
         steps.extend((!up).then_some(NetworkStep::SetUp(Which::Uplink)));
-        steps.extend((hairpin != wish.uplink_hairpin).then_some(NetworkStep::Hairpin(wish.uplink_hairpin)));
+        steps.extend((wish.uplink_hairpin && !hairpin).then_some(NetworkStep::Hairpin));
         let labelled = bridge.is_some_and(|bridge| bridge.alias.as_deref() == Some(self.alias().as_str()));
         steps.extend((!labelled).then_some(NetworkStep::Label));
         steps
@@ -317,7 +317,7 @@ impl fmt::Display for NetworkStep {
             Self::SetUp(Which::Uplink) => "set the uplink up",
             Self::SetUp(Which::Bridge) => "set the bridge up",
             Self::Move(_) => "move the host's addresses and routes to the bridge",
-            Self::Hairpin(_) => "set the hairpin mode of the uplink's port",
+            Self::Hairpin => "set the hairpin mode of the uplink's port",
             Self::Label => "label the bridge",
         })
     }
@@ -380,7 +380,7 @@ mod tests {
                 host.addresses.retain(|address| !moving.remove_addresses.contains(address));
                 host.routes.iter_mut().filter(|route| moving.routes.contains(route)).for_each(|route| route.link = bridge);
             }
-            NetworkStep::PinMac | NetworkStep::SetUp(_) | NetworkStep::Hairpin(_) | NetworkStep::Label => {}
+            NetworkStep::PinMac | NetworkStep::SetUp(_) | NetworkStep::Hairpin | NetworkStep::Label => {}
         }
         for there in &mut host.links {
             let (is_bridge, is_uplink) = (there.index == bridge, there.index == network.uplink_index);
@@ -389,9 +389,9 @@ mod tests {
                 NetworkStep::PinMac if is_bridge => there.mac = Some(network.mac),
                 NetworkStep::SetUp(Which::Bridge) => there.up |= is_bridge,
                 NetworkStep::SetUp(Which::Uplink) => there.up |= is_uplink,
-                NetworkStep::Hairpin(on) if is_uplink => there.hairpin = *on,
+                NetworkStep::Hairpin if is_uplink => there.hairpin = true,
                 NetworkStep::Label if is_bridge => there.alias = Some(network.alias()),
-                NetworkStep::CreateBridge | NetworkStep::PinMac | NetworkStep::Move(_) | NetworkStep::Hairpin(_) | NetworkStep::Label => {}
+                NetworkStep::CreateBridge | NetworkStep::PinMac | NetworkStep::Move(_) | NetworkStep::Hairpin | NetworkStep::Label => {}
             }
         }
     }
@@ -419,6 +419,19 @@ mod tests {
             assert!(host.addresses.iter().all(|address| address.link == 20));
             assert_eq!(host.routes.iter().map(|route| route.link).collect::<Vec<_>>(), [20, 20, 7]);
         }
+    }
+
+    #[test]
+    fn a_second_configuration_of_a_bridge_takes_no_hairpin_from_the_first() {
+        let (first, mut host) = (wish(Frames::Direct), fresh());
+        for _ in 0..2 {
+            let network = Network::choose(&first, subnet(), &host).unwrap();
+            for step in network.plan(&first, &host) {
+                carry_out(&mut host, &network, &step);
+            }
+        }
+        let second = NetworkWish { uplink_hairpin: false, ..first };
+        assert_eq!(Network::choose(&second, subnet(), &host).unwrap().plan(&second, &host), []);
     }
 
     #[test]

@@ -292,7 +292,13 @@ impl RulePlan {
     pub fn including(holder: &Holder, wanted: &[(Chain, Option<IpAddr>, Rule)], observed: &[ObservedRule]) -> Self {
         let tag = holder.tag();
         let is_there = |new: &NewRule| observed.iter().any(|rule| rule.chain == new.chain && rule.comment == new.comment);
-        Self { delete: Vec::new(), add: new_rules(&tag, wanted).filter(|new| !is_there(new)).collect() }
+        let mut add: Vec<NewRule> = Vec::new();
+        for new in new_rules(&tag, wanted) {
+            if !is_there(&new) && !add.contains(&new) {
+                add.push(new);
+            }
+        }
+        Self { delete: Vec::new(), add }
     }
 
     /// Makes a pod's rules those that are wanted.
@@ -313,6 +319,15 @@ fn new_rules(tag: &str, wanted: &[(Chain, Option<IpAddr>, Rule)]) -> impl Iterat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_for_twice_is_added_once() {
+        let rule = (Chain::Network, None, Rule::ToHost { address: [169, 254, 20, 10].into() });
+        let holder = Holder::Asked("azure0".parse().unwrap());
+        let plan = RulePlan::including(&holder, &[rule.clone(), rule], &[]);
+        assert_eq!(plan.add.len(), 1, "{plan:?}");
+        assert!(RulePlan::including(&holder, &[], &after(Vec::new(), &plan)).is_empty());
+    }
 
     fn attachment(container: &str) -> Attachment {
         Attachment { container: container.parse().unwrap(), if_name: "eth0".parse().unwrap() }
