@@ -106,10 +106,11 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
         match look(host, frames, wish, subnet)? {
             Pass::Ready(ready) => return Ok(*ready),
             Pass::Lacking { network, seen, steps } => {
+                // First: a host whose bridges can not is left as it is.
+                enforce()?;
                 for step in &steps {
                     carry_out(host, &network, &seen, step)?;
                 }
-                enforce()?;
                 settle_rules(frames, wish, &network, &seen)?;
                 name = Some(network.bridge);
             }
@@ -138,7 +139,7 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
     for address in addresses {
         let Lookup::Route(route) = host.route_to(address)? else { continue };
         let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { continue };
-        if host.link(LinkBy::Index(link))?.is_some_and(|link| link.kind.as_deref() == Some("bridge")) {
+        if host.link(LinkBy::Index(link))?.is_some_and(|link| uplink_of(&link).is_some()) {
             gone(host.change(Change::DeleteNeighbour { link, address }))?;
             gone(host.change(Change::DeleteRoute(route)))?;
         }
@@ -156,8 +157,13 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
 /// The kernel does not answer.
 pub fn place_of(host: &mut Netlink, host_link: &IfName) -> Result<Option<(LinkIndex, IfName)>, NetlinkError> {
     let Some(controller) = host.link(LinkBy::Name(host_link.as_str()))?.and_then(|link| link.controller) else { return Ok(None) };
-    let alias = host.link(LinkBy::Index(controller))?.and_then(|bridge| bridge.alias);
-    Ok(alias.as_deref().and_then(bridge::uplink_in).and_then(|name| name.parse().ok()).map(|uplink| (controller, uplink)))
+    Ok(host.link(LinkBy::Index(controller))?.as_ref().and_then(uplink_of).map(|uplink| (controller, uplink)))
+}
+
+/// The uplink of a bridge that these plugins made or took; none of any other link.
+#[must_use]
+pub fn uplink_of(link: &Link) -> Option<IfName> {
+    link.alias.as_deref().and_then(bridge::uplink_in).and_then(|name| name.parse().ok())
 }
 
 fn gone(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {

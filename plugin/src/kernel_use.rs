@@ -6,6 +6,7 @@ use azure_vnet_plugin_core::wiring::{Alias, HOST_LINK_PREFIX};
 use ipnet::IpNet;
 
 use crate::{
+    bridge,
     netlink::{Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError, Route, RouteKind},
     store::KernelUse,
 };
@@ -49,7 +50,7 @@ pub fn found(host: &mut Netlink, address: IpAddr) -> Result<Found, NetlinkError>
         return Ok(Found::Nothing);
     }
     match host.link(LinkBy::Index(index))? {
-        Some(bridge) if own_route && bridge.kind.as_deref() == Some("bridge") => {
+        Some(link) if own_route && bridge::uplink_of(&link).is_some() => {
             let pods = host.links()?.into_iter().filter(|link| link.controller == Some(index));
             // The route of a bridged pod does not go with its link.
             let pod = pods.into_iter().find(|link| alias(link).is_some_and(|alias| alias.address == address));

@@ -13,6 +13,7 @@
 mod addresses;
 #[cfg(target_arch = "x86_64")]
 mod bridge_sweep;
+mod bridged;
 mod chain;
 mod commands;
 mod fabric;

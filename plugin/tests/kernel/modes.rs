@@ -314,7 +314,7 @@ fn rules_of(mode: &str) -> usize {
     if mode == "tunnel" { 3 } else { 2 }
 }
 
-fn with(mut conf: Value, previous: Value) -> Value {
+pub fn with(mut conf: Value, previous: Value) -> Value {
     conf["prevResult"] = previous;
     conf
 }
@@ -324,13 +324,13 @@ fn masquerade() {
     run("iptables-nft", &["-w", "-t", "nat", "-A", "POSTROUTING", "-s", "10.240.1.0/24", "!", "-d", "10.240.0.0/16", "-j", "MASQUERADE"]);
 }
 
-fn conf(mode: &str) -> Value {
+pub fn conf(mode: &str) -> Value {
     let mut conf = node::conf("1.0.0");
     conf["mode"] = json!(mode);
     conf
 }
 
-fn add(node: &Node, pod: &Sandbox, mode: &str) -> Ended {
+pub fn add(node: &Node, pod: &Sandbox, mode: &str) -> Ended {
     let added = node.run(pod, "ADD", &conf(mode));
     assert!(added.ok, "{mode}: {added:?}");
     added

@@ -1,0 +1,86 @@
+//! Bridged pods and what is not theirs: another's route, entry or address, and a host that cannot have them.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use azure_vnet_plugin::{
+    netlink::{Family, LinkBy, Netlink},
+    store::Freed,
+};
+use serde_json::json;
+
+use crate::modes::{add, conf, with};
+use crate::node::{FABRIC, RUN, on_a_node, run};
+
+#[test]
+fn cm2_del_of_a_bridged_pod_leaves_another_bridges_route_to_its_address() {
+    on_a_node(10, |node| {
+        let pod = node.sandbox("c1", "web-0");
+        let address = add(node, &pod, "bridge").address();
+        run("ip", &["link", "add", "br0", "up", "type", "bridge"]);
+        run("ip", &["route", "replace", &format!("{address}/32"), "dev", "br0"]);
+        run("ip", &["neighbour", "add", &address.to_string(), "lladdr", "02:00:00:00:00:77", "dev", "br0", "nud", "permanent"]);
+        assert!(node.run(&pod, "DEL", &conf("bridge")).ok);
+        let bridge = Netlink::open().unwrap().link(LinkBy::Name("br0")).unwrap().unwrap().index;
+        let neighbours = Netlink::open().unwrap().neighbours(Family::V4).unwrap();
+        assert!(node.pod_routes().contains(&address));
+        assert!(neighbours.iter().any(|entry| entry.link == bridge && entry.address == IpAddr::V4(address)), "{neighbours:?}");
+    });
+}
+
+#[test]
+fn a_repeated_add_that_gets_another_address_leaves_none_of_the_first() {
+    for mode in ["transparent", "bridge", "tunnel"] {
+        on_a_node(10, move |node| {
+            let pod = node.sandbox("c1", "web-0");
+            let first = add(node, &pod, mode).address();
+            // The lease is lost, and the store sealed without it.
+            let seen = node.store().read(first).unwrap().unwrap();
+            assert_eq!(node.store().free_if(first, &seen, &mut || true).unwrap(), Freed::Cooling);
+            fs::remove_file(Path::new(RUN).join("lease").join(first.to_string())).unwrap();
+            let added = add(node, &pod, mode);
+            let second = added.address();
+            assert_ne!(first, second, "{mode}");
+            let link = pod.links()[0].index;
+            let addresses = pod.netlink().addresses(Family::V4).unwrap().into_iter().filter(|address| address.link == link);
+            assert_eq!(addresses.map(|address| address.address).collect::<Vec<_>>(), [IpAddr::V4(second)], "{mode}");
+            let check = node.run(&pod, "CHECK", &with(conf(mode), added.json()));
+            assert!(check.ok, "{mode}: {check:?}");
+            node.assert_holds(&[second], mode);
+        });
+    }
+}
+
+#[test]
+fn st4_the_neighbour_of_a_bridged_pod_is_exclusive_as_its_route_is() {
+    on_a_node(10, |node| {
+        let pod = node.sandbox("c1", "web-0");
+        let holder = add(node, &pod, "bridge");
+        let address = holder.address();
+        // An IPAM plugin that asks no kernel gives the same address.
+        fs::create_dir("/run/others").unwrap();
+        let given = json!({ "cniVersion": "1.0.0", "ips": [{ "address": format!("{address}/16"), "gateway": FABRIC }] });
+        fs::write("/run/others/other", format!("#!/bin/sh\n[ $CNI_COMMAND != ADD ] || echo '{given}'\n")).unwrap();
+        run("chmod", &["+x", "/run/others/other"]);
+        let mut delegated = conf("bridge");
+        delegated["ipam"] = json!({ "type": "other" });
+        let second = node.run(&node.sandbox("c2", "web-1"), "ADD", &delegated);
+        assert!(!second.ok && second.json()["msg"].as_str().unwrap().contains("in use"), "{second:?}");
+        let check = node.run(&pod, "CHECK", &with(conf("bridge"), holder.json()));
+        assert!(check.ok, "{check:?}");
+        node.assert_holds(&[address], "after a second pod was given its address");
+    });
+}
+
+#[test]
+fn pk3_a_host_whose_bridges_cannot_call_iptables_is_left_as_it_is() {
+    on_a_node(3, |node| {
+        // What a kernel without br_netfilter shows: no folder of bridges' switches.
+        run("mount", &["--bind", "/proc/sys/net/core", "/proc/sys/net"]);
+        let refused = node.run(&node.sandbox("c1", "web-0"), "ADD", &conf("bridge"));
+        assert!(!refused.ok && refused.json()["msg"].as_str().unwrap().contains("br_netfilter"), "{refused:?}");
+        let mut host = Netlink::open().unwrap();
+        assert_eq!(host.link(LinkBy::Name("eth0")).unwrap().unwrap().controller, None);
+        assert!(host.links().unwrap().iter().all(|link| link.kind.as_deref() != Some("bridge")));
+        node.assert_nothing_left("without br_netfilter");
+    });
+}
