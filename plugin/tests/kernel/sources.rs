@@ -77,7 +77,7 @@ fn st5_many_at_once_ask_once() {
 }
 
 #[test]
-fn st5_while_the_cache_serves_nobody_waits_for_a_silent_service() {
+fn st5_while_the_cache_serves_a_silent_service_fails_nobody() {
     on_a_bare_node(|node| {
         let service = Service::start(wireserver(&addresses(1..=9)));
         let conf = alone(&service);
