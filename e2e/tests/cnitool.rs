@@ -26,6 +26,28 @@ fn cnitool_adds_checks_deletes_collects_and_asks_for_status() {
     }
 }
 
+#[test]
+fn the_plugins_that_ship_are_static() {
+    require_packages().unwrap();
+    let plugins = plugins(&Cache::open().unwrap()).unwrap();
+    for name in ["azure-vnet", "azure-vnet-ipam"] {
+        assert!(!needs_a_loader(&fs::read(plugins.join(name)).unwrap()), "{name}");
+    }
+    assert!(needs_a_loader(&fs::read("/proc/self/exe").unwrap()), "this test is no static executable");
+}
+
+/// Whether an executable (ELF of 64 bits, little-endian) names the program that loads it and its libraries.
+fn needs_a_loader(executable: &[u8]) -> bool {
+    const INTERPRETER: usize = 3;
+    assert!(executable.starts_with(b"\x7fELF\x02\x01"));
+    let number = |at: usize, bytes: usize| {
+        let bytes = executable.iter().skip(at).take(bytes).rev();
+        bytes.fold(0, |number, byte| (number << 8) | usize::from(*byte))
+    };
+    let (table, size, count) = (number(0x20, 8), number(0x36, 2), number(0x38, 2));
+    (0..count).any(|segment| number(table + segment * size, 4) == INTERPRETER)
+}
+
 fn drive(tool: &Tool) {
     leave();
     for mode in ["transparent", "bridge", "tunnel"] {
