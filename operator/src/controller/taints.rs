@@ -28,7 +28,9 @@ pub struct Repair {
 /// Plans the repair of a node that is served. `None`: all is well.
 #[must_use]
 pub fn plan(node: &Node, startup_taint: &str, marking: Marking, now: Timestamp) -> Option<Repair> {
-    let goes = |key: &str| key == startup_taint || (marking == Marking::Remove && key == EXHAUSTED_TAINT);
+    // A node that is about to be marked is given free with the mark on it: no pod is to find it between the two.
+    let awaits_mark = matches!(marking, Marking::Wait(_)) && !node.has_taint(EXHAUSTED_TAINT);
+    let goes = |key: &str| (key == startup_taint && !awaits_mark) || (marking == Marking::Remove && key == EXHAUSTED_TAINT);
     let mark = json!({"key": EXHAUSTED_TAINT, "effect": "NoSchedule"});
     let mark = Some(&mark).filter(|_| marking == Marking::Set && !node.has_taint(EXHAUSTED_TAINT));
     let taints = changed(node, goes, mark);
@@ -107,6 +109,21 @@ mod tests {
         assert_eq!(planned(json!([other, mark]), Marking::Set), None);
         assert_eq!(planned(json!([mark, other]), Marking::Remove), Some(json!([other])));
         assert_eq!(planned(json!([mark, other]), Marking::Keep), None);
+    }
+
+    #[test]
+    fn up5_a_node_that_begins_without_addresses_keeps_the_start_up_taint_until_it_is_marked() {
+        let startup = json!({"key": "a/not-ready", "effect": "NoSchedule"});
+        let mark = json!({"key": "azure-vnet.dev/no-addresses", "effect": "NoSchedule"});
+        let planned = |taints: Value, marking| {
+            plan(&node(&taints, "False"), "a/not-ready", marking, Timestamp::UNIX_EPOCH)
+                .map(|repair| repair.taints.unwrap()["spec"]["taints"].clone())
+        };
+        let wait = Marking::Wait(std::time::Duration::from_secs(1));
+        assert_eq!(planned(json!([startup]), wait), None);
+        assert_eq!(planned(json!([startup]), Marking::Set), Some(json!([mark])));
+        assert_eq!(planned(json!([startup]), Marking::Keep), Some(json!([])), "it has some again");
+        assert_eq!(planned(json!([startup, mark]), wait), Some(json!([mark])), "the mark is to go, and keeps pods off until then");
     }
 
     #[test]

@@ -44,10 +44,7 @@ impl Sizes {
             let aside = if current { agent.counts.quarantined.saturating_sub(count(leaving.len())) } else { 0 };
             agent.demand.saturating_add(aside)
         });
-        let full = |last: &super::Attempt| {
-            last.result.as_ref().is_err_and(|error| error.class == Class::SubnetFull) && since(last.at, step.now) < EXHAUSTED
-        };
-        let exhausted = step.observed.exhausted || step.observed.last.as_ref().is_some_and(full);
+        let exhausted = is_exhausted(step);
         let room = view.room();
         let pool = step.policy.pool;
         let most = match pool {
@@ -61,6 +58,14 @@ impl Sizes {
     pub fn surplus(&self) -> u16 {
         self.holding.saturating_sub(self.target)
     }
+}
+
+/// Whether the subnet has no address left.
+pub fn is_exhausted(step: &Step<'_>) -> bool {
+    let full = |last: &super::Attempt| {
+        last.result.as_ref().is_err_and(|error| error.class == Class::SubnetFull) && since(last.at, step.now) < EXHAUSTED
+    };
+    step.observed.exhausted || step.observed.last.as_ref().is_some_and(full)
 }
 
 /// Keeps since when there is a surplus, and since when no reason for calm was seen. A controller that does not know how the node fared before its

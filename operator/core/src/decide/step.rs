@@ -303,9 +303,15 @@ impl<'a> Step<'a> {
     }
 
     /// Whether a new node has nothing to wait for: an empty pool is one too, without which its agent would never start to serve it (safety rule UP1).
-    /// In mode Plan nothing begins.
+    /// One that lacks addresses begins so only in a full subnet, which is marked on it: whatever else is in the way, pods had better stay off
+    /// until it has some. In mode Plan nothing begins.
     fn begins_empty(&self) -> bool {
-        self.stored.spec.revision == 0 && self.cloud.intent.is_none() && self.policy.mode != Mode::Plan && !self.observed.leaving
+        let new = self.stored.spec.revision == 0 && self.cloud.intent.is_none() && self.policy.mode != Mode::Plan && !self.observed.leaving;
+        let content = |nic: &NicRead| {
+            let sizes = Sizes::of(self, &nic.view);
+            sizes.holding >= sizes.target
+        };
+        new && (self.observed.nic.as_ref().is_some_and(content) || (self.may_write() && sizing::is_exhausted(self)))
     }
 
     fn add(&mut self, sizes: &Sizes, view: &View) {

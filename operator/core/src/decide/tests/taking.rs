@@ -38,9 +38,9 @@ fn up1_a_cordoned_node_is_filled_up_to_demand() {
 }
 
 #[test]
-fn up1_an_empty_pool_is_published_once_nothing_is_on_its_way() {
+fn up1_an_empty_pool_is_published_where_nothing_is_wanted() {
     let cases: [fn(&mut World); 3] =
-        [|world| world.observed.node.cordoned = true, |world| world.policy.pool = Pool::Fixed(0), |world| world.policy.mode = Mode::Paused];
+        [|world| world.observed.node.cordoned = true, |world| world.policy.pool = Pool::Fixed(0), |world| world.azure.foreign = 256];
     for case in cases {
         let mut world = World::new(&[]);
         case(&mut world);
@@ -50,26 +50,37 @@ fn up1_an_empty_pool_is_published_once_nothing_is_on_its_way() {
         world.settle();
         assert_eq!(world.spec().revision, 1, "once");
     }
-    let mut planned = World::new(&[]);
-    planned.policy.mode = Mode::Plan;
-    planned.settle();
-    assert_eq!(planned.spec().revision, 0, "a plan puts nothing in place");
+    for mode in [Mode::Paused, Mode::Plan] {
+        let mut world = World::new(&[]);
+        world.policy.mode = mode;
+        world.settle();
+        assert_eq!(world.spec().revision, 0, "{mode:?}: pods would find the node without addresses");
+    }
+}
 
-    let mut full = World::new(&[]);
-    let send = loop {
-        let decision = full.decide();
-        full.store(&decision);
-        if let Some(send) = decision.send {
-            break send;
+#[test]
+fn up1_an_empty_pool_is_published_in_a_full_subnet_and_after_no_other_failure() {
+    let forbidden = Class::Forbidden { action: None, scope: None };
+    let others = [forbidden, Class::Failed, Class::Locked, Class::Rejected, Class::Gone].map(|class| (class, 0));
+    for (class, revision) in others.into_iter().chain([(Class::SubnetFull, 1)]) {
+        let mut world = World::new(&[]);
+        let send = loop {
+            let decision = world.decide();
+            world.store(&decision);
+            if let Some(send) = decision.send {
+                break send;
+            }
+            world.read();
+        };
+        assert_eq!(world.spec().revision, 0, "addresses are on their way");
+        world.ended(send.intent, failure(class.clone(), Trace::Ended));
+        for _ in 0..2 {
+            world.read();
+            let decision = world.decide();
+            world.store(&decision);
         }
-        full.read();
-    };
-    assert_eq!(full.spec().revision, 0, "addresses are on their way: pods need not find the node without them");
-    full.ended(send.intent, failure(Class::SubnetFull, Trace::Ended));
-    full.read();
-    let decision = full.decide();
-    full.store(&decision);
-    assert_eq!((full.spec().revision, full.spec().addresses.len(), full.cloud().intent), (1, 0, None));
+        assert_eq!((world.spec().revision, world.spec().addresses.len(), world.cloud().intent), (revision, 0, None), "{class:?}");
+    }
 }
 
 #[test]
