@@ -253,16 +253,17 @@ impl Sightings {
         self.of.values().any(waits)
     }
 
-    /// Addresses that pods do not get, and that no time brings to them by itself.
+    /// Addresses that pods do not get at this moment though no answer of the metadata is about to bring them.
     #[must_use]
-    pub fn withheld(&self) -> BTreeMap<Ipv4Addr, Why> {
+    pub fn withheld(&self, now: Duration) -> BTreeMap<Ipv4Addr, Why> {
         let why = |sighting: Sighting| match sighting {
             Sighting::Listed { .. } => Some(Why::NotShown),
             Sighting::Hidden => Some(Why::TakenBack),
             Sighting::Unconfirmed => Some(Why::Unconfirmed),
             Sighting::Known | Sighting::Shown { .. } => None,
         };
-        self.of.iter().filter_map(|(address, sighting)| Some((*address, why(*sighting)?))).collect()
+        let withheld = self.of.iter().filter(|(address, _)| !self.offerable(now, **address));
+        withheld.filter_map(|(address, sighting)| Some((*address, why(*sighting)?))).collect()
     }
 
     /// Addresses that IMDS showed and shows no more.
@@ -525,8 +526,9 @@ mod tests {
         let mut sightings = Sightings::default();
         let address = "10.0.0.1".parse().unwrap();
         sightings.list(secs(100), Listed::ByObject, &addresses(&["10.0.0.1"]), &Before::default());
-        assert!(!sightings.offerable(secs(161), address));
+        assert!(!sightings.offerable(secs(161), address) && sightings.withheld(secs(161)).len() == 1);
         assert!(sightings.offerable(secs(162), address));
+        assert!(sightings.withheld(secs(162)).is_empty(), "pods have it");
     }
 
     #[test]

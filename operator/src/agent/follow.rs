@@ -118,7 +118,7 @@ impl Node {
 
     /// Says which attached addresses pods do not get although nobody set them aside. Answers how many those are.
     fn tell_withheld(&mut self, entries: &[(Ipv4Addr, Entry)], problems: &mut Problems, now: Duration) -> usize {
-        let mut withheld = self.sightings.withheld();
+        let mut withheld = self.sightings.withheld(now);
         for (address, _) in entries.iter().filter(|(_, entry)| matches!(entry, Entry::Quarantined(_))) {
             withheld.remove(address);
         }
