@@ -71,9 +71,16 @@ impl Case<'_> {
     pub fn settle(&self) -> Settled {
         let Self { intent, view, now, .. } = *self;
         let (begun, quiet_since) = (self.begun(), self.quiet_since());
-        if !self.is_read_since() {
+        if self.leaving && self.is_unsent_removal() {
+            // A successor would not know that nothing was sent, and watch it for as long as something could be.
+            return Settled::Close { complete: false };
+        }
+        if begun > now {
             // The clock of who opened it was ahead: until this one is there too, no read is late enough.
-            return if begun > now { self.watch(quiet_since) } else { Settled::Read };
+            return Settled::Wait(since(now, begun).clamp(Duration::from_secs(1), PACE.1));
+        }
+        if !self.is_read_since() {
+            return Settled::Read;
         }
         let complete = complete(intent, view);
         match view.state {
@@ -111,7 +118,7 @@ impl Case<'_> {
     /// The NIC does not show it, and it may be sent: the same slots, on the condition that nobody wrote since the read (I11, I12). A request of an
     /// earlier term rests on the same condition: whichever comes first makes the other fail.
     fn retry(&self, quiet_since: Timestamp) -> Settled {
-        if self.leaving && self.is_to_be_taken_back() {
+        if self.leaving && self.is_failed_removal() {
             return Settled::Close { complete: false };
         }
         match self.last.map(|last| (last, &last.result)) {
@@ -125,9 +132,15 @@ impl Case<'_> {
         }
     }
 
-    /// Whether it is a removal of which no request is under way. A successor would not know, and watch it for as long as one could be.
-    fn is_to_be_taken_back(&self) -> bool {
-        self.intent.op == IntentOp::Remove && !self.may_land() && self.last.is_none_or(|last| last.result.is_err())
+    /// Whether it is a removal of which nothing left a trace: there is nothing to look at.
+    fn is_unsent_removal(&self) -> bool {
+        let traceless = |last: &Attempt| last.result.as_ref().is_err_and(|error| error.trace == Trace::None);
+        self.intent.op == IntentOp::Remove && !self.may_land() && self.last.is_none_or(traceless)
+    }
+
+    /// Whether it is a removal whose last request ended in vain.
+    fn is_failed_removal(&self) -> bool {
+        self.intent.op == IntentOp::Remove && !self.may_land() && self.last.is_some_and(|last| last.result.is_err())
     }
 
     /// Its time is over: whoever may still have a request under way gets the grace (I6).

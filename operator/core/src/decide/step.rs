@@ -160,6 +160,8 @@ impl<'a> Step<'a> {
                 self.memory.ignored = Some(self.now);
                 self.close(intent, false, nic);
             }
+            // The next leader's to send.
+            Settled::Send if self.observed.leaving => {}
             Settled::Send if self.may_write() => self.out.send = Some(self.send(intent, &nic.view)),
             Settled::Send => {
                 self.plan(settle::change(intent));
@@ -241,7 +243,12 @@ impl<'a> Step<'a> {
             (IntentOp::Add, false) => ("AttachFailed", true, format!("could not attach {} addresses", intent.add.len())),
             (IntentOp::Remove, false) => ("ReleaseFailed", true, format!("could not give {} addresses back", intent.remove.len())),
         };
-        let error = self.observed.last.as_ref().and_then(|last| last.result.as_ref().err()).filter(|_| !complete);
+        if self.observed.leaving && intent.op == IntentOp::Remove && !complete {
+            // It is taken back, and its successor begins anew.
+            return;
+        }
+        let last = self.observed.last.as_ref().filter(|last| last.intent == Some(intent.id) && !complete);
+        let error = last.and_then(|last| last.result.as_ref().err());
         let message = error.map_or_else(|| verb.clone(), |error| format!("{verb}: {error}. {}", error.remedy()));
         if ignored {
             let message = format!(

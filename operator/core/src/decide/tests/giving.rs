@@ -259,6 +259,50 @@ fn a_leader_that_leaves_takes_back_the_removal_that_it_has_not_sent() {
     }
 }
 
+#[test]
+fn a_leader_that_leaves_takes_back_what_left_no_trace_without_another_look() {
+    let mut world = asked();
+    world.acknowledge(&[]);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    let intent = decision.send.unwrap().intent;
+    world.observed.leaving = true;
+    world.pass(1);
+    let mut throttled = world.clone();
+    throttled.ended(intent, failure(Class::Throttled { retry_after: Some(seconds(600)) }, Trace::None));
+    let mut unreadable = world.clone();
+    let failed = Attempt { intent: None, at: world.now, result: failure(Class::Unavailable, Trace::None), failures: 3 };
+    unreadable.observed.read_failure = Some(failed);
+    for (mut world, what) in [(throttled, "throttled"), (unreadable, "unreadable")] {
+        // An older write's failure is not this one's.
+        let events = world.events.len();
+        let decision = world.decide();
+        assert!(!decision.read && decision.send.is_none(), "{what}");
+        world.store(&decision);
+        assert_eq!((world.cloud().intent, world.spec().release.len(), world.spec().addresses.len()), (None, 0, 12), "{what}");
+        assert_eq!(world.events.len(), events, "{what}: nothing failed");
+    }
+    world.ended(intent, failure(Class::Failed, Trace::Ended));
+    assert!(world.decide().read, "what did leave one has to be looked at");
+}
+
+#[test]
+fn what_is_said_of_a_removal_quotes_no_other_writes_failure() {
+    let mut world = bereft();
+    world.observed.last = Some(Attempt { intent: Some(0), at: world.now, result: failure(Class::Rejected, Trace::None), failures: 1 });
+    world.pass(1200);
+    let told = loop {
+        let decision = world.decide();
+        world.store(&decision);
+        if let Some(event) = decision.events.first() {
+            break event.clone();
+        }
+        world.read();
+    };
+    assert_eq!((told.reason, told.message.as_str()), ("ReleaseFailed", "could not give 4 addresses back"));
+}
+
 /// The leader that recorded a removal died; what its agent says still holds.
 fn bereft() -> World {
     let mut world = asked();
