@@ -46,7 +46,8 @@ pub struct Observed {
     pub exhausted: bool,
     /// Whether this controller is about to end: it opens nothing any more, and takes back removals that it has not sent.
     pub leaving: bool,
-    /// From the last decision whose writes succeeded, numbered by the last one; default at first.
+    /// From the last decision that was carried out, numbered by the last one that was made; default at first. Of one whose status was not written,
+    /// [`Memory::after_spec`].
     pub memory: Memory,
 }
 
@@ -187,8 +188,9 @@ pub struct Asked {
     pub at: Timestamp,
 }
 
-/// What to do, in this order: [`Memory::number`], `delete`, write `spec`, write `cloud`, keep `memory`, `send`, `read`, wait `wake`. After any write,
-/// send or read: decide again. A write that fails drops the rest and `memory`.
+/// What to do, in this order: [`Memory::number`], `delete`, write `spec`, keep [`Memory::after_spec`], write `cloud`, keep `memory`, `send`, `read`,
+/// wait `wake`; `events` are told once the first of the writes is done. After any write, send or read: decide again. A write that fails drops what is
+/// left.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     /// The object belongs to another Node of this name: delete it.

@@ -279,13 +279,16 @@ impl<'a> Pass<'a> {
             return self.todo.push_back(Step::Do(Effect::Delete));
         }
         let there = self.known.object.is_some() || spec.is_some();
-        self.todo.extend(spec.map(|spec| Step::Do(Effect::WriteSpec(Box::new(spec)))));
-        self.todo.push_back(Step::Remember(self.known.memory.after_spec(&memory)));
+        let mut tell = (!events.is_empty()).then_some(Step::Do(Effect::Tell(events)));
+        if let Some(spec) = spec {
+            self.todo.push_back(Step::Do(Effect::WriteSpec(Box::new(spec))));
+            self.todo.push_back(Step::Remember(self.known.memory.after_spec(&memory)));
+            // What the spec carries is not decided again where the write of the status fails.
+            self.todo.extend(tell.take());
+        }
         self.todo.extend(cloud.filter(|_| there).map(|cloud| Step::Do(Effect::WriteStatus(Box::new(cloud), conditions))));
         self.todo.push_back(Step::Remember(memory));
-        if !events.is_empty() {
-            self.todo.push_back(Step::Do(Effect::Tell(events)));
-        }
+        self.todo.extend(tell);
         self.acted |= send.is_some() || read;
         let urgency = if send.is_some() { Urgency::ReadBack } else { Urgency::Fill };
         self.todo.extend(send.map(|send| Step::Do(Effect::Send(send))));

@@ -95,7 +95,7 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
         return;
     }
     let jitter = policy.after * u32::from(policy.jitter_percent) / 100 * spread(&step.observed.node.uid) / 1000;
-    let calm_since = *step.memory.calm_since.get_or_insert(step.now);
+    let calm_since = step.memory.calm_since.unwrap_or(step.now);
     let rest = (policy.after + jitter).saturating_sub(since(begun, step.now)).max(policy.calm.saturating_sub(since(calm_since, step.now)));
     if !rest.is_zero() {
         return step.wake(rest);

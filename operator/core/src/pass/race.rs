@@ -12,6 +12,7 @@ struct Race {
     object: AzureVnetNode,
     now: Timestamp,
     conflicts: u32,
+    told: Vec<&'static str>,
 }
 
 impl Race {
@@ -23,7 +24,7 @@ impl Race {
         object.spec.addresses = (1..=12).map(|slot| format!("{slot}/10.0.0.{slot}").parse().unwrap()).collect();
         let agent = Agent { object_uid: "object".into(), boot_id: "boot".into(), revision_adopted: 1, ready: true, ..Agent::default() };
         object.status = Some(AzureVnetNodeStatus { agent: Some(agent), ..AzureVnetNodeStatus::default() });
-        Self { object, now: Timestamp::from_second(1_000_000).unwrap(), conflicts: 0 }
+        Self { object, now: Timestamp::from_second(1_000_000).unwrap(), conflicts: 0, told: vec![] }
     }
 
     fn touch(&mut self) {
@@ -81,7 +82,7 @@ impl Race {
                     writes.push(send);
                     return pass.into_known();
                 }
-                Effect::Tell(_) => {}
+                Effect::Tell(events) => self.told.extend(events.iter().map(|event| event.reason)),
                 Effect::Delete => panic!("nothing is to be deleted"),
             }
             self.now = self.now.saturating_add(Duration::from_millis(10)).unwrap();
@@ -116,5 +117,6 @@ fn re1_a_release_stands_though_the_agent_answers_it_before_the_status_is_written
     race.now = race.now.saturating_add(Duration::from_hours(1)).unwrap();
     race.pass(&subject, known, &mut writes);
     assert_eq!(race.conflicts, 1, "the agent was quicker");
+    assert_eq!(race.told, ["ReleaseRequested"], "what the spec says is told though the status comes too late");
     assert_eq!(writes.iter().map(|send| send.change.remove.len()).collect::<Vec<_>>(), [4], "what is set aside goes");
 }
