@@ -149,7 +149,10 @@ impl Known {
     pub fn renewed(self, subject: &Subject<'_>, object: Option<AzureVnetNode>) -> Self {
         let known = if self.is_of(subject) { self } else { Self::default() };
         let (nonce, uid) = (subject.me.nonce.clone(), subject.node.uid.clone());
-        Self { object, nonce, uid, provider_id: subject.provider_id.to_owned(), ..known }
+        // A machine that was off may have another NIC.
+        let same_boot = known.machine.as_ref().is_none_or(|machine| machine.boot_id == subject.node.boot_id);
+        let nic = known.nic.filter(|_| same_boot);
+        Self { object, nic, nonce, uid, provider_id: subject.provider_id.to_owned(), ..known }
     }
 }
 
@@ -452,6 +455,17 @@ mod tests {
         let Continue(Effect::Send(send)) = go(&mut pass, &mut world, &object) else { panic!("the removal is this controller's own") };
         assert_eq!(send.change.remove, (9..=12).map(at).collect());
         assert!(world.now < send.not_after && send.not_after <= world.now + seconds(600));
+    }
+
+    #[test]
+    fn what_was_read_of_a_nic_counts_for_one_boot_of_its_machine() {
+        let world = acknowledged();
+        let mut subject = subject(&world);
+        let machine = Machine { boot_id: "boot".into(), ..Machine::default() };
+        let known = Known { nic: Some(nic(&world)), machine: Some(machine), nonce: "mine".into(), uid: "node".into(), ..Known::default() };
+        assert!(known.clone().renewed(&subject, None).nic.is_some());
+        subject.node.boot_id = "next boot".into();
+        assert!(known.renewed(&subject, None).nic.is_none(), "a machine that was off may have another");
     }
 
     #[test]
