@@ -37,7 +37,8 @@ pub fn write(step: &mut Step<'_>) {
         step.cloud == stored && step.stored.status.conditions.iter().filter(ours).eq(&conditions) && step.stored.status.cloud.is_some();
     let noted = stored.last_read_at.as_ref().map(|at| at.0);
     let read = step.observed.nic.as_ref().map(|nic| nic.at);
-    let stale = read.is_some_and(|read| noted.is_none_or(|noted| since(noted, read) >= NOTE_READS));
+    // A stamp from ahead of the clock would hide every read until the clock is there.
+    let stale = read.is_some_and(|read| noted.is_none_or(|noted| noted > read || since(noted, read) >= NOTE_READS));
     let to_note = step.note_read && read.is_some_and(|read| noted.is_none_or(|noted| read > noted));
     if !same || stale || to_note {
         step.cloud.last_read_at = read.map(stamp).or(stored.last_read_at);

@@ -467,6 +467,15 @@ fn at_rest_nothing_is_written() {
 }
 
 #[test]
+fn re8_a_stamp_from_ahead_of_the_clock_is_put_right() {
+    let mut world = World::filled(8, 0);
+    world.settle();
+    world.stored().status.cloud.as_mut().unwrap().last_read_at = Some(stamp(later(world.now, seconds(3600))));
+    world.settle();
+    assert!(world.cloud().last_read_at.unwrap().0 <= world.now);
+}
+
+#[test]
 fn a_write_that_azure_takes_and_ignores_is_not_repeated_for_ever() {
     let mut world = World::filled(4, 10);
     let (start, mut sends) = (world.now, 0);
