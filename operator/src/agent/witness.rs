@@ -32,8 +32,8 @@ impl Node {
 
     /// What the node's metadata shows of the listed addresses (safety rules RE5, RE6).
     ///
-    /// An answer without the pool's NIC says nothing as long as the machine has that NIC, since metadata lags behind; a machine without it shows
-    /// none of its addresses.
+    /// An answer without the pool's NIC says nothing as long as the machine has that NIC, since metadata lags behind, nor where it is not known which
+    /// NIC that is; a machine without it shows none of its addresses.
     pub(super) fn take_sightings(&mut self, seen: &Seen, view: &View, basis: &Basis, now: Duration) {
         let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
         self.sightings.list(now, basis.listed, &listed, &self.before(basis));
@@ -52,7 +52,7 @@ impl Node {
             }
             let ours = answer.shown.iter().filter(|(mac, _)| mac == "*" || mac.eq_ignore_ascii_case(&basis.spec.node.mac));
             let ours: Vec<_> = ours.collect();
-            if ours.is_empty() && view.nic(&basis.spec.node.mac).is_some() {
+            if ours.is_empty() && (basis.spec.node.mac.is_empty() || view.nic(&basis.spec.node.mac).is_some()) {
                 warn!(source = ?answer.source, mac = basis.spec.node.mac, "the metadata service does not know this node's interface: its answer says nothing");
                 continue;
             }

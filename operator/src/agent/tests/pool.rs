@@ -42,6 +42,24 @@ fn re6_an_answer_of_imds_that_lacks_our_nic_says_nothing_of_it() {
 }
 
 #[test]
+fn re5_an_answer_of_imds_hides_nothing_while_it_is_not_known_which_nic_is_the_pools() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        let memory = std::fs::read(machine.path("state/agent.json")).unwrap();
+        object.spec.revision = 2;
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        drop(node);
+        // Killed after the pool was adopted, and before the spec was kept.
+        std::fs::write(machine.path("state/agent.json"), memory).unwrap();
+        let mut node = machine.start();
+        node.reconcile(&seen(None, vec![imds("vm-1", &["10.0.0.5", "10.0.0.6"])])).unwrap();
+        assert_eq!(offered(&node).map(|pool| pool.len()), Some(2));
+    });
+}
+
+#[test]
 fn re5_what_is_withheld_is_told_with_count_and_reason_once_and_ends() {
     apart(|| {
         let machine = Machine::new();
