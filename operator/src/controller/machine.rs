@@ -154,7 +154,7 @@ impl<A: Arm> Machines<A> {
                 let refused = self.refuse(&id, &error);
                 match whole {
                     Some(network) => Ok(Some(network)),
-                    None if refused => self.alone(subnet).await,
+                    None if refused || self.known(subnet).is_some() => self.alone(subnet).await,
                     None => Err(error),
                 }
             }
@@ -245,6 +245,8 @@ mod tests {
 
     #[derive(Default)]
     struct Fake {
+        /// Whether nothing is answered at all.
+        away: std::sync::atomic::AtomicBool,
         documents: Mutex<BTreeMap<String, Value>>,
         reads: Mutex<Vec<String>>,
     }
@@ -253,6 +255,9 @@ mod tests {
         async fn read(&self, read: &Read, _: Urgency) -> Result<Document, Error> {
             let path = read.path();
             self.reads.lock().unwrap().push(read.op().into());
+            if self.away.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(Error::from_answer(503, None, b"{}"));
+            }
             let body = self.documents.lock().unwrap().get(path.split('?').next().unwrap()).cloned();
             body.map(|body| Document { body, etag: None })
                 .ok_or_else(|| Error::from_answer(403, None, br#"{"error": {"code": "AuthorizationFailed", "message": "no"}}"#))
@@ -370,6 +375,18 @@ mod tests {
             assert_eq!(machines.describe(&node, &target, &view, &masquerade).await.unwrap().subnet_prefix, prefix);
         }
         assert_eq!(*machines.arm.reads.lock().unwrap(), ["get_network", "get_subnet", "get_subnet"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subnet_that_is_known_alone_serves_while_azure_does_not_answer() {
+        let subnet = format!("{NETWORK}/subnets/nodes");
+        let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
+        let (node, masquerade) = (Node::default(), MasqueradeSpec::default());
+        let machines = machines(&[(&subnet, json!({"properties": {"addressPrefix": "10.240.0.0/20"}}))]);
+        let machine = machines.describe(&node, &target, &view(), &masquerade).await.unwrap();
+        machines.arm.away.store(true, std::sync::atomic::Ordering::Relaxed);
+        tokio::time::advance(NETWORK_AGE).await;
+        assert_eq!(machines.describe(&node, &target, &view(), &masquerade).await, Ok(machine));
     }
 
     #[tokio::test(start_paused = true)]
