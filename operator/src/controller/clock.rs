@@ -8,8 +8,9 @@ use std::{
 
 use jiff::Timestamp;
 
-/// How far the time of day may be from an even clock. Far below what an intent lives for, and more than a time server corrects in passing.
-const APART: Duration = Duration::from_mins(1);
+/// How far the time of day may be from an even clock. Below the minute that an intent lives for at least, and more than a time server corrects in
+/// passing.
+const APART: Duration = Duration::from_secs(20);
 
 /// Time of day as of when it was set, and how long ago that was.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ mod tests {
     fn a_clock_that_fell_behind_or_ran_ahead_is_set_anew() {
         let clock = Clock::start();
         assert!(!clock.is_off());
+        clock.fall_behind(Duration::from_secs(30));
+        assert!(clock.is_off(), "half of the shortest intent's time would be gone before it is sent");
         clock.fall_behind(HOUR);
         assert!(clock.is_off() && Clock::set_to(Timestamp::now().saturating_add(HOUR).unwrap()).is_off());
         clock.set();

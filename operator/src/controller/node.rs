@@ -107,7 +107,7 @@ impl<A: Arm> Shell<A> {
     /// again. What is known of nodes counts for one term only.
     pub fn keep_time(&self) {
         if self.clock.is_off() {
-            warn!("the time of day is over a minute away from the controller's clock: setting it, in a new term");
+            warn!("the time of day went another way than the controller's clock: setting it, in a new term");
             self.leadership.resign();
             self.clock.set();
         }
