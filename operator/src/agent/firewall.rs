@@ -61,7 +61,8 @@ impl Firewall {
         if self.chosen.as_ref().is_none_or(|chosen| chosen.iptables != iptables) {
             info!(program = ?iptables.program(), ?settled, "iptables back end");
             self.seen = None;
-            leave_other(&iptables, limit);
+            // Its own time: what the looks left of the other would not always do, and this is done once.
+            leave_other(&iptables, Limit::of(LIMIT));
         }
         self.chosen = Some(Chosen { iptables: iptables.clone(), setting, settled });
         Ok(iptables)
