@@ -149,7 +149,7 @@ impl<A: Arm> Dispatch<A> {
 
     /// Sees what is under way to its end, as the leader that it still is, and takes back removals that wait to be sent.
     async fn finish(&mut self) {
-        for name in self.shell.removing() {
+        for name in self.shell.removing().into_iter().filter(|name| self.queue.claim(name)) {
             self.passes.spawn(pass(Arc::clone(&self.shell), Arc::clone(&self.queue), name));
         }
         while self.passes.join_next().await.is_some() {}

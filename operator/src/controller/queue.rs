@@ -50,6 +50,11 @@ impl Queue {
         Ok(name)
     }
 
+    /// Takes a name whether it is due or not, unless it is in work.
+    pub fn claim(&self, name: &str) -> bool {
+        self.lock().running.insert(name.to_owned())
+    }
+
     /// Says that a name's pass is over.
     pub fn done(&self, name: &str) {
         self.lock().running.remove(name);
@@ -88,5 +93,8 @@ mod tests {
         queue.mark_at("a", later + Duration::from_secs(5));
         assert_eq!(queue.take(now), Err(Some(later)));
         assert_eq!(queue.take(later), Ok("a".into()));
+        assert!(!queue.claim("a"));
+        queue.done("a");
+        assert!(queue.claim("a") && queue.claim("b"));
     }
 }
