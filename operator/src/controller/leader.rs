@@ -93,8 +93,8 @@ impl Leadership {
     }
 }
 
-/// Stands for election until the process is asked to end, then gives the lease up.
-pub async fn stand(api: Api<Lease>, name: String, leadership: Leadership, shutdown: Shutdown) {
+/// Stands for election until told to resign, then gives the lease up.
+pub async fn stand(api: Api<Lease>, name: String, leadership: Leadership, resigned: Shutdown) {
     let mut election = Election { api, name, leadership, seen: None };
     loop {
         // An API server that does not answer must not keep a leader from learning that its time is over.
@@ -111,11 +111,13 @@ pub async fn stand(api: Api<Lease>, name: String, leadership: Leadership, shutdo
             }
         };
         tokio::select! {
-            () = shutdown.wait() => break,
+            () = resigned.wait() => break,
             () = sleep(pause) => {}
         }
     }
-    if election.leadership.resign() && timeout(Duration::from_secs(3), election.give_up()).await.is_err() {
+    // A lease may be held without a term: who ended that one begins the next when it renews.
+    election.leadership.resign();
+    if timeout(Duration::from_secs(3), election.give_up()).await.is_err() {
         warn!("the lease was not given up: the API server does not answer");
     }
 }
@@ -238,6 +240,38 @@ mod tests {
         assert!(!leadership.is_leader_now() && leadership.nonce().is_none());
         leadership.renewed(Instant::now());
         assert_ne!(leadership.nonce().unwrap(), first, "re1: another term, another nonce");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_held_without_a_term_is_given_up_at_the_end() {
+        let stored = Arc::new(Mutex::new(String::new()));
+        let server = Arc::clone(&stored);
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let server = Arc::clone(&server);
+            async move {
+                let sent = request.into_body().collect_bytes().await.unwrap();
+                let mut stored = server.lock().unwrap();
+                if !sent.is_empty() {
+                    *stored = String::from_utf8(sent.to_vec()).unwrap();
+                }
+                let status = if stored.is_empty() { 404 } else { 200 };
+                let none = r#"{"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "no"}"#;
+                let body = if stored.is_empty() { none.to_owned() } else { stored.clone() };
+                Ok::<_, std::io::Error>(http::Response::builder().status(status).body(kube::client::Body::from(body.into_bytes())).unwrap())
+            }
+        });
+        let api = Api::default_namespaced(kube::Client::new(service, "default"));
+        let leadership = Leadership::new("me");
+        let (resign, resigned) = Shutdown::manual();
+        let election = tokio::spawn(stand(api, "l".into(), leadership.clone(), resigned));
+        while !leadership.is_leader_now() {
+            tokio::task::yield_now().await;
+        }
+        leadership.resign();
+        resign.send_replace(true);
+        election.await.unwrap();
+        let lease: Lease = serde_json::from_str(&stored.lock().unwrap()).unwrap();
+        assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(""));
     }
 
     #[tokio::test(start_paused = true)]
