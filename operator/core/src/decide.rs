@@ -256,13 +256,12 @@ const READ_EVERY: Duration = Duration::from_mins(10);
 /// How often a node that may get nothing is looked at.
 const IDLE: Duration = Duration::from_mins(5);
 
-/// Decides. `policy` is what the node's config asks for, `None` if no config selects it.
+/// Decides. `policy` is what the node's config asks for.
 #[must_use]
-pub fn decide(observed: &Observed, policy: Option<&Policy>, now: Timestamp) -> Decision {
+pub fn decide(observed: &Observed, policy: &Policy, now: Timestamp) -> Decision {
     // What happens to it meanwhile is not looked at.
     let memory = Memory { restless: true, ..observed.memory.clone() };
     let idle = || Decision { memory, wake: Some(IDLE), ..Decision::default() };
-    let Some(policy) = policy else { return idle() };
     if observed.node.deleting || observed.node.ready == Ready::Unknown {
         return idle();
     }

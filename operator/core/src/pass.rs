@@ -267,7 +267,7 @@ impl<'a> Pass<'a> {
     }
 
     fn plan(&mut self, present: &Present<'_>) {
-        let decision = decide(&self.observe(present), Some(self.subject.policy), present.now);
+        let decision = decide(&self.observe(present), self.subject.policy, present.now);
         if !self.confirmed && self.rests_on_the_store(&decision) {
             self.todo.push_back(Step::Do(Effect::ReadObject));
             return;

@@ -147,7 +147,7 @@ impl World {
     }
 
     pub fn decide(&self) -> Decision {
-        decide(&self.observed, Some(&self.policy), self.now)
+        decide(&self.observed, &self.policy, self.now)
     }
 
     /// The API server takes what was decided.

@@ -13,10 +13,9 @@ fn up1_a_new_node_is_filled_before_its_agent_reports_though_it_is_not_ready() {
 }
 
 #[test]
-fn up1_a_silent_a_leaving_and_an_unselected_node_get_nothing() {
+fn up1_a_silent_and_a_leaving_node_get_nothing() {
     let world = World::new(&[]);
     let quiet = |decision: Decision| decision.spec.is_none() && decision.cloud.is_none() && decision.send.is_none() && !decision.read;
-    assert!(quiet(decide(&world.observed, None, world.now)));
     let mut silent = world.clone();
     silent.observed.node.ready = Ready::Unknown;
     assert!(quiet(silent.decide()));
