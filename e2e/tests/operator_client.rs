@@ -83,21 +83,26 @@ async fn each_kind_of_identity_is_accepted() {
 async fn what_goes_wrong_says_whether_it_may_have_acted() {
     let cloud = Cloud::start(Settings::default()).await;
     let arm = cloud.arm(&secret());
-    let read = arm.read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
-    let write = Write::Nic { id: nic(), etag: read.etag, body: read.body };
+    let unchanged = async || {
+        let read = arm.read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
+        Write::Nic { id: nic(), etag: read.etag, body: read.body }
+    };
     let cases = [
         (Effect::PreconditionFailed, Class::Stale, Trace::None),
         (Effect::AnotherOperation, Class::Busy { retry_after: None }, Trace::None),
         (Effect::Error { status: 500, code: "InternalServerError".into(), when: When::Before }, Class::Unavailable, Trace::Unknown),
         (Effect::Cut { when: When::Before }, Class::Unavailable, Trace::Unknown),
+        (Effect::AsyncFailed { code: "InternalServerError".into() }, Class::Failed, Trace::Ended),
+        (Effect::AsyncCanceled, Class::Superseded, Trace::Ended),
         (Effect::Throttle { retry_after: RetryAfter::Seconds(1) }, throttled(1), Trace::None),
     ];
     for (effect, class, trace) in cases {
-        let text = format!("{effect:?}");
+        let (text, write) = (format!("{effect:?}"), unchanged().await);
         cloud.strike(effect).await;
         let error = arm.write(&write, Urgency::Fill, &|| true).await.unwrap_err();
         assert_eq!((error.class, error.trace), (class, trace), "{text}");
     }
+    let write = unchanged().await;
     cloud.strike(Effect::Lock).await;
     let error = arm.write(&write, Urgency::Fill, &|| true).await.unwrap_err();
     assert!(matches!(error.class, Class::Busy { .. }), "{error:?}");

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::lab::{Lab, LabOptions};
 use crate::scenario::{self, Checker, Cluster, Pod};
@@ -61,10 +61,7 @@ fn tell(story: &Story, lab: &Lab) -> Result<()> {
 }
 
 fn before_install(story: &Story, cluster: &Cluster) -> Result<()> {
-    let reasons = scenario::not_ready_reasons(cluster)?;
-    ensure!(reasons.len() == 3, "three nodes are NotReady before there is a CNI, not {}", reasons.len());
-    for (node, why) in reasons {
-        ensure!(why.contains("cni plugin not initialized"), "{node} is NotReady for another reason: {why}");
+    for (node, why) in scenario::without_network(cluster, Duration::from_mins(1))? {
         story.print(&format!("{node} NotReady: {why}"))?;
     }
     Ok(())

@@ -82,9 +82,20 @@ impl Lab {
     /// # Errors
     /// If the cache cannot be read.
     pub fn find() -> Result<Option<Self>> {
-        let Some(state) = state::running(&Cache::open()?)? else { return Ok(None) };
-        let options = LabOptions { detached: true, ..LabOptions::load(state.folder())? };
-        Ok(Some(Self { state, options, machines: plan::machines(options.nodes), children: Mutex::default(), is_down: false }))
+        for state in state::all(&Cache::open()?)?.into_iter().rev().filter(State::is_alive) {
+            // One that is just being made has none yet, and is somebody's own.
+            let Ok(options) = LabOptions::load(state.folder()) else { continue };
+            if options.detached {
+                return Ok(Some(Self {
+                    state,
+                    options,
+                    machines: plan::machines(options.nodes),
+                    children: Mutex::default(),
+                    is_down: false,
+                }));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes the lab down and makes sure that nothing of it is left.
@@ -117,8 +128,8 @@ impl Lab {
         for folder in self.state.cgroups()? {
             cgroup::remove(&folder.join(name))?;
         }
-        // The old namespace lives as long as the last of its processes: its cable goes at once.
-        self.inside().args(["ip", "netns", "del", name]).output()?;
+        // The old namespace lives as long as the last of its processes: its cable goes at once, if it has not gone already.
+        run::finish(self.inside().args(["ip", "netns", "del", name]))?;
         self.inside().args(["ip", "link", "del", &fabric::cable(name)]).output()?;
         self.start_node(name)
     }

@@ -131,10 +131,10 @@ impl State {
         !self.is_alive() && self.maker().is_none_or(|(pid, start)| start_time(pid) != Some(start))
     }
 
-    /// Whether a process made this lab.
+    /// Whether a process that lives made this lab.
     #[must_use]
     pub fn is_made_by(&self, process: u32) -> bool {
-        self.maker().is_some_and(|(pid, _)| pid == process)
+        self.maker().is_some_and(|(pid, start)| pid == process && start_time(pid) == Some(start))
     }
 
     /// The process that made a lab is in its name: its number and when it started.
@@ -166,14 +166,6 @@ pub fn end_own(cache: &Cache) -> Result<()> {
         state.clean()?;
     }
     Ok(())
-}
-
-/// The newest lab that runs.
-///
-/// # Errors
-/// If the folder of labs cannot be read.
-pub fn running(cache: &Cache) -> Result<Option<State>> {
-    Ok(all(cache)?.into_iter().rfind(State::is_alive))
 }
 
 /// Every lab whose folder is there, oldest first.

@@ -1,8 +1,14 @@
 //! A node that fills up in one go, and gives back what it no longer needs.
 
+use std::fmt;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use super::{Cluster, wait_for};
 use crate::azure::command::Write;
@@ -38,60 +44,130 @@ pub fn burst(cluster: &Cluster, node: &str, count: usize, deadline: Duration) ->
     Ok(Burst { pods: count, took, writes, attached: attached(cluster, node)? })
 }
 
-/// One whole release, from the request to Azure's confirmation, each with the time since the pods went.
+/// What was seen of a node's releases since its pods went.
 #[derive(Debug, Default)]
 pub struct Handshake {
-    /// What was seen, in order.
-    pub seen: Vec<(Duration, String)>,
+    /// Each stage and when, in order.
+    pub seen: Vec<(Duration, Stage)>,
     /// Addresses of ours on the NIC before and after.
     pub attached: (usize, usize),
 }
 
-/// Removes the burst's pods and watches until at least one release has gone the whole way.
+/// A stage of a release: with its number, and of how many addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The controller asks for addresses.
+    Asked(u64, usize),
+    /// The agent has set them aside durably.
+    SetAside(u64, usize),
+    /// The controller has noted that it takes them off the NIC.
+    Intended(u64, usize),
+    /// Azure has done so; the number is that of the write.
+    Removed(u64, usize),
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked(release, count) => write!(f, "controller asks for {count} addresses (release {release})"),
+            Self::SetAside(release, count) => write!(f, "agent has set {count} aside durably (release {release})"),
+            Self::Intended(intent, count) => write!(f, "controller intends to remove {count} (intent {intent})"),
+            Self::Removed(_, count) => write!(f, "Azure has removed {count} in one write"),
+        }
+    }
+}
+
+impl Handshake {
+    fn see(&mut self, begun: Instant, stages: impl IntoIterator<Item = Stage>) {
+        for stage in stages {
+            if !self.seen.iter().any(|(_, seen)| *seen == stage) {
+                self.seen.push((begun.elapsed(), stage));
+            }
+        }
+    }
+
+    /// Whether one release was seen in each of its stages.
+    fn is_whole(&self) -> bool {
+        let stages: Vec<Stage> = self.seen.iter().map(|(_, stage)| *stage).collect();
+        let was_set_aside =
+            |release| stages.iter().any(|stage| matches!(stage, Stage::SetAside(of, count) if *of == release && *count > 0));
+        stages.iter().any(|stage| matches!(stage, Stage::Asked(release, _) if was_set_aside(*release)))
+            && stages.iter().any(|stage| matches!(stage, Stage::Intended(..)))
+            && stages.iter().any(|stage| matches!(stage, Stage::Removed(..)))
+    }
+}
+
+/// Removes the burst's pods and watches every state of the node's object, until a release has gone the whole way and none is open.
 ///
 /// # Errors
-/// If no release ends in time.
+/// If no release ends in time, or a stage was not seen.
 pub fn give_back(cluster: &Cluster, node: &str, deadline: Duration) -> Result<Handshake> {
     let before = attached(cluster, node)?;
     let known = writes(cluster, node)?.len();
+    let objects = Watch::start(cluster, node)?;
     let begun = Instant::now();
     cluster.kubectl(&["delete", "deployment", "burst", "--wait=false"])?;
     let mut handshake = Handshake { attached: (before, before), ..Handshake::default() };
+    let mut open = false;
     wait_for("a release to go the whole way", deadline, || {
-        for event in progress(cluster, node, known)? {
-            if !handshake.seen.iter().any(|(_, seen)| *seen == event) {
-                handshake.seen.push((begun.elapsed(), event));
-            }
+        for object in objects.states.try_iter() {
+            handshake.see(begun, stages(&object));
+            open = object["spec"]["release"].as_array().is_some_and(|open| !open.is_empty());
         }
+        let removals = writes(cluster, node)?.into_iter().zip(0..).skip(known).filter(|(write, _)| !write.removed.is_empty());
+        handshake.see(begun, removals.map(|(write, number)| Stage::Removed(number, write.removed.len())));
         let now = attached(cluster, node)?;
         handshake.attached.1 = now;
-        let open = cluster.json(&["get", "avn", node])?["spec"]["release"].as_array().is_some_and(|open| !open.is_empty());
-        Ok(if now < before && !open { Ok(()) } else { Err(format!("{now} of {before} addresses on the NIC; {:?}", handshake.seen.last())) })
+        let done = now < before && !open && handshake.is_whole();
+        Ok(if done { Ok(()) } else { Err(format!("{now} of {before} addresses on the NIC; {:?}", handshake.seen)) })
     })?;
     Ok(handshake)
 }
 
-/// The stages of a release that the node's object and Azure show at this moment.
-fn progress(cluster: &Cluster, node: &str, known: usize) -> Result<Vec<String>> {
-    let object = cluster.json(&["get", "avn", node])?;
-    let mut events = Vec::new();
-    for release in object["spec"]["release"].as_array().into_iter().flatten() {
-        let count = release["addresses"].as_array().map_or(0, Vec::len);
-        events.push(format!("controller asks for {count} addresses (release {})", release["id"]));
+/// The states of a node's object, each as the API server tells it.
+struct Watch {
+    kubectl: Child,
+    states: Receiver<Value>,
+}
+
+impl Watch {
+    fn start(cluster: &Cluster, node: &str) -> Result<Self> {
+        let mut command = cluster.lab.client("kubectl");
+        command.args(["get", "avn", node, "--watch", "--output=json"]).stdin(Stdio::null()).process_group(0);
+        let mut kubectl = command.stdout(Stdio::piped()).spawn()?;
+        let stdout = kubectl.stdout.take().context("kubectl has an output")?;
+        let (tell, states) = mpsc::channel();
+        thread::spawn(move || {
+            for state in serde_json::Deserializer::from_reader(stdout).into_iter::<Value>().map_while(Result::ok) {
+                if tell.send(state).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { kubectl, states })
     }
-    for ack in object["status"]["agent"]["releaseAcks"].as_array().into_iter().flatten() {
-        let count = ack["quarantined"].as_array().map_or(0, Vec::len);
-        events.push(format!("agent has set {count} aside durably (release {})", ack["id"]));
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
     }
+}
+
+/// The stages of a release that a node's object shows.
+fn stages(object: &Value) -> Vec<Stage> {
+    let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+    let id = |of: &Value| of["id"].as_u64().unwrap_or_default();
+    let asked = object["spec"]["release"].as_array().into_iter().flatten();
+    let mut stages: Vec<Stage> = asked.map(|release| Stage::Asked(id(release), count(&release["addresses"]))).collect();
+    let acks = object["status"]["agent"]["releaseAcks"].as_array().into_iter().flatten();
+    stages.extend(acks.map(|ack| Stage::SetAside(id(ack), count(&ack["quarantined"]))));
     let intent = &object["status"]["cloud"]["intent"];
     if intent["op"] == "Remove" {
-        let count = intent["remove"].as_array().map_or(0, Vec::len);
-        events.push(format!("controller intends to remove {count} (intent {})", intent["id"]));
+        stages.push(Stage::Intended(id(intent), count(&intent["remove"])));
     }
-    for write in writes(cluster, node)?.into_iter().skip(known).filter(|write| !write.removed.is_empty()) {
-        events.push(format!("Azure has removed {} in one write", write.removed.len()));
-    }
-    Ok(events)
+    stages
 }
 
 fn writes(cluster: &Cluster, node: &str) -> Result<Vec<Write>> {

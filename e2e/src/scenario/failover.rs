@@ -85,18 +85,29 @@ fn begin_growth(cluster: &Cluster, round: usize, node: &str, moment: Moment) -> 
         Moment::InFlight => Effect::SlowOperation { millis: u64::try_from(OPERATION.as_millis())? },
         Moment::Unsent => Effect::Throttle { retry_after: RetryAfter::Seconds(WAIT) },
     };
-    let class = if node == "n1" { Class::ComputeWrite } else { Class::NetworkWrite };
-    cluster.azure(async |azure| azure.inject(Fault::next(class, effect)).await)?;
+    let (class, path) = written(cluster, node)?;
+    let fault = Fault { path: Some(path.clone()), ..Fault::next(class, effect) };
+    cluster.azure(async |azure| azure.inject(fault).await)?;
     cluster.apply(&workload(round, node))?;
     let accepted = moment == Moment::InFlight;
     wait_for("a write to the NIC", Duration::from_mins(1), || {
         let calls = cluster.azure(async |azure| azure.calls(u64::try_from(calls)?).await)?;
-        let there = calls.iter().any(|call| call.class == class && if accepted { call.status < 300 } else { call.status == 429 });
+        let own = calls.iter().filter(|call| call.class == class && call.path.contains(&path));
+        let there = own.map(|call| call.status).any(|status| if accepted { status < 300 } else { status == 429 });
         Ok(if there { Ok(()) } else { Err(format!("{} calls, none of them it", calls.len())) })
     })
 }
 
-/// The controller that leads, and where it runs.
+/// What is written for a node's NIC: the instance of a scale set of uniform orchestration, else the NIC.
+fn written(cluster: &Cluster, node: &str) -> Result<(Class, String)> {
+    let nics = cluster.azure(async |azure| azure.nics().await)?;
+    let nic = nics.into_iter().find(|nic| nic.node.as_deref() == Some(node)).context("the node has no NIC")?;
+    Ok(match nic.id.split_once("/networkInterfaces/") {
+        Some((instance, _)) if instance.contains("/virtualMachines/") => (Class::ComputeWrite, instance.to_owned()),
+        _ => (Class::NetworkWrite, nic.id),
+    })
+}
+
 /// Which controller leads, and where it runs.
 pub(super) struct Leader {
     identity: String,

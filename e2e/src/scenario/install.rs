@@ -26,14 +26,18 @@ spec:
     nonMasqueradeCIDRs: [10.50.0.0/16]
 ";
 
-/// Why each node is not ready, as the kubelet says it.
+/// Waits until every node says that it has no network yet, and answers each one's words.
 ///
 /// # Errors
-/// If `kubectl` fails.
-pub fn not_ready_reasons(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
-    let nodes = cluster.json(&["get", "nodes"])?;
-    let items = nodes["items"].as_array().cloned().unwrap_or_default();
-    Ok(items.iter().filter_map(not_ready_reason).collect())
+/// If a node does not say so in time.
+pub fn without_network(cluster: &Cluster, deadline: Duration) -> Result<BTreeMap<String, String>> {
+    wait_for("every node to say that it has no network yet", deadline, || {
+        let nodes = cluster.json(&["get", "nodes"])?;
+        let items = nodes["items"].as_array().cloned().unwrap_or_default();
+        let reasons: BTreeMap<String, String> = items.iter().filter_map(not_ready_reason).collect();
+        let all = reasons.len() == cluster.lab.nodes().len() && reasons.values().all(|why| why.contains("cni plugin not initialized"));
+        Ok(if all { Ok(reasons) } else { Err(format!("{reasons:?}")) })
+    })
 }
 
 fn not_ready_reason(node: &Value) -> Option<(String, String)> {

@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-pub use burst::{Burst, Handshake, burst, give_back};
+pub use burst::{Burst, Handshake, Stage, burst, give_back};
 pub use checker::Checker;
 pub use cluster::{Cluster, Pod};
 pub use failover::{Blow, Failover, Moment, failover};
-pub use install::{CONFIG, configure, install, not_ready_reasons, wait_ready};
+pub use install::{CONFIG, configure, install, wait_ready, without_network};
 pub use planned::{Planned, enforce, planned};
 pub use quarantine::{SetAside, reboot_with_addresses_set_aside};
 pub use reach::{HOST_PORT, INTERNET, Matrix, PEER, reach, start_pods};

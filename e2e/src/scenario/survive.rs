@@ -1,10 +1,11 @@
 //! What goes on when parts of the product are gone, and after a reboot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use azure_vnet_plugin_core::lease::Entry;
+use serde_json::Value;
 
 use super::{Cluster, store, wait_for};
 use crate::build::PROBE_IMAGE;
@@ -29,7 +30,7 @@ pub fn start_and_stop_without_daemons(cluster: &Cluster) -> Result<()> {
     })?;
     cluster.kubectl(&["delete", "pod", &stops.name, "--wait=true", "--timeout=60s"])?;
     cluster.kubectl(&["delete", "pod", "orphan", "--wait=true", "--timeout=60s"])?;
-    select_agents(cluster, "null")?;
+    select_agents(cluster, r#"{"azure-vnet.dev/no-such-node":null}"#)?;
     cluster.kubectl(&["-n", "kube-system", "scale", "deployment", "azure-vnet-controller", "--replicas=2"])?;
     cluster.kubectl(&["-n", "kube-system", "rollout", "status", "daemonset/azure-vnet-agent", "--timeout=90s"])?;
     cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/azure-vnet-controller", "--timeout=90s"])?;
@@ -60,16 +61,28 @@ spec:
 /// # Errors
 /// If the pods do not come back, or a former lease is still there.
 pub fn reboot(cluster: &Cluster, node: &Node, deadline: Duration) -> Result<()> {
-    let pods_there = || -> Result<usize> { Ok(cluster.pods("app=web")?.iter().filter(|pod| pod.node == node.name()).count()) };
-    let (expected, former) = (pods_there()?, lease_keys(node)?);
-    ensure!(expected > 0 && !former.is_empty(), "the node has pods with leases before its reboot");
+    let on_node = format!("--field-selector=spec.nodeName={}", node.name());
+    let restarts = || -> Result<BTreeMap<String, u64>> {
+        let pods = cluster.json(&["get", "pods", "-l", "app=web", &on_node])?;
+        Ok(pods["items"].as_array().into_iter().flatten().filter_map(restarts).collect())
+    };
+    let (before, former) = (restarts()?, lease_keys(node)?);
+    ensure!(!before.is_empty() && former.len() >= before.len(), "the node has pods with leases before its reboot");
     cluster.lab.reboot(node.name())?;
     wait_for("the rebooted node's pods", deadline, || {
         let now = lease_keys(node).unwrap_or_default();
-        let ready = pods_there()?;
-        let back = ready >= expected && !now.is_empty() && now.is_disjoint(&former);
-        Ok(if back { Ok(()) } else { Err(format!("{ready} of {expected} ready, {} leases", now.len())) })
+        let after = restarts()?;
+        let ran = before.iter().filter(|(pod, count)| after.get(*pod).is_some_and(|now| now > count)).count();
+        let back = ran == before.len() && now.len() >= ran && now.is_disjoint(&former);
+        Ok(if back { Ok(()) } else { Err(format!("{ran} of {} run again, {} leases", before.len(), now.len())) })
     })
+}
+
+/// How often a pod whose container is ready was started again.
+fn restarts(pod: &Value) -> Option<(String, u64)> {
+    let container = &pod["status"]["containerStatuses"][0];
+    let name = pod["metadata"]["name"].as_str()?.to_owned();
+    (container["ready"] == true).then_some((name, container["restartCount"].as_u64()?))
 }
 
 /// Container and interface of every lease in a node's store.

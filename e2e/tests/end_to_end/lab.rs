@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::Running;
 use azure_vnet_e2e::build::PROBE_IMAGE;
 use azure_vnet_e2e::lab::{Cni, Lab, LabOptions, labs_of, left_of};
 use azure_vnet_e2e::scenario::{Cluster, wait_for, wait_ready};
@@ -73,12 +74,12 @@ fn pk6_the_fabric_answers_arp_for_every_address_and_delivers_by_the_nics_mac() {
     lab.down().unwrap();
 }
 
-/// The earliest moment at which there is something to leave behind, and one at which all kinds of it are there.
+/// The earliest moment at which there is something to leave behind, and one at which pods have been wired.
 #[test]
 fn an_interrupted_driver_exits_130_and_leaves_nothing() {
-    for stage in ["pki", "nodes/n3/var"] {
+    for stage in ["pki", "nodes/n3/var/log/azure-vnet.log"] {
         let demo = xtask().arg("demo").stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn();
-        let mut driver = Driver(demo.unwrap());
+        let mut driver = Running(demo.unwrap());
         let folder = await_lab(&mut driver.0, stage).unwrap();
         kill_process_group(Pid::from_child(&driver.0), Signal::INT).unwrap();
         let mut said = String::new();
@@ -92,16 +93,6 @@ fn an_interrupted_driver_exits_130_and_leaves_nothing() {
 
 fn xtask() -> Command {
     Command::new(env!("CARGO_BIN_EXE_xtask"))
-}
-
-/// Ends with the test, whatever comes of it.
-struct Driver(Child);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn await_lab(driver: &mut Child, stage: &str) -> anyhow::Result<PathBuf> {

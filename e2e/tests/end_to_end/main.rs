@@ -6,3 +6,13 @@ mod lab;
 mod main_job;
 mod people;
 mod standalone;
+
+/// A process that ends with its test, whatever comes of that.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

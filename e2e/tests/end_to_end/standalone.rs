@@ -5,11 +5,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use crate::Running;
 use azure_vnet_e2e::azure::{Command as AzureCommand, Local, NoFabric, Seed, Settings};
 use azure_vnet_e2e::build::{Cache, Operator, Product, checkout, product, require_packages};
 use nix::{
@@ -31,7 +32,7 @@ fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_ba
         for config in ["first", "second"] {
             machine.foreign_add(config);
         }
-        let mut standalone = machine.standalone();
+        let standalone = machine.standalone();
         machine.wait("the CNI configuration", || machine.path("conf/10-azure-vnet.conflist").exists());
         machine.wait("both addresses", || machine.status()["addresses"][4] == 2);
         assert_eq!(machine.status()["sealedBy"], "agent", "one writer of the pool: what plugins learn is not asked for");
@@ -63,8 +64,7 @@ fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_ba
         }
         assert_eq!(machine.status()["addresses"][1], 0);
         assert!(!run("ip", &["-brief", "link"]).contains("azv"));
-        standalone.kill().unwrap();
-        standalone.wait().unwrap();
+        drop(standalone);
         machine.a_lease_is_made_again_from_a_report();
     });
     if let Err(panic) = test.join() {
@@ -166,7 +166,7 @@ impl Machine {
         self.local.azure.command(AzureCommand::ForeignAdd { node: "n3".into(), config: config.into() }).unwrap();
     }
 
-    fn standalone(&self) -> Child {
+    fn standalone(&self) -> Running {
         // The product's folder also has the operator, which is no plugin.
         let plugins = self.path("plugins");
         fs::create_dir(&plugins).unwrap();
@@ -183,7 +183,7 @@ impl Machine {
         for (flag, name) in [("--proc-sys-net", "sys"), ("--state-dir", "state"), ("--cni-conf-dir", "conf"), ("--log-dir", "log")] {
             command.arg(flag).arg(self.path(name));
         }
-        command.stdout(Stdio::null()).spawn().unwrap()
+        Running(command.stdout(Stdio::null()).spawn().unwrap())
     }
 
     fn node(&self, arguments: &[&str]) -> Value {
