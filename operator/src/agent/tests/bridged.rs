@@ -17,7 +17,7 @@ use super::{super::kernel::Kernel, apart, run};
 fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
     apart(|| {
         run("ip", &["link", "add", "azure2", "type", "bridge"]);
-        run("ip", &["link", "set", "azure2", "up"]);
+        run("ip", &["link", "set", "azure2", "up", "alias", "azure-vnet:bridge eth0"]);
         run("ip", &["route", "add", "10.0.0.9/32", "dev", "azure2"]);
         run("ip", &["neighbour", "add", "10.0.0.9", "lladdr", "02:61:00:00:00:09", "nud", "permanent", "dev", "azure2"]);
         let attachment = Attachment { container: "c1".parse().unwrap(), if_name: "eth0".parse().unwrap() };
