@@ -4,9 +4,10 @@
 use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
 
 use azure_vnet_plugin_core::{
-    attachment::{Attachment, IfName},
+    attachment::{Attachment, IfName, Mode},
     bridge::{self, Host, HostLink, Move, Network, NetworkError, NetworkStep, NetworkWish, Which},
-    frames::{Holder, ObservedRule, RulePlan},
+    frames::{self, Holder, ObservedRule, RulePlan},
+    unbridge,
 };
 use ipnet::IpNet;
 
@@ -58,6 +59,9 @@ pub enum BridgeError {
         #[source]
         source: NetlinkError,
     },
+    /// Rules for frames, when they are to go.
+    #[error("cannot remove the rules of bridges")]
+    Unruled(#[source] NetlinkError),
     /// A switch of the kernel.
     #[error("cannot set a switch of the kernel")]
     Switch(#[source] SwitchError),
@@ -85,8 +89,6 @@ pub struct Ready {
     pub network: Network,
     /// The bridge's number.
     pub bridge: LinkIndex,
-    /// The rules that there are.
-    pub rules: Vec<ObservedRule>,
 }
 
 /// Makes what is missing of the network for pods of a subnet, and answers it. Of several processes one does so at a time.
@@ -97,10 +99,7 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
     if let Pass::Ready(ready) = look(host, frames, wish, subnet)? {
         return Ok(*ready);
     }
-    let namespace = fs::File::open(OWN_NAMESPACE).map_err(BridgeError::Lock)?;
-    if !lock::wait_for(&namespace, LOCK_WAIT).map_err(BridgeError::Lock)? {
-        return Err(BridgeError::Busy);
-    }
+    let _lock = locked()?;
     let mut name = None;
     for _ in 0..PASSES {
         match look(host, frames, wish, subnet)? {
@@ -119,17 +118,28 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
     Err(name.map_or(BridgeError::Lock(io::ErrorKind::Other.into()), BridgeError::Unsettled))
 }
 
+/// The lock of the host's network, held until it is dropped.
+pub(crate) fn locked() -> Result<fs::File, BridgeError> {
+    let namespace = fs::File::open(OWN_NAMESPACE).map_err(BridgeError::Lock)?;
+    if lock::wait_for(&namespace, LOCK_WAIT).map_err(BridgeError::Lock)? { Ok(namespace) } else { Err(BridgeError::Busy) }
+}
+
+/// What was forgotten of a pod. Its end waits for a grace period, in which the kernel ends what was deleted of rules: who deletes links
+/// meanwhile waits once.
+#[derive(Debug)]
+pub struct Forgotten {
+    /// How many rules.
+    pub rules: usize,
+    _socket: Option<Frames>,
+}
+
 /// What of a bridged pod stays when its links are gone: routes, the bridge's entries, rules. Removes it, for these addresses and for those that
 /// the rules name, unless another pod has the address.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr]) -> Result<usize, NetlinkError> {
-    let mut frames = match Frames::open() {
-        // A kernel without netfilter's socket has no rules.
-        Err(error) if error.errno() == Some(Errno::PROTONOSUPPORT) => None,
-        frames => Some(frames?),
-    };
+pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr]) -> Result<Forgotten, NetlinkError> {
+    let mut frames = open_rules()?;
     let rules = frames.as_mut().map_or(Ok(Vec::new()), Frames::observe)?;
     let tag = Holder::Pod(attachment.clone()).tag();
     let own = |rule: &&ObservedRule| rule.comment.tag == tag;
@@ -148,7 +158,35 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
     if let (Some(frames), true) = (&mut frames, count > 0) {
         frames.settle(|seen| RulePlan::of_pod(attachment, &[], seen))?;
     }
-    Ok(count)
+    Ok(Forgotten { rules: count, _socket: frames })
+}
+
+/// The socket to the rules; none where the kernel, without netfilter's, has none.
+pub(crate) fn open_rules() -> Result<Option<Frames>, NetlinkError> {
+    match Frames::open() {
+        Err(error) if error.errno() == Some(Errno::PROTONOSUPPORT) => Ok(None),
+        frames => frames.map(Some),
+    }
+}
+
+/// How pods that are there are wired, by their links and rules. The rules are read once, and only if a pod is bridged.
+#[derive(Debug, Default)]
+pub struct ModesThere {
+    rules: Option<Vec<ObservedRule>>,
+}
+
+impl ModesThere {
+    /// That of the pod of a link. Where the kernel does not tell its rules, a bridged pod is one of bridge mode, whose DEL is the same.
+    pub fn of(&mut self, attachment: &Attachment, host_link: &IfName, controller: Option<LinkIndex>) -> Mode {
+        if controller.is_none() {
+            return Mode::Transparent;
+        }
+        let observe = || open_rules().and_then(|frames| frames.map_or(Ok(Vec::new()), |mut frames| frames.observe())).unwrap_or_default();
+        match frames::Frames::of_pod(attachment, host_link, self.rules.get_or_insert_with(observe)) {
+            frames::Frames::Direct => Mode::Bridge,
+            frames::Frames::ToFabric => Mode::Tunnel,
+        }
+    }
 }
 
 /// The place of a pod that is there: the bridge that its link is a port of, and that one's uplink.
@@ -186,9 +224,9 @@ fn look(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpN
     let (true, Some(bridge), true) = (steps.is_empty(), network.bridge_index, switch::bridges_call_iptables()) else {
         return Ok(Pass::Lacking { network, seen, steps });
     };
-    let rules = frames.observe().map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })?;
+    let rules = frames.observe_networks().map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })?;
     if rules_plan(wish, &network, &seen, &rules).is_empty() {
-        return Ok(Pass::Ready(Box::new(Ready { network, bridge, rules })));
+        return Ok(Pass::Ready(Box::new(Ready { network, bridge })));
     }
     Ok(Pass::Lacking { network, seen, steps })
 }
@@ -231,9 +269,9 @@ fn add(links: &mut Vec<HostLink>, link: Option<Link>) {
     }
 }
 
-fn host_link(link: Link) -> HostLink {
-    let Link { index, name, alias, kind, mac, mtu, controller, hairpin, up, group: _, peer: _, carrier: _, proxy_arp: _ } = link;
-    HostLink { index, name, kind, mac, mtu, controller, up, hairpin, alias }
+pub(crate) fn host_link(link: Link) -> HostLink {
+    let Link { index, name, alias, kind, mac, mtu, controller, hairpin, up, group, peer: _, carrier: _, proxy_arp: _ } = link;
+    HostLink { index, name, kind, mac, mtu, controller, up, hairpin, alias, group }
 }
 
 /// Routes through the uplink: only looked for where it has not been moved, since with the pods' the table is long.
@@ -248,7 +286,7 @@ fn stray_routes(host: &mut Netlink, network: &Network, seen: &Host) -> Result<Ve
 fn carry_out(host: &mut Netlink, network: &Network, seen: &Host, step: &NetworkStep) -> Result<(), BridgeError> {
     let failed = |source| BridgeError::Step { step: format!("{step} ({}, {})", network.bridge, network.uplink), source };
     if *step == NetworkStep::CreateBridge {
-        let create = Change::CreateBridge { name: network.bridge.as_str(), mac: network.mac, mtu: network.mtu };
+        let create = Change::CreateBridge { name: network.bridge.as_str(), mac: network.mac, mtu: network.mtu, group: unbridge::MADE };
         host.change(create).map_err(failed)?;
         switch::ignore_router_advertisements(network.bridge.as_str()).map_err(BridgeError::Switch)?;
     }
@@ -277,30 +315,34 @@ fn relocate(host: &mut Netlink, network: &Network, seen: &Host, bridge: LinkInde
     changes.extend(routes.iter().map(|route| Change::CopyRoute { link: bridge, words: &route.words }));
     changes.extend(enslave.then_some(Change::SetController { link: uplink, controller: bridge }));
     changes.extend(remove_addresses.iter().map(|address| Change::DeleteCopied { link: uplink, words: &address.words }));
-    let step = NetworkStep::Move(moving.clone()).to_string();
-    let failed = |source| BridgeError::Step { step: format!("{step} ({}, {})", network.bridge, network.uplink), source };
-    let refused = host.changes(changes.clone()).map_err(failed)?;
+    let before = seen.links.iter().find(|link| link.index == uplink).and_then(|link| link.controller).unwrap_or_default();
+    let mut back = vec![Change::SetController { link: uplink, controller: before }];
+    back.extend(remove_addresses.iter().map(|address| Change::CopyAddress { link: uplink, words: &address.words }));
+    back.extend(routes.iter().map(|route| Change::CopyRoute { link: uplink, words: &route.words }));
+    back.extend(add_addresses.iter().map(|address| Change::DeleteCopied { link: bridge, words: &address.words }));
+    let step = NetworkStep::Move(moving.clone());
+    all_or_back(host, &format!("{step} ({}, {})", network.bridge, network.uplink), &changes, &back)
+}
+
+/// Sends changes in one message, and those that take them back where the kernel refuses one.
+pub(crate) fn all_or_back(host: &mut Netlink, step: &str, changes: &[Change<'_>], back: &[Change<'_>]) -> Result<(), BridgeError> {
+    let failed = |source| BridgeError::Step { step: step.to_owned(), source };
+    let refused = host.changes(changes.iter().cloned()).map_err(failed)?;
     let Some((at, errno)) = refused.into_iter().find(|(_, errno)| !matches!(*errno, Errno::EXIST | Errno::ADDRNOTAVAIL)) else {
         return Ok(());
     };
     let what = changes.get(at).map(ToString::to_string).unwrap_or_default();
     let cause = failed(NetlinkError::Refused { what, errno });
-    match put_back(host, seen, uplink, bridge, moving) {
+    match take_back(host, back) {
         Ok(()) => Err(cause),
         Err(left) => Err(BridgeError::Stuck { step: azure_vnet_plugin_core::error::chain(&cause), left }),
     }
 }
 
-/// Gives the uplink back what it had before the move.
-fn put_back(host: &mut Netlink, seen: &Host, uplink: LinkIndex, bridge: LinkIndex, moving: &Move) -> Result<(), String> {
-    let before = seen.links.iter().find(|link| link.index == uplink).and_then(|link| link.controller).unwrap_or_default();
-    let mut changes = vec![Change::SetController { link: uplink, controller: before }];
-    changes.extend(moving.remove_addresses.iter().map(|address| Change::CopyAddress { link: uplink, words: &address.words }));
-    changes.extend(moving.routes.iter().map(|route| Change::CopyRoute { link: uplink, words: &route.words }));
-    changes.extend(moving.add_addresses.iter().map(|address| Change::DeleteCopied { link: bridge, words: &address.words }));
-    let refused = host.changes(changes.clone()).map_err(|error| azure_vnet_plugin_core::error::chain(&error))?;
+fn take_back(host: &mut Netlink, back: &[Change<'_>]) -> Result<(), String> {
+    let refused = host.changes(back.iter().cloned()).map_err(|error| azure_vnet_plugin_core::error::chain(&error))?;
     let left: Vec<String> =
-        refused.into_iter().filter_map(|(at, errno)| changes.get(at).map(|change| format!("cannot {change}: {errno}"))).collect();
+        refused.into_iter().filter_map(|(at, errno)| back.get(at).map(|change| format!("cannot {change}: {errno}"))).collect();
     if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
 }
 

@@ -12,4 +12,5 @@ mod small;
 pub mod source;
 pub mod store;
 pub mod switch;
+pub mod unbridge;
 pub mod wire;

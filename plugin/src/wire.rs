@@ -109,8 +109,8 @@ pub struct Sides<'a> {
 pub struct FrameSide<'a> {
     /// The socket to them.
     pub socket: &'a mut Frames,
-    /// Those that there were.
-    pub seen: Vec<ObservedRule>,
+    /// Whether the attachment had its address before, so that some of them may be there.
+    pub may_be_there: bool,
 }
 
 /// What one run made.
@@ -253,8 +253,9 @@ fn settle_clash(
     pod: Option<&PodRef>,
     holder: &impl Fn(&Owner) -> Option<Holder>,
 ) -> Result<(Made, Vec<Step>), WireError> {
-    let rules = sides.frames.as_ref().map_or(&[][..], |frames| &frames.seen);
-    let observed = observe(sides.host, Some(sides.pod), rules, wiring)?;
+    let rules_failed = |source| WireError::Rules { link: wiring.host_link.to_string(), source };
+    let rules = sides.frames.as_mut().map_or(Ok(Vec::new()), |frames| frames.socket.observe()).map_err(rules_failed)?;
+    let observed = observe(sides.host, Some(sides.pod), &rules, wiring)?;
     let lease = observed.host.as_ref().and_then(|host| holder(&host.owner));
     let lease = lease.as_ref().map(|(attachment, pod)| (attachment, pod.as_ref()));
     match (Takeover::decide(&observed, pod, lease, wiring), &observed.host) {
@@ -359,11 +360,9 @@ fn make_rules(sides: &mut Sides<'_>, wiring: &Wiring, made: &mut Made, missing: 
     let failed = |source| WireError::Rules { link: wiring.host_link.to_string(), source };
     let wanted = wiring.rules();
     let plan = |seen: &[ObservedRule]| RulePlan::of_pod(&wiring.attachment, &wanted, seen);
-    match frames.socket.apply(&plan(&frames.seen)) {
-        // Another process changed the rules since they were looked at.
-        Err(error) if error.errno() == Some(Errno::NOENT) => frames.socket.settle(plan).map_err(failed)?,
-        result => result.map_err(failed)?,
-    }
+    // Of a new pod there are none, and to look through those of all pods takes longer than all else here.
+    let result = if frames.may_be_there { frames.socket.settle(plan) } else { frames.socket.apply(&plan(&[])) };
+    result.map_err(failed)?;
     made.steps.push(Step::Rules);
     Ok(())
 }
@@ -471,7 +470,7 @@ fn host_end(host: &mut Netlink, link: &Link, rules: &[ObservedRule], wiring: &Wi
         hairpin: link.hairpin,
         routes,
         neighbours,
-        has_rules: RulePlan::of_pod(&wiring.attachment, &wiring.rules(), rules).is_empty(),
+        has_rules: RulePlan::is_met(&wiring.attachment, &wiring.rules(), rules),
     })
 }
 

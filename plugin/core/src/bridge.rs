@@ -56,6 +56,8 @@ pub struct HostLink {
     pub hairpin: bool,
     /// Its alias.
     pub alias: Option<String>,
+    /// Its device group.
+    pub group: u32,
 }
 
 /// An address or route of the host in the kernel's own words: to be moved, it is sent back with another link's number.
@@ -301,7 +303,7 @@ impl Host {
     }
 
     /// The link that a bridge has for its uplink: the one that its alias names, else its only port that is no pod's.
-    fn uplink_of(&self, bridge: &HostLink) -> Option<&HostLink> {
+    pub(crate) fn uplink_of(&self, bridge: &HostLink) -> Option<&HostLink> {
         let named = bridge.alias.as_deref().and_then(uplink_in).and_then(|name| self.link(name));
         let mut ports = self.links.iter().filter(|link| link.controller == Some(bridge.index) && !link.name.starts_with(HOST_LINK_PREFIX));
         let only = ports.next().filter(|_| ports.next().is_none());
@@ -347,6 +349,7 @@ mod tests {
             up: true,
             hairpin: controller.is_some(),
             alias: None,
+            group: 0,
         }
     }
 

@@ -19,6 +19,16 @@ pub enum Frames {
     ToFabric,
 }
 
+impl Frames {
+    /// Where the frames of a pod that is there go, by its rules.
+    #[must_use]
+    pub fn of_pod(attachment: &Attachment, port: &IfName, observed: &[ObservedRule]) -> Self {
+        let (tag, rule) = (Holder::Pod(attachment.clone()).tag(), Rule::ToFabric { port: port.clone() }.to_string());
+        let to_fabric = |there: &ObservedRule| there.comment.tag == tag && there.comment.rule == rule;
+        if observed.iter().any(to_fabric) { Self::ToFabric } else { Self::Direct }
+    }
+}
+
 /// A chain of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Chain {
@@ -50,6 +60,25 @@ impl Chain {
             Self::Pods => "AZURE-VNET-PODS",
             Self::Out => "AZURE-VNET-OUT",
             Self::Services => "services",
+        }
+    }
+
+    /// Whether others have rules in it too.
+    #[must_use]
+    pub fn is_the_kernels(self) -> bool {
+        match self {
+            Self::Arriving | Self::Leaving => true,
+            Self::Network | Self::Pods | Self::Out | Self::Services => false,
+        }
+    }
+
+    /// Whether new rules go before those that are there. Of two for one address the newer counts, and what others left in the kernel's own
+    /// chains (the plugins before these, say) must not come first.
+    #[must_use]
+    pub fn newest_first(self) -> bool {
+        match self {
+            Self::Arriving | Self::Leaving | Self::Pods => true,
+            Self::Network | Self::Out | Self::Services => false,
         }
     }
 }
@@ -301,6 +330,12 @@ impl RulePlan {
         Self { delete: Vec::new(), add }
     }
 
+    /// Whether a pod has the rules that are wanted. What a former pod left for the same addresses comes after them, and counts for nothing.
+    #[must_use]
+    pub fn is_met(attachment: &Attachment, wanted: &[PodRule], observed: &[ObservedRule]) -> bool {
+        Self::of_pod(attachment, wanted, observed).add.is_empty()
+    }
+
     /// Makes a pod's rules those that are wanted.
     #[must_use]
     pub fn of_pod(attachment: &Attachment, wanted: &[PodRule], observed: &[ObservedRule]) -> Self {
@@ -347,8 +382,8 @@ mod tests {
             handle,
             comment: Comment::parse(&new.comment.to_string()).unwrap(),
         });
-        observed.extend(new);
-        observed
+        let (first, last): (Vec<_>, Vec<_>) = new.partition(|rule| rule.chain.newest_first());
+        first.into_iter().chain(observed).chain(last).collect()
     }
 
     #[test]
@@ -359,7 +394,7 @@ mod tests {
         assert_eq!((with_a.len(), both.len()), (3, 6));
         assert!(RulePlan::of_pod(&a, &rules("10.240.1.1"), &both).is_empty());
         assert_eq!(after(both.clone(), &RulePlan::of_pod(&b, &[], &both)), with_a);
-        let damaged = both[1..].to_vec();
+        let damaged = both[..5].to_vec();
         let mended = after(damaged.clone(), &RulePlan::of_pod(&a, &rules("10.240.1.1"), &damaged));
         assert!(RulePlan::of_pod(&a, &rules("10.240.1.1"), &mended).is_empty() && mended.len() == 6);
     }
@@ -370,6 +405,29 @@ mod tests {
         let new = after(old.clone(), &RulePlan::of_pod(&attachment("new"), &rules("10.240.1.1"), &old));
         assert_eq!(new.len(), 3);
         assert!(new.iter().all(|rule| rule.comment.tag == Holder::Pod(attachment("new")).tag()));
+    }
+
+    #[test]
+    fn what_a_former_pod_left_is_no_lack_of_the_newer() {
+        let (old, new) = (attachment("old"), attachment("new"));
+        let left = after(Vec::new(), &RulePlan::of_pod(&old, &rules("10.240.1.1"), &[]));
+        // As ADD makes them: without a look at those of others.
+        let both = after(left, &RulePlan::of_pod(&new, &rules("10.240.1.1"), &[]));
+        assert!(both[..3].iter().all(|rule| rule.comment.tag == Holder::Pod(new.clone()).tag()), "{both:?}");
+        assert!(RulePlan::is_met(&new, &rules("10.240.1.1"), &both));
+        assert!(!RulePlan::is_met(&new, &rules("10.240.1.1"), &both[1..]));
+    }
+
+    #[test]
+    fn the_rules_tell_of_which_mode_a_pod_is() {
+        let (pod, port) = (attachment("a"), "azv1".parse().unwrap());
+        let tunnel = after(Vec::new(), &RulePlan::of_pod(&pod, &rules("10.240.1.1"), &[]));
+        let addresses = ["10.240.1.1".parse().unwrap()].into_iter();
+        let direct = PodRule::desire(Frames::Direct, &port, &"eth0".parse().unwrap(), FABRIC_MAC, addresses);
+        let bridge = after(Vec::new(), &RulePlan::of_pod(&pod, &direct, &[]));
+        let of = |pod: &Attachment, rules: &[ObservedRule]| Frames::of_pod(pod, &port, rules);
+        assert_eq!([of(&pod, &tunnel), of(&pod, &bridge), of(&pod, &[])], [Frames::ToFabric, Frames::Direct, Frames::Direct]);
+        assert_eq!(of(&attachment("b"), &tunnel), Frames::Direct, "it is another's");
     }
 
     #[test]

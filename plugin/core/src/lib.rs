@@ -19,6 +19,7 @@ pub mod queue;
 mod record;
 pub mod request;
 pub mod source;
+pub mod unbridge;
 pub mod version;
 pub mod wiring;
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use azure_vnet_plugin_core::{
     answer::Answer,
     conf::Role,
+    frames::Comment,
     lease::Entry,
     memory::Remembered,
     original,
@@ -44,7 +45,7 @@ macro_rules! targets {
     };
 }
 
-targets! { alias answer file http imds original queue record request wireserver }
+targets! { alias answer comment file http imds original queue record request wireserver }
 
 fn corpus(target: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
@@ -157,6 +158,13 @@ fn alias(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     if let Ok(alias) = text.parse::<Alias>() {
         assert_eq!(alias.to_string().parse::<Alias>().as_ref(), Ok(&alias));
+    }
+}
+
+/// What the kernel keeps with a rule.
+fn comment(input: &[u8]) {
+    if let Some(comment) = Comment::parse(&String::from_utf8_lossy(input)) {
+        assert_eq!(Comment::parse(&comment.to_string()), Some(comment));
     }
 }
 

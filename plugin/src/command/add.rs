@@ -11,7 +11,7 @@ use azure_vnet_plugin_core::{
     bridge::NetworkWish,
     conf::{Ipam, Role},
     error::{CniError, Code, chain},
-    frames::{self, ObservedRule},
+    frames,
     ipam::OwnIpam,
     lease::{Entry, Lease},
     request::Add,
@@ -78,7 +78,8 @@ impl Run<'_> {
             Err(error) => return Err(rolled_back(granted.held, error)),
         };
         let host_link = granted.held.lease().host_link.clone();
-        let mut prepared = match prepare(add, &mut ends.host, &answer.answer, host_link, granted.pool.mtu) {
+        let before = Before { mtu: granted.pool.mtu, is_known: granted.held.origin() != Origin::Created };
+        let mut prepared = match prepare(add, &mut ends.host, &answer.answer, host_link, &before) {
             Ok(prepared) => prepared,
             Err(error) => return Err(rolled_back(granted.held, error)),
         };
@@ -117,7 +118,7 @@ impl Run<'_> {
         let Some(first) = given.ips.first().map(|ip| ip.address.addr()) else {
             return Err(CniError::new(Code::Failed, format!("IPAM plugin {name} gave no address")));
         };
-        let mut prepared = prepare(add, &mut ends.host, &given, host_link, None)?;
+        let mut prepared = prepare(add, &mut ends.host, &given, host_link, &Before { mtu: None, is_known: true })?;
         let (wiring, mut sides) = prepared.sides(ends);
         let made = self.wire(add, &mut sides, &wiring).map_err(|error| errors::wire(&add.attachment, &error))?;
         reply(add, &whole(add, given, Some(&wiring)), first)
@@ -127,7 +128,7 @@ impl Run<'_> {
     fn lease(&self, add: &Add, own: &OwnIpam, request: &LeaseRequest, host: &mut Netlink) -> Result<Granted<'_>, CniError> {
         let machine = self.machine(own);
         if let Some(machine) = &machine {
-            machine.prepare(host, &add.conf.name, add.conf.mode).map_err(|error| errors::source(&error))?;
+            machine.prepare(host, &add.conf.name).map_err(|error| errors::source(&error))?;
         }
         let mut granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address.into()));
         if let (Err(error), Some(machine)) = (&granted, &machine)
@@ -210,19 +211,31 @@ struct Ends {
 /// What is to be made, and with what.
 struct Prepared {
     wiring: Wiring,
-    frames: Option<(Frames, Vec<ObservedRule>)>,
+    frames: Option<Frames>,
+    /// Whether the attachment had its address before.
+    is_known: bool,
 }
 
 impl Prepared {
     fn sides<'a>(&'a mut self, ends: &'a mut Ends) -> (Wiring, Sides<'a>) {
         let Ends { host, pod, netns } = ends;
-        let frames = self.frames.as_mut().map(|(socket, seen)| FrameSide { socket, seen: std::mem::take(seen) });
+        let may_be_there = self.is_known;
+        let frames = self.frames.as_mut().map(|socket| FrameSide { socket, may_be_there });
         (self.wiring.clone(), Sides { host, pod, netns, frames })
     }
 }
 
+/// What is known before the wiring is.
+struct Before {
+    /// The pool's packet size.
+    mtu: Option<u32>,
+    /// Whether the attachment had its address before; of an address of another plugin nobody knows.
+    is_known: bool,
+}
+
 /// Decides how the pod is wired for a result; for a bridged one the network is there afterwards.
-fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, mtu: Option<u32>) -> Result<Prepared, CniError> {
+fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, before: &Before) -> Result<Prepared, CniError> {
+    let Before { mtu, is_known } = *before;
     let conf = &add.conf;
     let addresses: Vec<IpNet> = given.ips.iter().map(|ip| ip.address).collect();
     let mac = conf.network.mac.unwrap_or_else(|| wiring::pod_mac(&add.attachment));
@@ -233,7 +246,7 @@ fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, mtu
                 switch::forward_ipv6().map_err(|error| CniError::because(Code::Failed, &error))?;
             }
             let mtu = mtu.unwrap_or_else(|| uplink_mtu(host, add, given));
-            return Ok(Prepared { wiring: wiring(Way::Routed, mtu), frames: None });
+            return Ok(Prepared { wiring: wiring(Way::Routed, mtu), frames: None, is_known });
         }
         Mode::Bridge => frames::Frames::Direct,
         Mode::Tunnel => frames::Frames::ToFabric,
@@ -249,7 +262,7 @@ fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, mtu
     let mut socket = Frames::open().map_err(|error| errors::netlink(&error))?;
     let ready = bridge::ensure(host, &mut socket, &wish, subnet).map_err(|error| errors::bridge(&error))?;
     let way = Way::Bridged(Bridged { bridge: ready.bridge, uplink: ready.network.uplink, frames, routes: routes(given) });
-    Ok(Prepared { wiring: wiring(way, mtu.unwrap_or(ready.network.mtu)), frames: Some((socket, ready.rules)) })
+    Ok(Prepared { wiring: wiring(way, mtu.unwrap_or(ready.network.mtu)), frames: Some(socket), is_known })
 }
 
 /// The routes that a result gives a bridged pod.

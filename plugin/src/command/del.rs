@@ -28,8 +28,11 @@ impl Run<'_> {
         let removed = match self.role {
             Role::Network => {
                 let failed = |error| kernel_failed(attachment, &error);
-                let (links, addresses) = remove_by_alias(&mut host, attachment).map_err(failed)?;
-                links + bridge::forget_pod(&mut host, attachment, &addresses).map_err(failed)?
+                let links = by_alias(&mut host, attachment).map_err(failed)?;
+                let addresses: Vec<IpAddr> = links.iter().filter_map(alias).map(|alias| alias.address).collect();
+                let forgotten = bridge::forget_pod(&mut host, attachment, &addresses).map_err(failed)?;
+                links.iter().try_for_each(|link| wire::delete(&mut host, link.index)).map_err(failed)?;
+                links.len() + forgotten.rules
             }
             Role::Ipam => 0,
         };
@@ -42,6 +45,11 @@ impl Run<'_> {
     fn give_back(&self, held: Held<'_>, attachment: &Attachment, host: &mut Netlink) -> Result<Done, CniError> {
         let (address, host_link, mode) = (held.lease().address, held.lease().host_link.clone(), held.lease().mode);
         let failed = |error| kernel_failed(attachment, &error);
+        // Before the links, so that both wait for the same grace period; it ends with this.
+        let _forgotten = match (self.role, mode) {
+            (Role::Network, Mode::Bridge | Mode::Tunnel) => Some(bridge::forget_pod(host, attachment, &[address.into()]).map_err(failed)?),
+            (Role::Network, Mode::Transparent) | (Role::Ipam, _) => None,
+        };
         if self.role == Role::Network {
             remove_by_name(host, host_link.as_str(), attachment).map_err(failed)?;
         }
@@ -58,12 +66,6 @@ impl Run<'_> {
                 }
             }
         }
-        match (self.role, mode) {
-            (Role::Network, Mode::Bridge | Mode::Tunnel) => {
-                bridge::forget_pod(host, attachment, &[address.into()]).map_err(failed)?;
-            }
-            (Role::Network, Mode::Transparent) | (Role::Ipam, _) => {}
-        }
         match held.cool().map_err(|error| errors::hold(&error))? {
             Freed::Cooling => Ok(Done::with(address, "given back")),
             Freed::Changed => Ok(Done::with(address, "was given back by another process")),
@@ -79,13 +81,12 @@ fn remove_by_name(host: &mut Netlink, name: &str, attachment: &Attachment) -> Re
     }
 }
 
-fn remove_by_alias(host: &mut Netlink, attachment: &Attachment) -> Result<(usize, Vec<IpAddr>), NetlinkError> {
-    let ours: Vec<_> = host.links()?.into_iter().filter(|link| wire::owner(link, attachment) == Owner::This).collect();
-    for link in &ours {
-        wire::delete(host, link.index)?;
-    }
-    let alias = |link: &Link| link.alias.as_deref()?.parse::<Alias>().ok();
-    Ok((ours.len(), ours.iter().filter_map(alias).map(|alias| alias.address).collect()))
+fn by_alias(host: &mut Netlink, attachment: &Attachment) -> Result<Vec<Link>, NetlinkError> {
+    Ok(host.links()?.into_iter().filter(|link| wire::owner(link, attachment) == Owner::This).collect())
+}
+
+fn alias(link: &Link) -> Option<Alias> {
+    link.alias.as_deref()?.parse().ok()
 }
 
 fn kernel_failed(attachment: &Attachment, error: &NetlinkError) -> CniError {

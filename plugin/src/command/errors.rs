@@ -115,6 +115,7 @@ pub(super) fn bridge(error: &BridgeError) -> CniError {
         | BridgeError::Step { .. }
         | BridgeError::Stuck { .. }
         | BridgeError::Rules { .. }
+        | BridgeError::Unruled(_)
         | BridgeError::Switch(_)
         | BridgeError::Lock(_)
         | BridgeError::Busy
@@ -127,6 +128,7 @@ pub(super) fn bridge(error: &BridgeError) -> CniError {
         | BridgeError::Step { .. }
         | BridgeError::Stuck { .. }
         | BridgeError::Rules { .. }
+        | BridgeError::Unruled(_)
         | BridgeError::Switch(_)
         | BridgeError::NoNetfilter { .. }
         | BridgeError::Lock(_) => Code::Failed,

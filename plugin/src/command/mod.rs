@@ -178,7 +178,7 @@ impl Run<'_> {
         let found = match (found, self.machine(own)) {
             (Err(_), Some(machine)) => {
                 let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
-                let prepared = machine.prepare(&mut host, &conf.name, conf.mode);
+                let prepared = machine.prepare(&mut host, &conf.name);
                 prepared.map_err(|error| errors::source(&error).with_code(Code::Unavailable))?;
                 self.store.has_pool(&supply)
             }

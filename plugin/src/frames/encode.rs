@@ -20,6 +20,8 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
+const DELETE_CHAIN: u16 = SUBSYSTEM << 8 | 5;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 pub(super) const GOT_RULE: u16 = SUBSYSTEM << 8 | 6;
 const NEW_RULE: u16 = GOT_RULE;
@@ -48,12 +50,21 @@ pub(super) struct Transaction {
     pub(super) last: u32,
 }
 
-/// The messages of a plan: what tables and chains it needs first.
-pub(super) fn transaction(plan: &RulePlan, first: u32) -> Result<Transaction, NetlinkError> {
+/// What a transaction does about tables and chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chains {
+    /// They are there. The kernel takes a chain that is named again for changed, and lets the end of the socket wait for a grace period.
+    There,
+    /// Makes those that are missing.
+    Made,
+}
+
+/// The messages of a plan.
+pub(super) fn transaction(plan: &RulePlan, chains: Chains, first: u32) -> Result<Transaction, NetlinkError> {
     let mut out = Messages { bytes: Vec::with_capacity(4096), next: first };
     out.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, |_| {})?;
     for table in [Table::Bridge, Table::Services] {
-        if plan.add.iter().any(|new| Table::of(new.chain) == table) {
+        if chains == Chains::Made && plan.add.iter().any(|new| Table::of(new.chain) == table) {
             out.chains(table)?;
         }
     }
@@ -67,19 +78,44 @@ pub(super) fn transaction(plan: &RulePlan, first: u32) -> Result<Transaction, Ne
             body.bytes(3, &handle.to_be_bytes());
         })?;
     }
-    for (at, new) in plan.add.iter().enumerate() {
+    let (before, after): (Vec<&NewRule>, Vec<&NewRule>) = plan.add.iter().partition(|new| new.chain.newest_first());
+    // Each goes before all others: the first is sent last.
+    let adds = before.into_iter().rev().map(|new| (new, 0)).chain(after.into_iter().map(|new| (new, APPEND)));
+    for (at, (new, place)) in adds.enumerate() {
         last = out.next;
-        let flags = CREATE | APPEND | ack(plan.delete.len() + at);
+        let flags = CREATE | place | ack(plan.delete.len() + at);
         out.message(NEW_RULE, flags, Table::of(new.chain).family(), 0, |body| new_rule(body, new))?;
     }
     out.message(BATCH_END, 0, 0, SUBSYSTEM, |_| {})?;
     Ok(Transaction { bytes: out.bytes, first, last })
 }
 
-/// Asks for all rules of a table.
-pub(super) fn dump_request(table: Table, number: u32) -> Result<Vec<u8>, NetlinkError> {
+/// Removes a chain of ours that has no rules; with the chain of a table of ours, the table.
+pub(super) fn removal(chain: Chain, first: u32) -> Result<Transaction, NetlinkError> {
+    let table = Table::of(chain);
+    let mut out = Messages { bytes: Vec::new(), next: first };
+    out.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, |_| {})?;
+    let last = out.next;
+    match table {
+        Table::Bridge => out.message(DELETE_CHAIN, ACK, table.family(), 0, |body| {
+            body.text(1, table.name());
+            body.text(3, chain.as_str());
+        })?,
+        Table::Services => out.message(DELETE_TABLE, ACK, table.family(), 0, |body| body.text(1, table.name()))?,
+    }
+    out.message(BATCH_END, 0, 0, SUBSYSTEM, |_| {})?;
+    Ok(Transaction { bytes: out.bytes, first, last })
+}
+
+/// Asks for the rules of a table, or of one of its chains.
+pub(super) fn dump_request(table: Table, chain: Option<Chain>, number: u32) -> Result<Vec<u8>, NetlinkError> {
     let mut out = Messages { bytes: Vec::new(), next: number };
-    out.message(ASK_RULES, DUMP, table.family(), 0, |body| body.text(1, table.name()))?;
+    out.message(ASK_RULES, DUMP, table.family(), 0, |body| {
+        body.text(1, table.name());
+        if let Some(chain) = chain {
+            body.text(2, chain.as_str());
+        }
+    })?;
     Ok(out.bytes)
 }
 

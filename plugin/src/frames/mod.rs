@@ -6,6 +6,7 @@ mod socket;
 
 use azure_vnet_plugin_core::frames::{Chain, Comment, ObservedRule, RulePlan};
 
+use self::encode::Chains;
 pub use self::socket::Frames;
 use crate::netlink::{Errno, NetlinkError};
 
@@ -48,8 +49,20 @@ impl Frames {
     /// # Errors
     /// The kernel does not answer.
     pub fn observe(&mut self) -> Result<Vec<ObservedRule>, NetlinkError> {
-        let mut all = self.dump(Table::Bridge)?;
-        all.extend(self.dump(Table::Services)?);
+        let mut all = self.dump(Table::Bridge, None)?;
+        all.extend(self.dump(Table::Services, None)?);
+        Ok(all)
+    }
+
+    /// Those of networks, which are as few however many pods there are.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn observe_networks(&mut self) -> Result<Vec<ObservedRule>, NetlinkError> {
+        let mut all = Vec::new();
+        for chain in Chain::ALL.into_iter().filter(|chain| *chain != Chain::Pods) {
+            all.extend(self.dump(Table::of(chain), Some(chain))?);
+        }
         Ok(all)
     }
 
@@ -61,7 +74,12 @@ impl Frames {
         if plan.is_empty() {
             return Ok(());
         }
-        match self.transact(plan) {
+        let of_pods = plan.add.iter().all(|new| new.chain == Chain::Pods);
+        let result = match self.transact(plan, if of_pods { Chains::There } else { Chains::Made }) {
+            Err(error) if of_pods && error.errno() == Some(Errno::NOENT) => self.transact(plan, Chains::Made),
+            result => result,
+        };
+        match result {
             Err(error) if error.errno() == Some(Errno::OPNOTSUPP) || error.errno() == Some(Errno::AFNOSUPPORT) => {
                 Err(NetlinkError::Refused {
                     what: "make rules for bridges: this kernel lacks nf_tables for them".to_owned(),

@@ -2,12 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
-use azure_vnet_plugin_core::frames::{ObservedRule, RulePlan};
+use azure_vnet_plugin_core::frames::{Chain, ObservedRule, RulePlan};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
 use super::{
     Table, chain_of, comment_of,
-    encode::{self, GOT_RULE, Transaction, attributes},
+    encode::{self, Chains, GOT_RULE, Transaction, attributes},
 };
 use crate::netlink::{
     Errno, NetlinkError,
@@ -39,27 +39,44 @@ impl Frames {
     }
 
     /// Carries out the transaction of a plan. The kernel tells each refusal, or at the end that all is done.
-    pub(super) fn transact(&mut self, plan: &RulePlan) -> Result<(), NetlinkError> {
-        let Transaction { bytes, first, last } = encode::transaction(plan, self.sequence.wrapping_add(1))?;
+    pub(super) fn transact(&mut self, plan: &RulePlan, chains: Chains) -> Result<(), NetlinkError> {
+        self.run(&encode::transaction(plan, chains, self.sequence.wrapping_add(1))?)
+    }
+
+    /// Removes a chain of ours that has no rules; with the chain of a table of ours, the table. One that is gone is no error.
+    ///
+    /// # Errors
+    /// The kernel refuses: others use it.
+    pub fn remove_chain(&mut self, chain: Chain) -> Result<(), NetlinkError> {
+        let removed = encode::removal(chain, self.sequence.wrapping_add(1)).and_then(|removal| self.run(&removal));
+        match removed {
+            Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::INVAL | Errno::OPNOTSUPP | Errno::AFNOSUPPORT)) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn run(&mut self, transaction: &Transaction) -> Result<(), NetlinkError> {
+        let Transaction { bytes, first, last } = transaction;
         // Refusals that are still to be read must not be taken for answers to the next question.
         self.sequence = last.wrapping_add(1);
-        self.send(&bytes)?;
+        self.send(bytes)?;
         let mut refused = None;
         self.receive(|message| {
-            if message.kind != ERROR || !(first..=last).contains(&message.sequence) {
+            if message.kind != ERROR || !(*first..=*last).contains(&message.sequence) {
                 return Ok(Next::More);
             }
             refused = message.errno()?;
-            Ok(if refused.is_some() || message.sequence == last { Next::Stop } else { Next::More })
+            Ok(if refused.is_some() || message.sequence == *last { Next::Stop } else { Next::More })
         })?;
         refused.map_or(Ok(()), |errno| Err(NetlinkError::Refused { what: "change the rules of the bridge".to_owned(), errno }))
     }
 
-    pub(super) fn dump(&mut self, table: Table) -> Result<Vec<ObservedRule>, NetlinkError> {
+    /// The rules of ours in a table, or in one of its chains.
+    pub(super) fn dump(&mut self, table: Table, chain: Option<Chain>) -> Result<Vec<ObservedRule>, NetlinkError> {
         socket::untorn(|| {
             self.sequence = self.sequence.wrapping_add(1);
             let sequence = self.sequence;
-            self.send(&encode::dump_request(table, sequence)?)?;
+            self.send(&encode::dump_request(table, chain, sequence)?)?;
             let (mut all, mut torn) = (Vec::new(), false);
             self.receive(|message| {
                 if message.sequence != sequence {

@@ -91,6 +91,8 @@ pub enum Change<'a> {
         mac: Mac,
         /// Largest packet.
         mtu: u32,
+        /// Its device group.
+        group: u32,
     },
     /// Sets a link's hardware address, for a bridge for good.
     SetMac {
@@ -195,7 +197,9 @@ pub(super) fn encode(change: &Change<'_>) -> (u16, u16, Box<dyn Emitable>) {
         Change::SetUp(index) => (SET_LINK, REQUEST, Box::new(up(link_message(*index)))),
         Change::Label { link, alias } => (SET_LINK, REQUEST, Box::new(label_message(*link, alias))),
         Change::SetAlias { link, alias } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::IfAlias((*alias).to_owned())))),
-        Change::CreateBridge { name, mac, mtu } => (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(bridge_message(name, *mac, *mtu))),
+        Change::CreateBridge { name, mac, mtu, group } => {
+            (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(bridge_message(name, *mac, *mtu, *group)))
+        }
         Change::SetMac { link, mac } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Address(mac.0.to_vec())))),
         Change::SetController { link, controller } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Controller(*controller)))),
         Change::SetHairpin { link, on } => (NEW_LINK, REQUEST, Box::new(with(*link, hairpin(*on)))),
@@ -251,12 +255,13 @@ fn with(link: LinkIndex, attribute: LinkAttribute) -> LinkMessage {
     message
 }
 
-fn bridge_message(name: &str, mac: Mac, mtu: u32) -> LinkMessage {
+fn bridge_message(name: &str, mac: Mac, mtu: u32, group: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Mtu(mtu),
         LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Group(group),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
     ];
     message

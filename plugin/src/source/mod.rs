@@ -11,11 +11,11 @@ use std::{
     net::Ipv4Addr,
     path::PathBuf,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use azure_vnet_plugin_core::{
-    attachment::{IfName, Mode, NameError, NetnsPath, NetworkName},
+    attachment::{IfName, NameError, NetnsPath, NetworkName},
     boot::BootTime,
     error::chain,
     ipam::{OwnIpam, Services, Source},
@@ -29,6 +29,7 @@ pub use namespaces::namespaces;
 pub use original::StateFiles;
 
 use crate::{
+    bridge::ModesThere,
     netlink::{Link, Netlink, NetlinkError},
     store::{FileError, HoldError, KeeperError, KernelLease, PoolError, Query, Store, Supply},
 };
@@ -136,7 +137,7 @@ impl<'a> Machine<'a> {
     ///
     /// # Errors
     /// See [`SourceError`].
-    pub fn prepare(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<(), SourceError> {
+    pub fn prepare(&self, host: &mut Netlink, network: &NetworkName) -> Result<(), SourceError> {
         match self.store.seal() {
             Ok(sealed) if sealed.owner == SealOwner::Agent => return Ok(()),
             Ok(_) => return self.freshen(host, self.store.now(), None),
@@ -146,7 +147,7 @@ impl<'a> Machine<'a> {
         }
         self.store.make_folders()?;
         self.freshen(host, self.store.now(), None)?;
-        self.seal(host, network, mode)
+        self.seal(host, network)
     }
 
     /// Asks anew, if that is due, since the cache has nothing free. Answers whether there is news.
@@ -169,11 +170,12 @@ impl<'a> Machine<'a> {
 
     /// Makes the store whole by what the kernel shows (safety rule ST3), which is asked before the lock is taken (safety rule ST2). Nothing is
     /// leased in between: there is no seal.
-    fn seal(&self, host: &mut Netlink, network: &NetworkName, mode: Mode) -> Result<(), SourceError> {
+    fn seal(&self, host: &mut Netlink, network: &NetworkName) -> Result<(), SourceError> {
         let links = host.links().map_err(SourceError::Links)?;
         let mut leases = self.places.original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
         let namespaces = namespaces();
-        leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, mode, &namespaces)));
+        let mut modes = ModesThere::default();
+        leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, &mut modes, &namespaces)));
         let learned = self.store.learned()?.map(|learned| learned.addresses()).unwrap_or_default();
         let in_use = namespaces.into_keys().filter(|address| learned.contains(address)).collect();
         self.store.seal_without_agent(&leases, &in_use).map_err(SourceError::Sealing)?;
@@ -184,9 +186,21 @@ impl<'a> Machine<'a> {
     fn freshen(&self, host: &mut Netlink, now: BootTime, need: Option<Need>) -> Result<(), SourceError> {
         match self.own.source {
             Source::Pool => Ok(()),
+            Source::File if need.is_none() && self.is_as_read(now)? => Ok(()),
             Source::File => self.read_file(host, now),
             Source::Azure(services) => self.freshen_by_query(host, services, now, need),
         }
+    }
+
+    /// Whether the file is the one that was read a moment ago: then it need not be compared with the machine's links, which are many.
+    fn is_as_read(&self, now: BootTime) -> Result<bool, SourceError> {
+        /// What the clocks of files and of the boot may differ by meanwhile.
+        const TOLERANCE: Duration = Duration::from_secs(1);
+        let Some(known) = self.store.learned()?.filter(|learned| learned.origin == Origin::File) else { return Ok(false) };
+        let since = now.since(known.asked);
+        let written = fs::metadata(&self.places.interfaces).and_then(|meta| meta.modified());
+        let age = written.ok().and_then(|written| SystemTime::now().duration_since(written).ok());
+        Ok(since < self.own.query_interval && age.is_some_and(|age| age > since + TOLERANCE))
     }
 
     fn read_file(&self, host: &mut Netlink, now: BootTime) -> Result<(), SourceError> {
@@ -274,8 +288,9 @@ impl<'a> Machine<'a> {
         let mut learned = Learned::of(interfaces, &links, origin, self.store.boot().clone(), asked);
         learned.withhold(&self.set_aside());
         let known = self.store.learned()?;
-        // A file is read by every command; only what differs is written.
-        if origin == Origin::File && known.is_some_and(|known| known.agrees(&learned)) {
+        // Of a file that was just written many read; what is the same need not be written again so soon.
+        let is_recent = |known: &Learned| asked.since(known.asked) < self.own.query_interval;
+        if origin == Origin::File && known.is_some_and(|known| known.agrees(&learned) && is_recent(&known)) {
             return Ok(());
         }
         self.store.learn(&learned).map_err(SourceError::Store)
@@ -321,15 +336,16 @@ fn host_link(link: &Link) -> Option<HostLink> {
 }
 
 /// The lease that a pod's link stands for, by its alias (safety rule CM6). With its namespace GC has its second witness.
-fn kernel_lease(link: &Link, network: &NetworkName, mode: Mode, namespaces: &BTreeMap<Ipv4Addr, NetnsPath>) -> Option<KernelLease> {
+fn kernel_lease(
+    link: &Link,
+    network: &NetworkName,
+    modes: &mut ModesThere,
+    namespaces: &BTreeMap<Ipv4Addr, NetnsPath>,
+) -> Option<KernelLease> {
     let Alias { attachment, address } = link.alias.as_deref()?.parse().ok()?;
     let std::net::IpAddr::V4(address) = address else { return None };
-    let (host_link, netns) = (link.name.parse().ok()?, namespaces.get(&address).cloned());
-    // How the pod is wired its link shows, whatever the configuration of the day says; which of the bridged modes it is, that one.
-    let mode = match (link.controller, mode) {
-        (None, _) => Mode::Transparent,
-        (Some(_), Mode::Transparent | Mode::Bridge) => Mode::Bridge,
-        (Some(_), Mode::Tunnel) => Mode::Tunnel,
-    };
+    let (host_link, netns): (IfName, _) = (link.name.parse().ok()?, namespaces.get(&address).cloned());
+    // How the pod is wired the kernel shows, whatever the configuration of the day says.
+    let mode = modes.of(&attachment, &host_link, link.controller);
     Some(KernelLease { address, attachment, host_link, pod: None, network: network.clone(), mode, netns })
 }

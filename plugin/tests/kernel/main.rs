@@ -28,4 +28,5 @@ mod store;
 mod strike;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
+mod undo;
 mod ways;

@@ -270,20 +270,28 @@ fn cm4_gc_leaves_nothing_of_a_bridged_pod_that_went_without_a_del() {
 }
 
 #[test]
-fn st3_a_bridged_pod_stays_one_when_the_store_is_made_anew_under_another_mode() {
-    on_a_node(10, |node| {
-        let _fabric = Fabric::like_azure(node);
-        let service = Service::start(wireserver(&[node::pool_address(1), node::pool_address(2)]));
-        let pod = node.sandbox("c1", "web-0");
-        let address = add(node, &pod, "bridge").address();
-        fs::rename(node::RUN, "/run/lost").unwrap();
-        let mut other = conf("transparent");
-        other["ipam"] = json!({ "type": "azure-vnet-ipam", "wireserverEndpoint": service.endpoint(), "imdsEndpoint": service.endpoint() });
-        assert!(node.run(&node.sandbox("c2", "web-1"), "ADD", &other).ok);
-        assert!(node.leases().iter().any(|lease| lease.address == address && lease.mode == Mode::Bridge));
-        assert!(node.run(&pod, "DEL", &other).ok);
-        assert_eq!(traces(address), Vec::<String>::new());
-    });
+fn st3_a_bridged_pod_stays_what_it_is_when_the_store_is_made_anew_under_another_mode() {
+    for (mode, lease, another) in
+        [("bridge", Mode::Bridge, "transparent"), ("tunnel", Mode::Tunnel, "transparent"), ("tunnel", Mode::Tunnel, "bridge")]
+    {
+        on_a_node(10, move |node| {
+            let _fabric = Fabric::like_azure(node);
+            let service = Service::start(wireserver(&[node::pool_address(1), node::pool_address(2)]));
+            let pod = node.sandbox("c1", "web-0");
+            let added = add(node, &pod, mode);
+            fs::rename(node::RUN, "/run/lost").unwrap();
+            let mut other = conf(another);
+            other["ipam"] =
+                json!({ "type": "azure-vnet-ipam", "wireserverEndpoint": service.endpoint(), "imdsEndpoint": service.endpoint() });
+            let newer = node.sandbox("c2", "web-1");
+            assert!(node.run(&newer, "ADD", &other).ok);
+            assert!(node.leases().iter().any(|there| there.address == added.address() && there.mode == lease), "{mode}");
+            let check = node.run(&pod, "CHECK", &with(other.clone(), added.json()));
+            assert!(check.ok, "{mode}: {check:?}");
+            assert!(node.run(&pod, "DEL", &other).ok && node.run(&newer, "DEL", &other).ok);
+            assert_eq!(traces(added.address()), Vec::<String>::new(), "{mode}");
+        });
+    }
 }
 
 #[test]
