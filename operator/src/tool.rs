@@ -6,6 +6,7 @@ mod fsck;
 pub mod node;
 mod observe;
 mod output;
+mod undo;
 
 use std::{io::Write as _, path::PathBuf};
 

@@ -6,12 +6,12 @@ use std::{
 };
 
 use azure_vnet_plugin::{
-    bridge,
+    bridge::{self, ModesThere},
     netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
     store::{KernelLease, KernelUse},
 };
 use azure_vnet_plugin_core::{
-    attachment::{Attachment, IfName, Mode, NetworkName},
+    attachment::{Attachment, IfName, NetworkName},
     gc::{LinkWitness, NetnsWitness},
     lease::{Entry, Lease},
     wiring::{Alias, UNREACHABLE_METRIC},
@@ -49,8 +49,8 @@ pub struct PodLink {
     pub name: IfName,
     /// Whose it is, and its address.
     pub alias: Alias,
-    /// Whether it is a port of a bridge.
-    pub is_bridged: bool,
+    /// The bridge that it is a port of.
+    pub controller: Option<LinkIndex>,
 }
 
 #[derive(Clone, Debug)]
@@ -248,6 +248,7 @@ impl View {
     /// The pods' links as leases, for a store that has lost its own.
     #[must_use]
     pub fn leases(&self, network: &NetworkName) -> Vec<KernelLease> {
+        let mut modes = ModesThere::default();
         let lease = |pod: &PodLink| {
             Some(KernelLease {
                 address: v4(pod.alias.address)?,
@@ -255,8 +256,7 @@ impl View {
                 host_link: pod.name.clone(),
                 pod: None,
                 network: network.clone(),
-                // Of a bridged pod, DEL removes what the kernel shows; which of the two modes it is, it need not know.
-                mode: if pod.is_bridged { Mode::Bridge } else { Mode::Transparent },
+                mode: modes.of(&pod.alias.attachment, &pod.name, pod.controller),
                 netns: None,
             })
         };
@@ -266,7 +266,7 @@ impl View {
 
 fn pod_link(link: &Link) -> Option<PodLink> {
     let alias = link.alias.as_ref()?.parse().ok()?;
-    Some(PodLink { index: link.index, name: link.name.parse().ok()?, alias, is_bridged: link.controller.is_some() })
+    Some(PodLink { index: link.index, name: link.name.parse().ok()?, alias, controller: link.controller })
 }
 
 fn unreachable(route: &Route) -> Option<Ipv4Addr> {

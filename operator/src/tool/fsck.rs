@@ -141,7 +141,7 @@ fn of_link(link: &PodLink, seen: &Seen<'_>) -> Option<Finding> {
     match entry {
         Some(Entry::Leased(lease)) if lease.attachment == *owner => {
             // A bridged pod's route leads through its bridge.
-            let routed = link.is_bridged || seen.routes.iter().any(|(to, through)| *to == address && *through == link.index);
+            let routed = link.controller.is_some() || seen.routes.iter().any(|(to, through)| *to == address && *through == link.index);
             (!routed).then(|| finding(Kind::LinkWithoutRoute, address, Some(owner), format!("{name} is there, the route to it is not")))
         }
         Some(Entry::Leased(lease)) => {
@@ -230,7 +230,7 @@ mod tests {
 
     fn link(last: u8, name: &str) -> PodLink {
         let alias = format!("azure-vnet:{}/eth0 {}", name, address(last)).parse().unwrap();
-        PodLink { index: u32::from(last), name: format!("azv{last}").parse().unwrap(), alias, is_bridged: false }
+        PodLink { index: u32::from(last), name: format!("azv{last}").parse().unwrap(), alias, controller: None }
     }
 
     fn kinds(entries: &[(Ipv4Addr, Entry)], links: &[PodLink]) -> Vec<(Kind, Option<Ipv4Addr>)> {

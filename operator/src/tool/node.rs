@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::{
     Format,
     fsck::{self, Report, Seen},
+    undo,
 };
 use crate::agent::kernel::{Kernel, View};
 
@@ -41,6 +42,10 @@ pub enum Command {
         #[arg(long, value_name = "REPORT")]
         repair: Option<PathBuf>,
     },
+    /// Takes the network of bridged pods back: the uplink gets its addresses and routes again, bridge and rules go. Refuses while pods are on it.
+    #[command(after_help = "Examples:\n  azure-vnet-operator node undo-network --dry-run\n  azure-vnet-operator node undo-network\n\n\
+                             The host stays connected. Run it after the node is drained and its CNI configuration is gone; it may be repeated.")]
+    UndoNetwork(undo::Flags),
 }
 
 /// Where the node keeps what.
@@ -69,6 +74,7 @@ pub struct Place {
 /// What could not be read, and that store and kernel differ.
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::UndoNetwork(flags) => undo::run(&flags),
         Command::Status(place) => place.output.print(&status(&place)?),
         Command::Leases(place) => place.output.print(&leases(&place)?),
         Command::Fsck { place, repair: None } => {

@@ -24,9 +24,14 @@ fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
         let address: IpAddr = [10, 0, 0, 9].into();
         let (port, uplink) = ("azv1".parse().unwrap(), "eth0".parse().unwrap());
         let rules = PodRule::desire(FramesGo::ToFabric, &port, &uplink, pod_mac(&attachment), [address].into_iter());
+        run("ip", &["link", "add", "azv1", "type", "veth", "peer", "name", "azv1p"]);
+        run("ip", &["link", "set", "azv1", "master", "azure2", "alias", "azure-vnet:c1/eth0 10.0.0.9"]);
+        let mode = || Kernel::open().unwrap().view().unwrap().leases(&"azure".parse().unwrap()).remove(0).mode;
+        assert_eq!(mode(), Mode::Bridge);
         let mut frames = Frames::open().unwrap();
         frames.apply(&RulePlan::of_pod(&attachment, &rules, &[])).unwrap();
-        assert_eq!(frames.observe().unwrap().len(), rules.len());
+        assert_eq!((frames.observe().unwrap().len(), mode()), (rules.len(), Mode::Tunnel));
+        run("ip", &["link", "del", "azv1"]);
         let entry = Entry::Leased(Lease {
             address: [10, 0, 0, 9].into(),
             attachment,
