@@ -119,17 +119,6 @@ pub(super) fn dump_request(table: Table, chain: Option<Chain>, number: u32) -> R
     Ok(out.bytes)
 }
 
-/// The attributes of a message, as pairs of kind and value.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (&[l0, l1, k0, k1], _) = bytes.split_first_chunk()?;
-        let len = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = bytes.get(4..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]) & !NESTED, value))
-    })
-}
-
 struct Messages {
     bytes: Vec<u8>,
     next: u32,

@@ -7,11 +7,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
 use super::{
     Table, chain_of, comment_of,
-    encode::{self, Chains, GOT_RULE, Transaction, attributes},
+    encode::{self, Chains, GOT_RULE, Transaction},
 };
 use crate::netlink::{
     Errno, NetlinkError,
-    socket::{self, Message, Next},
+    socket::{self, Message, Next, attributes},
 };
 
 const ERROR: u16 = 2;

@@ -24,6 +24,10 @@ const REPLACE: u16 = 0x100;
 const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 
+/// Of each end of a pair. The kernel would make one of each kind for every processor, all with folders and events of their own; without a queueing
+/// discipline nothing waits in them, and senders take no lock.
+const QUEUES: u32 = 1;
+
 const NEW_LINK: u16 = 16;
 const DELETE_LINK: u16 = 17;
 const SET_LINK: u16 = 19;
@@ -34,7 +38,7 @@ const DELETE_ROUTE: u16 = 25;
 const NEW_NEIGHBOUR: u16 = 28;
 const DELETE_NEIGHBOUR: u16 = 29;
 
-/// A pair of links to be made, this end up at once.
+/// A pair of links to be made, both ends down.
 #[derive(Clone, Debug)]
 pub struct Veth<'a> {
     /// Name of this end.
@@ -49,7 +53,7 @@ pub struct Veth<'a> {
     pub peer: Peer<'a>,
 }
 
-/// The end of a pair that is made in another namespace; the kernel cannot set it up before the pair exists.
+/// The other end of a pair, which is made in another namespace.
 #[derive(Clone, Debug)]
 pub struct Peer<'a> {
     /// Its name there.
@@ -69,14 +73,14 @@ pub enum Change<'a> {
     DeleteLink(LinkIndex),
     /// Sets a link up.
     SetUp(LinkIndex),
-    /// Writes a link's alias and lets it answer ARP for others.
+    /// Writes a link's alias, sets it up, and lets it answer ARP for others.
     Label {
         /// The link.
         link: LinkIndex,
         /// The alias, at most 255 bytes.
         alias: &'a str,
     },
-    /// Writes a link's alias.
+    /// Writes a link's alias and sets it up.
     SetAlias {
         /// The link.
         link: LinkIndex,
@@ -196,7 +200,7 @@ pub(super) fn encode(change: &Change<'_>) -> (u16, u16, Box<dyn Emitable>) {
         Change::DeleteLink(index) => (DELETE_LINK, REQUEST, Box::new(link_message(*index))),
         Change::SetUp(index) => (SET_LINK, REQUEST, Box::new(up(link_message(*index)))),
         Change::Label { link, alias } => (SET_LINK, REQUEST, Box::new(label_message(*link, alias))),
-        Change::SetAlias { link, alias } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::IfAlias((*alias).to_owned())))),
+        Change::SetAlias { link, alias } => (SET_LINK, REQUEST, Box::new(up(with(*link, LinkAttribute::IfAlias((*alias).to_owned()))))),
         Change::CreateBridge { name, mac, mtu, group } => {
             (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(bridge_message(name, *mac, *mtu, *group)))
         }
@@ -236,13 +240,17 @@ fn veth_message(veth: &Veth<'_>) -> LinkMessage {
         LinkAttribute::IfName(veth.peer.name.to_owned()),
         LinkAttribute::Mtu(veth.mtu),
         LinkAttribute::Address(veth.peer.mac.0.to_vec()),
+        LinkAttribute::NumTxQueues(QUEUES),
+        LinkAttribute::NumRxQueues(QUEUES),
         LinkAttribute::NetNsFd(veth.peer.netns.as_raw_fd()),
     ];
-    let mut message = up(LinkMessage::default());
+    let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(veth.name.to_owned()),
         LinkAttribute::Mtu(veth.mtu),
         LinkAttribute::Address(veth.mac.0.to_vec()),
+        LinkAttribute::NumTxQueues(QUEUES),
+        LinkAttribute::NumRxQueues(QUEUES),
         LinkAttribute::Group(veth.group),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
     ];
@@ -297,7 +305,7 @@ fn copied_route(link: LinkIndex, words: &[u8]) -> Box<dyn Emitable> {
 fn label_message(link: LinkIndex, alias: &str) -> LinkMessage {
     let mut conf = InetDevConf::default();
     conf.proxy_arp = 1;
-    let mut message = link_message(link);
+    let mut message = up(link_message(link));
     message.attributes = vec![
         LinkAttribute::IfAlias(alias.to_owned()),
         LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)])]),

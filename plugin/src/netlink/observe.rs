@@ -10,12 +10,12 @@ use netlink_packet_core::Parseable;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressMessage, AddressScope},
-    link::{AfSpecInet, AfSpecUnspec, InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    link::{LinkAttribute, LinkExtentMask, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 
-use super::{Address, Family, Link, LinkBy, Mac, Neighbour, NetlinkError, Route, RouteKind, Scope};
+use super::{Address, Family, Link, LinkBy, Mac, Neighbour, NetlinkError, Route, RouteKind, Scope, socket::attributes};
 
 pub(super) const GET_LINK: u16 = 18;
 pub(super) const GET_ADDRESS: u16 = 22;
@@ -82,11 +82,17 @@ fn number(family: Family) -> AddressFamily {
     }
 }
 
+/// What is used of the kernel's description of a link, which is of a hundred facts.
 pub(super) fn link(body: &[u8]) -> Result<Link, NetlinkError> {
-    let message = LinkMessage::parse(body).map_err(|_| NetlinkError::Malformed("link"))?;
-    let flags = message.header.flags;
+    const UP: u32 = 0x1;
+    const LOWER_UP: u32 = 0x1_0000;
+    let malformed = NetlinkError::Malformed("link");
+    let Some((&[_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, _, _, _, _], facts)) = body.split_first_chunk::<16>() else {
+        return Err(malformed);
+    };
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let mut link = Link {
-        index: message.header.index,
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
         name: String::new(),
         alias: None,
         group: 0,
@@ -96,47 +102,59 @@ pub(super) fn link(body: &[u8]) -> Result<Link, NetlinkError> {
         peer: None,
         controller: None,
         hairpin: false,
-        up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::LowerUp),
+        up: flags & UP != 0,
+        carrier: flags & LOWER_UP != 0,
         proxy_arp: None,
     };
-    for attribute in message.attributes {
-        read_link_attribute(&mut link, attribute);
+    for (kind, value) in attributes(facts) {
+        match kind {
+            1 => link.mac = mac(value),
+            3 => link.name = text(value),
+            4 => link.mtu = number_in(value).unwrap_or_default(),
+            5 => link.peer = number_in(value),
+            10 => link.controller = number_in(value),
+            18 => read_kind(&mut link, value),
+            20 => link.alias = Some(text(value)),
+            26 => link.proxy_arp = proxy_arp(value),
+            27 => link.group = number_in(value).unwrap_or_default(),
+            _ => {}
+        }
     }
     Ok(link)
 }
 
-fn read_link_attribute(link: &mut Link, attribute: LinkAttribute) {
-    match attribute {
-        LinkAttribute::IfName(name) => link.name = name,
-        LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-        LinkAttribute::Group(group) => link.group = group,
-        LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-        LinkAttribute::Address(bytes) => link.mac = mac(&bytes),
-        LinkAttribute::Link(peer) => link.peer = Some(peer),
-        LinkAttribute::Controller(index) => link.controller = Some(index),
-        LinkAttribute::LinkInfo(infos) => {
-            for info in infos {
-                match info {
-                    LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
-                    LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
-                        link.hairpin = port.iter().any(|fact| matches!(fact, InfoBridgePort::HairpinMode(true)));
-                    }
-                    _ => {}
-                }
-            }
+/// `IFLA_LINKINFO`: what kind of link it is, and as a port of what.
+fn read_kind(link: &mut Link, facts: &[u8]) {
+    const KIND: u16 = 1;
+    const PORT_KIND: u16 = 4;
+    const PORT_FACTS: u16 = 5;
+    const HAIRPIN: u16 = 4;
+    let mut of_bridge = false;
+    for (kind, value) in attributes(facts) {
+        match kind {
+            KIND => link.kind = Some(text(value)),
+            PORT_KIND => of_bridge = text(value) == "bridge",
+            PORT_FACTS if of_bridge => link.hairpin = attributes(value).any(|(kind, value)| kind == HAIRPIN && value == [1]),
+            _ => {}
         }
-        LinkAttribute::AfSpecUnspec(families) => {
-            link.proxy_arp = families.into_iter().find_map(|family| match family {
-                AfSpecUnspec::Inet(specs) => specs.into_iter().find_map(|spec| match spec {
-                    AfSpecInet::DevConf(conf) => Some(conf.proxy_arp != 0),
-                    _ => None,
-                }),
-                _ => None,
-            });
-        }
-        _ => {}
     }
+}
+
+/// `IFLA_AF_SPEC`, of IPv4 `IFLA_INET_CONF`: the switches, of which the third is this.
+fn proxy_arp(families: &[u8]) -> Option<bool> {
+    const V4: u16 = 2;
+    const SWITCHES: u16 = 1;
+    let (_, facts) = attributes(families).find(|(family, _)| *family == V4)?;
+    let (_, switches) = attributes(facts).find(|(kind, _)| *kind == SWITCHES)?;
+    number_in(switches.get(8..)?).map(|switch| switch != 0)
+}
+
+fn number_in(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
 pub(super) fn route(body: &[u8]) -> Result<Route, NetlinkError> {

@@ -389,6 +389,18 @@ fn write_message(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: 
     Ok(())
 }
 
+/// The attributes of a message, as pairs of kind and value.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const NESTED: u16 = 0x8000;
+    std::iter::from_fn(move || {
+        let (&[l0, l1, k0, k1], _) = bytes.split_first_chunk()?;
+        let len = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([k0, k1]) & !NESTED, value))
+    })
+}
+
 pub(crate) fn split_message(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, NetlinkError> {
     if bytes.is_empty() {
         return Ok(None);

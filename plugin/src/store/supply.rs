@@ -45,7 +45,11 @@ impl Offer {
     /// Stands for the addresses that free ones are queued for: those of all subnets, so that two networks share one queue.
     pub(super) fn stamp(&self) -> u32 {
         match &self.learned {
-            Some(learned) => queue::stamp(learned.addresses().into_iter()),
+            Some(learned) => match learned.subnets.as_slice() {
+                // Of one they are in order as they are.
+                [only] => queue::stamp(only.addresses.iter().copied()),
+                _ => queue::stamp(learned.addresses().into_iter()),
+            },
             None => queue::stamp(self.pool.addresses().iter().map(|slot| slot.address)),
         }
     }

@@ -138,6 +138,7 @@ impl Node {
         let peer = Peer { name: "n1", mac: Mac([0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc]), netns: fabric.as_fd() };
         host.change(Change::CreateVeth(Veth { name: "eth0", mac: Mac([2, 0, 0, 0, 0, 4]), mtu: 1500, group: 0, peer })).unwrap();
         let eth0 = host.link(LinkBy::Name("eth0")).unwrap().unwrap();
+        host.change(Change::SetUp(eth0.index)).unwrap();
         run("ip", &["link", "set", "lo", "up"]);
         run("ip", &["address", "add", &format!("{NODE}/16"), "dev", "eth0"]);
         let mut there = fabric.netlink().unwrap();
