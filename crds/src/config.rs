@@ -459,7 +459,7 @@ pub struct AzureVnetConfigStatus {
     pub nodes: NodeCounts,
     /// Addresses over all its nodes.
     pub addresses: AddressCounts,
-    /// What about the nodes' networks is in the way.
+    /// What about the nodes' networks, and about rights in Azure, is in the way.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub preflight: Vec<PreflightFinding>,
@@ -488,7 +488,7 @@ pub struct NodeCounts {
     pub refused: u32,
 }
 
-/// Something about a network that is, or will be, in the way.
+/// Something about a network, or about rights in Azure, that is, or will be, in the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PreflightFinding {
@@ -498,6 +498,18 @@ pub struct PreflightFinding {
     /// What was found, and the remedy.
     #[schemars(length(max = 4096))]
     pub message: String,
+    /// The action that is not allowed, as role definitions spell it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub action: String,
+    /// The resource that it is about.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub scope: String,
+    /// A built-in role that has the action.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub role: String,
 }
 
 /// What mode Plan would write, over a set of nodes.

@@ -3,14 +3,19 @@
 
 use std::{io::Write as _, net::Ipv4Addr, sync::Arc, time::Duration};
 
+use azure_vnet_crds::node::{Machine, MachineKind};
 use azure_vnet_e2e::azure::{
     Class as EmulatedClass, Effect, Fault, Local, NoFabric, RetryAfter, Seed, Settings, When,
+    rights::{Lock, Lockdown, Role},
     seed::{CLIENT_SECRET, NETWORK_GROUP, NODE_GROUP, OPERATOR_CLIENT_ID, SUBSCRIPTION, TENANT},
 };
 use azure_vnet_operator::azure::{
     Arm as _, ArmClient, ArmOptions, CredentialOptions, EndpointOptions, Endpoints, Secret, imds::Imds, wireserver::Wireserver,
 };
-use azure_vnet_operator_core::arm::{Class, Read, ResourceId, Trace, Urgency, Write};
+use azure_vnet_operator_core::{
+    arm::{Class, Read, ResourceId, Trace, Urgency, Write},
+    rights,
+};
 use azure_vnet_plugin_core::source;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -144,6 +149,96 @@ async fn the_machine_shows_what_was_attached() {
         [host, metadata].map(|interfaces| interfaces[0].subnets[0].addresses.iter().any(|shown| shown.address == address && !shown.primary))
     });
     assert_eq!(shown.await.unwrap(), [true, true]);
+}
+
+/// Roles with the actions that `docs/install.md` lists, but for one.
+fn documented_roles(without: &str) -> Vec<Role> {
+    let document = include_str!("../../docs/install.md");
+    let role = document.split("role.json <<END").nth(1).unwrap().split("END").next().unwrap().replace("$SUBSCRIPTION", "s");
+    let role: Value = serde_json::from_str(&role).unwrap();
+    let actions: Vec<String> = role["Actions"].as_array().unwrap().iter().map(|action| action.as_str().unwrap().to_owned()).collect();
+    let actions: Vec<String> = actions.into_iter().filter(|action| action != without).collect();
+    let scopes = [
+        format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_GROUP}"),
+        id(NETWORK_GROUP, "Microsoft.Network/virtualNetworks/lab-vnet").to_string(),
+    ];
+    scopes.into_iter().map(|scope| Role { scope, actions: actions.clone(), not_actions: vec![] }).collect()
+}
+
+/// What of the rights on two machines, their network and what they join is missing, as the controller asks for it.
+async fn missing(arm: &ArmClient) -> Vec<(String, &'static str)> {
+    let machine = |machine: &ResourceId, nic: &str| Machine {
+        provider_id: format!("azure://{machine}"),
+        nic_id: id(NODE_GROUP, nic).to_string(),
+        subnet_id: Seed::lab_subnet(),
+        kind: MachineKind::Vm,
+        ..Machine::default()
+    };
+    let vm = id(NODE_GROUP, "Microsoft.Compute/virtualMachines/aks-single");
+    let machines = [machine(&instance(), "x/y/z"), machine(&vm, "Microsoft.Network/networkInterfaces/aks-single-nic")];
+    let tree = arm.read(&Read::Nic(nic()), Urgency::Background).await.unwrap().body;
+    let mut found = vec![];
+    for question in rights::questions(machines.iter()).into_values().chain(rights::of_joined(&tree)) {
+        let answer = arm.read(&Read::Permissions(question.scope.clone()), Urgency::Background).await.unwrap();
+        let granted = rights::Granted::parse(&answer.body).unwrap();
+        found.extend(granted.missing(&question).into_iter().map(|need| (question.scope.name().to_owned(), need.action)));
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_documented_role_is_enough_and_each_action_that_it_lacks_is_named() {
+    let cloud = Cloud::start(Settings { roles: documented_roles(""), ..Settings::instant() }).await;
+    let arm = cloud.arm(&secret());
+    assert_eq!(missing(&arm).await, []);
+    cloud.add(&arm, &["avn-1"]).await;
+    let cases = [
+        ("Microsoft.Network/networkInterfaces/write", "aks-single-nic"),
+        ("Microsoft.Compute/virtualMachineScaleSets/virtualMachines/write", "aks-uniform-vmss"),
+        ("Microsoft.Network/virtualNetworks/subnets/join/action", "nodes"),
+        ("Microsoft.Network/virtualNetworks/usages/read", "lab-vnet"),
+        ("Microsoft.Network/networkSecurityGroups/join/action", "aks-agentpool-nsg"),
+        ("Microsoft.Network/loadBalancers/backendAddressPools/join/action", "aksOutboundBackendPool"),
+        ("Microsoft.Network/applicationSecurityGroups/joinIpConfiguration/action", "aks-asg"),
+    ];
+    for (action, scope) in cases {
+        cloud.local.admin.configure(Settings { roles: documented_roles(action), ..Settings::instant() }).await.unwrap();
+        let found = missing(&arm).await;
+        assert!(!found.is_empty() && found.iter().all(|missing| *missing == (scope.to_owned(), action)), "{action}: {found:?}");
+    }
+    cloud
+        .local
+        .admin
+        .configure(Settings { roles: documented_roles("Microsoft.Authorization/permissions/read"), ..Settings::instant() })
+        .await
+        .unwrap();
+    let error = arm.read(&Read::Permissions(nic()), Urgency::Background).await.unwrap_err();
+    assert!(matches!(error.class, Class::Forbidden { .. }), "Azure does not tell: {error}");
+}
+
+#[tokio::test]
+async fn locks_and_the_lockdown_of_the_node_resource_group_are_seen_before_and_when_they_refuse() {
+    let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NODE_GROUP}");
+    let lock = |level: &str| Lock { scope: group.clone(), name: "keep".into(), level: level.into() };
+    let cloud = Cloud::start(Settings { locks: vec![lock("CanNotDelete")], ..Settings::instant() }).await;
+    let arm = cloud.arm(&secret());
+    let seen = async || {
+        let locks = arm.read(&Read::Locks(group.parse().unwrap()), Urgency::Background).await.unwrap();
+        let denials = arm.read(&Read::Denials(group.parse().unwrap()), Urgency::Background).await.unwrap();
+        let all = rights::locks(&locks.body).into_iter().chain(rights::denials(&denials.body));
+        all.map(|obstacle| (obstacle.reason(), obstacle.finding().scope)).collect::<Vec<_>>()
+    };
+    let refused = async || {
+        let read = arm.read(&Read::Nic(nic()), Urgency::Fill).await.unwrap();
+        let write = Write::Nic { id: nic(), etag: read.etag, body: read.body };
+        arm.write(&write, Urgency::Fill, &|| true).await.map_err(|error| error.reason())
+    };
+    assert_eq!((seen().await, refused().await), (vec![], Ok(())), "a lock against deletion is not in the way");
+    cloud.local.admin.configure(Settings { locks: vec![lock("ReadOnly")], ..Settings::instant() }).await.unwrap();
+    assert_eq!((seen().await, refused().await), (vec![("ScopeLocked", group.clone())], Err("ScopeLocked")));
+    let lockdowns = vec![Lockdown { scope: group.clone(), name: "node resource group".into() }];
+    cloud.local.admin.configure(Settings { lockdowns, ..Settings::instant() }).await.unwrap();
+    assert_eq!((seen().await, refused().await), (vec![("NodeResourceGroupLockdown", group.clone())], Err("NodeResourceGroupLockdown")));
 }
 
 struct Cloud {

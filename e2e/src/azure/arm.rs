@@ -21,6 +21,9 @@ impl Cloud {
         if request.path.ends_with("/oauth2/v2.0/token") && request.method == "POST" {
             return self.authorize(request);
         }
+        if let Some(answer) = self.authorization(request) {
+            return answer;
+        }
         let Some(path) = ArmPath::parse(&request.path) else {
             let message = format!("No HTTP resource was found that matches the request URI '{}'.", request.path);
             return self.render(Err(ArmError::gateway(404, "InvalidResourceType", message)), Vec::new());
@@ -93,8 +96,8 @@ impl Cloud {
             return Err(ArmError::gateway(404, "SubscriptionNotFound", message));
         }
         let action = path.action(&request.method);
-        if !path.kind.is_poll() && self.settings.denied_actions.iter().any(|denied| denied.eq_ignore_ascii_case(&action)) {
-            return Err(ArmError::forbidden(by, &action, &path.full_id()));
+        if !path.kind.is_poll() {
+            self.check_rights(&request.method, &action, &path.full_id(), by)?;
         }
         if path.group.is_some() && path.kind != Kind::Group && !self.groups.contains_key(&key(&path.scope())) {
             return Err(ArmError::group_not_found(path.group()));
@@ -214,7 +217,7 @@ impl Cloud {
     }
 
     /// The answer with the headers that every answer has.
-    fn render(&mut self, result: Result<Answer, ArmError>, headers: Headers) -> Answer {
+    pub fn render(&mut self, result: Result<Answer, ArmError>, headers: Headers) -> Answer {
         let (mut answer, gateway) = match result {
             Ok(answer) => (answer, false),
             Err(error) => (self.error_answer(&error), error.gateway),

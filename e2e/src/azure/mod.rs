@@ -23,6 +23,7 @@ mod operation;
 mod path;
 mod plant;
 mod resource;
+pub mod rights;
 pub mod seed;
 mod serve;
 pub mod settings;

@@ -82,6 +82,9 @@ impl Cloud {
         if let Some(nic) = self.nics.get(&key) {
             self.check_precondition(nic, context)?;
             wanted::check_change(&wanted, nic)?;
+        } else if let Some(given) = &context.if_match {
+            // What is not there matches no etag.
+            return Err(ArmError::network_precondition(given, "", &id));
         }
         wanted::check_whole(&mut wanted, &id)?;
         self.check_subnets(&wanted, &id, context)?;
@@ -293,8 +296,13 @@ impl Cloud {
                 return Err(ArmError::network(400, "InvalidResourceReference", message));
             };
             let join = "Microsoft.Network/virtualNetworks/subnets/join/action";
-            if self.settings.denied_actions.contains(join) {
+            if !self.is_allowed(join, &subnet.id) {
                 return Err(ArmError::linked_forbidden(&context.by, join, nic, &subnet.id));
+            }
+            for (member, action) in JOINS {
+                if let Some(id) = wanted::ids(&want.properties, member).iter().find(|id| !self.is_allowed(action, id)) {
+                    return Err(ArmError::linked_forbidden(&context.by, action, nic, id));
+                }
             }
         }
         Ok(())
@@ -359,6 +367,12 @@ impl Cloud {
         Answer::json(200, body)
     }
 }
+
+/// What a configuration joins, and the action that it takes.
+const JOINS: [(&str, &str); 2] = [
+    ("applicationSecurityGroups", "Microsoft.Network/applicationSecurityGroups/joinIpConfiguration/action"),
+    ("loadBalancerBackendAddressPools", "Microsoft.Network/loadBalancers/backendAddressPools/join/action"),
+];
 
 /// A write, checked and with its addresses chosen.
 struct Change {

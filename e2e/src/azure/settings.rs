@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::rights::{Lock, Lockdown, Role};
+
 /// Every adjustable property of the emulated cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -28,6 +30,12 @@ pub struct Settings {
     pub authentication: bool,
     /// Actions refused with 403, as in role definitions (`Microsoft.Network/networkInterfaces/write`).
     pub denied_actions: BTreeSet<String>,
+    /// What everybody who signs in may do.
+    pub roles: Vec<Role>,
+    /// Locks.
+    pub locks: Vec<Lock>,
+    /// Deny assignments.
+    pub lockdowns: Vec<Lockdown>,
     /// Whether IMDS and the wireserver close the connection of a caller with a secondary address at once; otherwise it hangs, as in Azure.
     pub refuse_secondary_callers: bool,
     /// Requests a second that one machine may send to IMDS; absent: any number.
@@ -48,6 +56,9 @@ impl Default for Settings {
             token_seconds: 3600,
             authentication: true,
             denied_actions: BTreeSet::new(),
+            roles: vec![Role::owner()],
+            locks: Vec::new(),
+            lockdowns: Vec::new(),
             refuse_secondary_callers: false,
             imds_per_second: None,
         }

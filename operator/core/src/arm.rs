@@ -10,6 +10,10 @@ pub const NETWORK_API: &str = "2025-05-01";
 pub const COMPUTE_API: &str = "2025-04-01";
 /// Version under which NICs of Uniform scale sets are listed; the service pins it and answers with current types.
 pub const INSTANCE_NICS_API: &str = "2018-10-01";
+/// Version of the Authorization provider's API for permissions and deny assignments.
+pub const AUTHORIZATION_API: &str = "2022-04-01";
+/// Version of the Authorization provider's API for locks.
+pub const LOCKS_API: &str = "2020-05-01";
 
 /// An Azure resource id. Equality ignores case, as Azure's casing varies.
 #[derive(Clone, Debug)]
@@ -93,6 +97,8 @@ pub enum Budget {
     ComputeRead,
     /// Microsoft.Compute, PUT; also limited per machine.
     ComputeWrite,
+    /// GET of what Resource Manager keeps itself.
+    Rights,
 }
 
 /// Order in which waiting requests are served: starving nodes before ordinary work before what can wait.
@@ -129,6 +135,12 @@ pub enum Read {
     Subnet(ResourceId),
     /// A virtual network's address usage by subnet; pages are joined into one `value`.
     Usages(ResourceId),
+    /// What the caller may do with a resource; pages are joined into one `value`.
+    Permissions(ResourceId),
+    /// Locks that hold for a resource; pages are joined into one `value`.
+    Locks(ResourceId),
+    /// Deny assignments that hold for a resource; pages are joined into one `value`.
+    Denials(ResourceId),
 }
 
 impl Read {
@@ -140,6 +152,11 @@ impl Read {
             Self::Machine(id) | Self::ScaleSet(id) | Self::Instance(id) => format!("{id}?api-version={COMPUTE_API}"),
             Self::InstanceNics(id) => format!("{id}/networkInterfaces?api-version={INSTANCE_NICS_API}"),
             Self::Usages(id) => format!("{id}/usages?api-version={NETWORK_API}"),
+            Self::Permissions(id) => format!("{id}/providers/Microsoft.Authorization/permissions?api-version={AUTHORIZATION_API}"),
+            Self::Locks(id) => format!("{id}/providers/Microsoft.Authorization/locks?api-version={LOCKS_API}&$filter=atScope()"),
+            Self::Denials(id) => {
+                format!("{id}/providers/Microsoft.Authorization/denyAssignments?api-version={AUTHORIZATION_API}&$filter=atScope()")
+            }
         }
     }
     /// The resource asked for.
@@ -153,7 +170,10 @@ impl Read {
             | Self::InstanceNics(id)
             | Self::Network(id)
             | Self::Subnet(id)
-            | Self::Usages(id) => id,
+            | Self::Usages(id)
+            | Self::Permissions(id)
+            | Self::Locks(id)
+            | Self::Denials(id) => id,
         }
     }
     /// The budget it draws on.
@@ -162,6 +182,7 @@ impl Read {
         match self {
             Self::Nic(_) | Self::InstanceNics(_) | Self::Network(_) | Self::Subnet(_) | Self::Usages(_) => Budget::NetworkRead,
             Self::Machine(_) | Self::ScaleSet(_) | Self::Instance(_) => Budget::ComputeRead,
+            Self::Permissions(_) | Self::Locks(_) | Self::Denials(_) => Budget::Rights,
         }
     }
     /// Short name for metrics and logs.
@@ -176,6 +197,9 @@ impl Read {
             Self::Network(_) => "get_network",
             Self::Subnet(_) => "get_subnet",
             Self::Usages(_) => "get_usages",
+            Self::Permissions(_) => "list_permissions",
+            Self::Locks(_) => "list_locks",
+            Self::Denials(_) => "list_deny_assignments",
         }
     }
 }
@@ -414,7 +438,10 @@ impl Error {
             Class::Stale | Class::Superseded => "ForeignWriter",
             Class::Gone => "MachineGone",
             Class::Forbidden { .. } => "PermissionMissing",
-            Class::Locked => "ResourceLocked",
+            Class::Locked if self.code.eq_ignore_ascii_case("ScopeLocked") => "ScopeLocked",
+            Class::Locked if self.code.eq_ignore_ascii_case("DenyAssignmentAuthorizationFailed") => "NodeResourceGroupLockdown",
+            Class::Locked if self.code.eq_ignore_ascii_case("RequestDisallowedByPolicy") => "DisallowedByPolicy",
+            Class::Locked => "WriteForbidden",
             Class::Unauthenticated => "CredentialsRefused",
             Class::SubnetFull => "SubnetExhausted",
             Class::Rejected => "RequestRefused",
@@ -435,13 +462,27 @@ impl Error {
                 action.as_deref().unwrap_or("the missing action"),
                 scope.as_deref().unwrap_or("the resource"),
             ),
-            Class::Locked => "Remove the lock, deny assignment (node resource group lockdown) or policy that the message names; nothing can be written while it stands.".into(),
+            Class::Locked => locked_remedy(self.reason()).into(),
             Class::Unauthenticated => "Check the controller's identity: AZURE_CLIENT_ID, the federated credential or the client secret, and the tenant.".into(),
             Class::SubnetFull => "Enlarge the subnet (add a prefix), remove unused NICs from it, or lower pool.max and pool.minFree.".into(),
             Class::Rejected => "Check that the subnet and what the NIC refers to still exist; if so, report this message.".into(),
             Class::Unavailable => "Check the way to Azure Resource Manager (DNS, proxy, firewall); it is retried.".into(),
             Class::Failed => "Look at the machine's network interface in Azure; it is retried.".into(),
         }
+    }
+}
+
+fn locked_remedy(reason: &str) -> &'static str {
+    match reason {
+        "ScopeLocked" => "Remove the lock on the scope that the message names; nothing can be written while it stands.",
+        "NodeResourceGroupLockdown" => {
+            "Set the cluster's --nrg-lockdown-restriction-level to Unrestricted (AKS Automatic does not allow that), or remove the deny assignment that \
+             the message names; nothing can be written while it stands."
+        }
+        "DisallowedByPolicy" => {
+            "Exempt the node resource group from the policy that the message names; nothing can be written while it stands."
+        }
+        _ => "Find what forbids the write in the message; nothing can be written while it stands.",
     }
 }
 
@@ -672,7 +713,21 @@ mod tests {
         );
         let linked = br#"{"error":{"code":"LinkedAuthorizationFailed","message":"The client has permission to perform action 'Microsoft.Network/networkInterfaces/write' on scope 'x'; however, it does not have permission to perform action(s) 'Microsoft.Network/virtualNetworks/subnets/join/action' on the linked scope(s) '/subscriptions/s/y'"}}"#;
         assert!(Error::from_answer(403, None, linked).remedy().contains("subnets/join/action on /subscriptions/s/y"));
-        assert_eq!(Error::from_answer(403, None, br#"{"error":{"code":"DenyAssignmentAuthorizationFailed"}}"#).class, Class::Locked);
+    }
+
+    #[test]
+    fn what_forbids_a_write_is_known_by_name() {
+        let cases = [
+            (409, "ScopeLocked", "ScopeLocked", "Remove the lock"),
+            (403, "DenyAssignmentAuthorizationFailed", "NodeResourceGroupLockdown", "--nrg-lockdown-restriction-level"),
+            (403, "RequestDisallowedByPolicy", "DisallowedByPolicy", "policy"),
+            (403, "Forbidden", "WriteForbidden", "message"),
+        ];
+        for (status, code, reason, remedy) in cases {
+            let error = Error::from_answer(status, None, format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#).as_bytes());
+            assert_eq!((&error.class, error.reason()), (&Class::Locked, reason), "{code}");
+            assert!(error.remedy().contains(remedy), "{}", error.remedy());
+        }
     }
 
     #[test]

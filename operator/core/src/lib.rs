@@ -12,6 +12,7 @@ pub mod nic;
 pub mod pass;
 pub mod policy;
 pub mod provider;
+pub mod rights;
 pub mod rules;
 pub mod size;
 pub mod standalone;

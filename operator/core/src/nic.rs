@@ -188,6 +188,15 @@ impl Nic {
         &self.view
     }
 
+    /// What its owner said of it: all of a NIC, of an instance its network profile.
+    #[must_use]
+    pub fn tree(&self) -> &Value {
+        match &self.source {
+            Source::Whole { tree, .. } => tree,
+            Source::Instance { profile, .. } => profile,
+        }
+    }
+
     /// Builds the one write that carries a change, checked by the guard.
     ///
     /// # Errors

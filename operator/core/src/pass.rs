@@ -125,6 +125,12 @@ enum Step {
 }
 
 impl Known {
+    /// The node that it speaks of.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
     /// Whether it speaks of this node, in this place and term. If not, nothing of it counts any more.
     #[must_use]
     pub fn is_of(&self, subject: &Subject<'_>) -> bool {

@@ -113,7 +113,9 @@ impl Arm for ArmClient {
         let call = Call { op: read.op(), charge: charge_of_read(read, urgency), may_send: &|| true };
         let url = self.inner.url(&read.path())?;
         match read {
-            Read::InstanceNics(_) | Read::Usages(_) => self.inner.list(url, &call).await,
+            Read::InstanceNics(_) | Read::Usages(_) | Read::Permissions(_) | Read::Locks(_) | Read::Denials(_) => {
+                self.inner.list(url, &call).await
+            }
             Read::Nic(_) | Read::Machine(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::Network(_) | Read::Subnet(_) => {
                 self.inner.get(url, &call).await
             }
@@ -148,7 +150,15 @@ struct Call<'a> {
 fn charge_of_read(read: &Read, urgency: Urgency) -> Charge {
     let machine = match read {
         Read::Machine(id) | Read::Instance(id) => Some(Machine::Read(id.key())),
-        Read::Nic(_) | Read::ScaleSet(_) | Read::InstanceNics(_) | Read::Network(_) | Read::Subnet(_) | Read::Usages(_) => None,
+        Read::Nic(_)
+        | Read::ScaleSet(_)
+        | Read::InstanceNics(_)
+        | Read::Network(_)
+        | Read::Subnet(_)
+        | Read::Usages(_)
+        | Read::Permissions(_)
+        | Read::Locks(_)
+        | Read::Denials(_) => None,
     };
     Charge { classes: classes(read.budget()), machine, urgency }
 }
@@ -167,6 +177,7 @@ fn classes(kind: Kind) -> &'static [Class] {
         Kind::NetworkWrite => &[Class::ArmWrite, Class::NetworkWrite],
         Kind::ComputeRead => &[Class::ArmRead, Class::ComputeRead],
         Kind::ComputeWrite => &[Class::ArmWrite, Class::ComputeWrite],
+        Kind::Rights => &[Class::ArmRead],
     }
 }
 
@@ -174,6 +185,7 @@ fn classes_of_poll(kind: Kind) -> &'static [Class] {
     match kind {
         Kind::NetworkRead | Kind::NetworkWrite => &[Class::ArmRead, Class::NetworkRead],
         Kind::ComputeRead | Kind::ComputeWrite => &[Class::ArmRead, Class::ComputePoll],
+        Kind::Rights => &[Class::ArmRead],
     }
 }
 

@@ -5,11 +5,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigStatus, AzureVnetNode, CONTROLLER_MANAGER,
     config::{AddressCounts, NodeCounts, PlanCounts, PreflightFinding},
+    node::Machine,
 };
 use azure_vnet_operator_core::{
     arm::{Error, ResourceId},
     network::Finding,
     policy::{Policy, shadowed},
+    rights::Obstacle,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -44,6 +46,10 @@ struct Tally {
     subnets: BTreeMap<String, ResourceId>,
     /// What about them is in the way.
     findings: Vec<Finding>,
+    /// Its nodes' machines.
+    machines: Vec<Machine>,
+    /// What Azure does not allow for them.
+    obstacles: Vec<Obstacle>,
     /// Why a network of its nodes cannot be read.
     network: Option<Error>,
 }
@@ -99,12 +105,14 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
             if let Ok(subnet) = pool.spec.node.subnet_id.parse::<ResourceId>() {
                 tally.subnets.insert(subnet.key(), subnet);
             }
+            tally.machines.push(pool.spec.node.clone());
             tally.network = tally.network.take().or_else(|| shell.machines.refusal(&pool.spec.node.subnet_id));
         }
         tally.troubles.extend(shell.trouble(node.name()));
     }
     for tally in tallies.values_mut() {
         tally.findings = tally.subnets.values().flat_map(|subnet| shell.findings(subnet)).collect();
+        tally.obstacles = shell.with_rights(|rights| rights.obstacles(std::mem::take(&mut tally.machines).iter()));
     }
     tallies
 }
@@ -159,15 +167,22 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
     });
     let valid = Policy::of(config).err().map(|error| ("Invalid", error.to_string())).or(conflict);
     let credentials = trouble(&["CredentialsRefused"]);
-    let permissions = trouble(&["PermissionMissing", "ResourceLocked"]);
+    let vital = tally.obstacles.iter().filter(|obstacle| obstacle.is_vital());
+    let refused = trouble(&["PermissionMissing", "ScopeLocked", "NodeResourceGroupLockdown", "DisallowedByPolicy", "WriteForbidden"]);
+    let permissions =
+        vital.clone().next().map(|first| (first.reason(), joined(vital.map(|obstacle| obstacle.finding().message)))).or(refused);
     let peerings = tally.network.as_ref().map(|error| {
         let until = "Until then pods keep their own address towards their subnet and masquerade.nonMasqueradeCIDRs only.";
         (error.reason(), format!("{} {until}", error.remedy()))
     });
-    let preflight = tally.findings.first().map(|first| {
-        let all: Vec<&str> = tally.findings.iter().map(|finding| finding.message.as_str()).collect();
-        (first.reason, all.join(". "))
+    let network = tally.findings.iter().map(|found| PreflightFinding {
+        reason: found.reason.into(),
+        message: found.message.clone(),
+        ..PreflightFinding::default()
     });
+    let findings: Vec<PreflightFinding> = tally.obstacles.iter().map(Obstacle::finding).chain(network).take(256).collect();
+    let reason = tally.obstacles.first().map(Obstacle::reason).or(tally.findings.first().map(|found| found.reason));
+    let preflight = reason.map(|reason| (reason, joined(findings.iter().map(|found| found.message.clone()))));
     let ready = valid.clone().or_else(|| credentials.clone()).or_else(|| permissions.clone());
     // Healthy is True for the first six and False for the others.
     let found = [
@@ -199,13 +214,15 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         nodes: tally.nodes.clone(),
         addresses: tally.addresses.clone(),
         plan: tally.plan.clone(),
-        preflight: tally
-            .findings
-            .iter()
-            .map(|found| PreflightFinding { reason: found.reason.into(), message: found.message.clone() })
-            .collect(),
+        preflight: findings,
         conditions: conditions.into(),
     }
+}
+
+/// Messages in one, at most as long as a condition's may be.
+fn joined(messages: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = messages.collect();
+    all.join(". ").chars().take(32_768).collect()
 }
 
 /// Times of the API have no fractions: with them nothing would ever equal what was stored.

@@ -12,6 +12,7 @@ mod pools;
 mod preflight;
 mod queue;
 mod random;
+mod rights;
 mod subnets;
 mod taints;
 #[cfg(test)]
@@ -81,6 +82,7 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
     tasks.spawn(config_status::report(Arc::clone(&shell), kube.clone()));
     tasks.spawn(subnets::report(Arc::clone(&shell), kube.clone()));
     tasks.spawn(preflight::look(Arc::clone(&shell), kube));
+    tasks.spawn(rights::look(Arc::clone(&shell)));
     let mut dispatch = Dispatch { shell, queue, passes: JoinSet::new(), parallel: options.parallel.max(1), led: false };
     let beat = telemetry.beat("reconcile", Duration::from_mins(1));
     while !shutdown.is_set() {

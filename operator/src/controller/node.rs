@@ -12,6 +12,7 @@ use azure_vnet_operator_core::{
     decide::may_vanish,
     exhaustion::{Marking, is_out, mark},
     network::{Cluster, Finding},
+    nic::Nic,
     pass::{Pass, newer},
     policy::{Policy, choose},
     provider::{ProviderId, Unmanaged},
@@ -29,6 +30,7 @@ use super::{
     machine::Machines,
     metrics::Metrics,
     pools::{Pools, is_conflict},
+    rights::Rights,
     taints::{self, Repair},
     watch::Caches,
     work::{Known, Work, subject},
@@ -66,6 +68,7 @@ pub struct Shell<A> {
     exhausted: Mutex<BTreeMap<String, Instant>>,
     troubles: Mutex<BTreeMap<String, Error>>,
     cluster: Mutex<Cluster>,
+    rights: Mutex<Rights>,
 }
 
 /// Why a pass ended early.
@@ -100,6 +103,7 @@ impl<A: Arm> Shell<A> {
             exhausted: Mutex::default(),
             troubles: Mutex::default(),
             cluster: Mutex::default(),
+            rights: Mutex::default(),
         }
     }
 
@@ -117,6 +121,12 @@ impl<A: Arm> Shell<A> {
     pub fn removing(&self) -> Vec<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().filter(|(_, known)| known.of_pass.removes()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Asks something of every NIC that was read, by its Node's UID.
+    pub(super) fn nics<T>(&self, ask: impl Fn(&str, &Nic) -> Option<T>) -> Vec<T> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter_map(|known| ask(known.of_pass.uid(), known.of_pass.nic.as_ref()?)).collect()
     }
 
     /// One pass. Returns when to come again though nothing happens.
@@ -218,6 +228,11 @@ impl<A: Arm> Shell<A> {
     pub fn findings(&self, subnet: &ResourceId) -> Vec<Finding> {
         let cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.machines.network_of(subnet).map(|network| network.findings(subnet, &cluster)).unwrap_or_default()
+    }
+
+    /// What Azure says of the controller's rights, under their lock.
+    pub(super) fn with_rights<T>(&self, look: impl FnOnce(&mut Rights) -> T) -> T {
+        look(&mut self.rights.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What lately went wrong in Azure for a node.

@@ -10,6 +10,7 @@ use std::{
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode, config::Mode};
 use azure_vnet_operator_core::arm::{Class, Document, Error, Read, Urgency, Write};
+use azure_vnet_operator_core::rights::Obstacle;
 use kube::{
     client::Body,
     runtime::{reflector, watcher::Event},
@@ -104,6 +105,10 @@ impl Arm for Azure {
                 "subnets": [{"id": SUBNET, "properties": {"addressPrefix": "10.240.0.0/16"}}]}}),
             Read::Subnet(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::InstanceNics(_) | Read::Usages(_) => {
                 panic!("nobody needs {read:?}")
+            }
+            Read::Permissions(_) => json!({"value": [{"actions": ["*/read"], "notActions": []}]}),
+            Read::Locks(_) | Read::Denials(_) => {
+                return Err(Error::from_answer(403, None, br#"{"error": {"code": "AuthorizationFailed", "message": "no"}}"#));
             }
         };
         Ok(Document { body, etag: None })
@@ -220,6 +225,22 @@ async fn in_mode_plan_the_status_shows_what_would_be_sent_and_nothing_is_sent() 
     let writes = server.writes.load(Ordering::SeqCst);
     shell.pass("n1").await.unwrap();
     assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 0), "nothing at rest");
+}
+
+#[tokio::test]
+async fn what_the_identity_may_not_do_is_found_before_a_write_needs_it() {
+    let (mut shell, server) = shell_in(Mode::Plan, vec![]);
+    shell.pass("n1").await.unwrap();
+    let pool = server.pool();
+    shell.caches.pools = store(vec![pool.clone()]);
+    shell.look_at_rights().await;
+    let obstacles = shell.with_rights(|rights| rights.obstacles([&pool.spec.node].into_iter()));
+    let found: Vec<(String, String)> = obstacles.iter().map(Obstacle::finding).map(|finding| (finding.action, finding.scope)).collect();
+    let join = "Microsoft.Network/virtualNetworks/subnets/join/action";
+    assert_eq!(found, [(join.into(), SUBNET.into()), ("Microsoft.Network/networkInterfaces/write".into(), NIC.into())]);
+    let other = azure_vnet_crds::node::Machine::default();
+    assert_eq!(shell.with_rights(|rights| rights.obstacles([&other].into_iter())), []);
+    assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

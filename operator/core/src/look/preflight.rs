@@ -245,7 +245,8 @@ fn subnets(cluster: &Cluster) -> Check {
 fn network(cluster: &Cluster) -> Check {
     let title = "network";
     let status = cluster.configs.iter().filter_map(|config| config.status.as_ref());
-    let found: BTreeSet<&str> = status.clone().flat_map(|status| &status.preflight).map(|found| found.message.as_str()).collect();
+    let found = status.clone().flat_map(|status| &status.preflight).filter(|found| found.scope.is_empty());
+    let found: BTreeSet<&str> = found.map(|found| found.message.as_str()).collect();
     let looked = status.clone().any(|status| condition(&status.conditions, "PreflightPassed").is_some());
     match (found.is_empty(), looked) {
         (false, _) => warning(title, found.into_iter().collect::<Vec<_>>().join(". ")),
@@ -263,8 +264,17 @@ fn rights(cluster: &Cluster) -> Check {
     let refused = of("CredentialsValid").or_else(|| of("PermissionsOk"));
     let mut writable = cluster.pools.iter().filter_map(|pool| condition(&pool.status.as_ref()?.conditions, "NicWritable"));
     let refused = refused.or_else(|| writable.find(|found| found.status == "False").cloned());
+    let minor: BTreeSet<&str> = cluster
+        .configs
+        .iter()
+        .filter_map(|config| config.status.as_ref())
+        .flat_map(|status| &status.preflight)
+        .filter(|found| !found.scope.is_empty())
+        .map(|found| found.message.as_str())
+        .collect();
     match refused {
         Some(found) => bad(title, format!("{}: {}", found.reason, found.message)),
+        None if !minor.is_empty() => warning(title, minor.into_iter().collect::<Vec<_>>().join(". ")),
         None if cluster.pools.iter().any(|pool| pool.spec.revision > 0) => good(title, "Azure takes the controller's writes"),
         None => good(title, "not known before the controller has written"),
     }
