@@ -218,10 +218,11 @@ fn is_final(error: &Error) -> bool {
 pub fn back_off(error: &Error, failures: u32) -> Duration {
     let (first, most) = match &error.class {
         Class::Stale | Class::Superseded | Class::NotSent => (1, 60),
-        Class::Throttled { .. } | Class::Busy { .. } | Class::Unavailable => (4, 120),
+        Class::Throttled { .. } | Class::Busy { .. } | Class::Unavailable => (5, 120),
         Class::Failed => (15, 300),
         Class::SubnetFull => (30, 300),
-        Class::Forbidden { .. } | Class::Locked | Class::Unauthenticated | Class::Gone | Class::Rejected => (30, 600),
+        Class::Forbidden { .. } | Class::Locked => (300, 600),
+        Class::Unauthenticated | Class::Gone | Class::Rejected => (30, 600),
     };
     let doubled = Duration::from_secs(first) * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
     doubled.min(Duration::from_secs(most)).max(error.retry_after().unwrap_or_default())
