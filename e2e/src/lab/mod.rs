@@ -17,6 +17,7 @@ mod options;
 mod pki;
 pub mod plan;
 mod run;
+mod seat;
 mod state;
 
 use std::os::unix::process::CommandExt as _;
@@ -43,6 +44,7 @@ use crate::build::{
 };
 use pki::Pki;
 use plan::Machine;
+use seat::Seat;
 use state::State;
 
 /// A running lab; dropping it takes it down, unless it is detached.
@@ -54,10 +56,12 @@ pub struct Lab {
     /// Processes that this one started: the lab's outermost, and one for each start of a node.
     children: Mutex<Vec<Child>>,
     is_down: bool,
+    _seat: Option<Seat>,
 }
 
 impl Lab {
-    /// Builds what is missing and brings up a lab: control plane, nodes registered, images imported.
+    /// Builds what is missing and brings up a lab: control plane, nodes registered, images imported. Waits while there are as many as a machine
+    /// can have.
     ///
     /// # Errors
     /// If something cannot be built or started; nothing is left then.
@@ -68,11 +72,13 @@ impl Lab {
         let tools = Tools::ensure(&cache)?;
         let product = product(&cache, if options.shipped { Operator::Shipped } else { Operator::Quick })?;
         let images = [pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
+        let seat = Some(Seat::take(&cache)?);
         state::sweep(&cache)?;
         let state = State::create(&cache)?;
         gather(&cache, &state, &tools, &product, &images)?;
         options.save(state.folder())?;
-        let lab = Self { state, options: *options, machines: plan::machines(options.nodes), children: Mutex::default(), is_down: false };
+        let machines = plan::machines(options.nodes);
+        let lab = Self { state, options: *options, machines, children: Mutex::default(), is_down: false, _seat: seat };
         lab.start()?;
         Ok(lab)
     }
@@ -86,13 +92,8 @@ impl Lab {
             // One that is just being made has none yet, and is somebody's own.
             let Ok(options) = LabOptions::load(state.folder()) else { continue };
             if options.detached {
-                return Ok(Some(Self {
-                    state,
-                    options,
-                    machines: plan::machines(options.nodes),
-                    children: Mutex::default(),
-                    is_down: false,
-                }));
+                let machines = plan::machines(options.nodes);
+                return Ok(Some(Self { state, options, machines, children: Mutex::default(), is_down: false, _seat: None }));
             }
         }
         Ok(None)

@@ -96,7 +96,7 @@ fn xtask() -> Command {
 }
 
 fn await_lab(driver: &mut Child, stage: &str) -> anyhow::Result<PathBuf> {
-    wait_for(&format!("the driver's lab to have {stage}"), Duration::from_mins(10), || {
+    wait_for(&format!("the driver's lab to have {stage}"), Duration::from_mins(20), || {
         anyhow::ensure!(driver.try_wait()?.is_none(), "the driver has ended");
         let found = labs_of(driver.id())?.into_iter().find(|folder| folder.join(stage).exists());
         Ok(found.ok_or_else(|| "no such lab".into()))

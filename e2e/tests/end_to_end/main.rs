@@ -1,5 +1,5 @@
 //! The product on real Kubernetes, real kernels' networking and the emulated Azure, as its users drive it, and on a machine without Kubernetes.
-//! One program, so that two labs at a time are as many as there ever are. Needs root.
+//! One program, so that they run beside one another. Needs root.
 
 mod failover;
 mod lab;
