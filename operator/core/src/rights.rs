@@ -228,12 +228,13 @@ impl Obstacle {
         }
     }
 
-    /// Whether no address can be attached while it stands.
+    /// Whether no address can be attached while it stands. Of a deny assignment only a write can tell: it may spare the controller's identity.
     #[must_use]
     pub fn is_vital(&self) -> bool {
         match self {
             Self::Missing { need, .. } => need.without == Without::Nothing,
-            Self::Locked { .. } | Self::Denied { .. } => true,
+            Self::Locked { .. } => true,
+            Self::Denied { .. } => false,
         }
     }
 
@@ -264,7 +265,7 @@ impl Obstacle {
                 let remedy = "set the cluster's --nrg-lockdown-restriction-level to Unrestricted, which AKS Automatic does not allow";
                 finding(
                     format!(
-                        "The deny assignment {name:?} on {scope} refuses writes to NICs. If it is AKS's node resource group lockdown, {remedy}"
+                        "The deny assignment {name:?} on {scope} refuses writes to NICs, unless it spares the controller's identity. If it is AKS's node resource group lockdown, {remedy}"
                     ),
                     "",
                     scope,
@@ -426,6 +427,6 @@ mod tests {
         let list = json!({"value": [lockdown, deny("other", &["Microsoft.Storage/*"], &[]), deny("spared", &["*"], &["Microsoft.Network/*", "Microsoft.Compute/*"])]});
         let found = denials(&list);
         assert_eq!(found, [Obstacle::Denied { scope: GROUP.into(), name: "lockdown".into() }]);
-        assert_eq!((found[0].reason(), found[0].is_vital()), ("NodeResourceGroupLockdown", true));
+        assert_eq!((found[0].reason(), found[0].is_vital()), ("NodeResourceGroupLockdown", false));
     }
 }
