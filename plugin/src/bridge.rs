@@ -143,9 +143,11 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
     let rules = frames.as_mut().map_or(Ok(Vec::new()), Frames::observe)?;
     let tag = Holder::Pod(attachment.clone()).tag();
     let own = |rule: &&ObservedRule| rule.comment.tag == tag;
-    let mut addresses: BTreeSet<IpAddr> = rules.iter().filter(own).filter_map(|rule| rule.comment.address).collect();
-    let taken = |address: IpAddr| rules.iter().any(|rule| rule.comment.tag != tag && rule.comment.address == Some(address));
-    addresses.extend(known.iter().filter(|address| !taken(**address)));
+    let named = rules.iter().filter(own).filter_map(|rule| rule.comment.address);
+    // The newest pod's rules stand first: what a former pod left for the address does not make it that pod's.
+    let taken =
+        |address: &IpAddr| rules.iter().find(|rule| rule.comment.address == Some(*address)).is_some_and(|first| first.comment.tag != tag);
+    let addresses: BTreeSet<IpAddr> = named.chain(known.iter().copied()).filter(|address| !taken(address)).collect();
     for address in addresses {
         let Lookup::Route(route) = host.route_to(address)? else { continue };
         let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { continue };

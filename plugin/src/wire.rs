@@ -267,11 +267,15 @@ fn settle_clash(
         (Takeover::Renew | Takeover::TakeOver | Takeover::Complete, host) => {
             if let Some(host) = host {
                 let failed = |source| WireError::Observe { link: wiring.host_link.to_string(), source };
+                // What a bridge has of another address does not go with the link. It goes first: without the link the address may be
+                // taken for free, and be another's by then.
+                let _rules = match (&wiring.way, &host.alias) {
+                    (Way::Bridged(_), Some(alias)) => {
+                        Some(bridge::forget_pod(sides.host, &wiring.attachment, &[alias.address]).map_err(failed)?)
+                    }
+                    (Way::Bridged(_) | Way::Routed, _) => None,
+                };
                 delete(sides.host, host.index).map_err(failed)?;
-                // What a bridge has of another address does not go with the link.
-                if let (Way::Bridged(_), Some(alias)) = (&wiring.way, &host.alias) {
-                    bridge::forget_pod(sides.host, &wiring.attachment, &[alias.address]).map_err(failed)?;
-                }
             }
             let made = create_pair(sides, wiring)?
                 .ok_or_else(|| WireError::Refused(format!("link {} was made anew by another process", wiring.host_link)))?;

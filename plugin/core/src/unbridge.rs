@@ -104,8 +104,9 @@ pub fn plan(bridge: &HostLink, around: &Around, named: bool) -> Result<WayBack, 
         let has_addresses = host.addresses.iter().any(|address| address.link == bridge.index);
         return if has_addresses { Err(Stays::NoUplink(name())) } else { Ok(WayBack { uplink: None, steps: vec![StepBack::Delete] }) };
     };
-    let mut steps: Vec<StepBack> = moving(bridge, uplink, around).map(StepBack::Move).into_iter().collect();
-    steps.extend((!uplink.up).then_some(StepBack::SetUp));
+    // The kernel takes no route through a link that is down.
+    let mut steps: Vec<StepBack> = (!uplink.up).then_some(StepBack::SetUp).into_iter().collect();
+    steps.extend(moving(bridge, uplink, around).map(StepBack::Move));
     steps.push(StepBack::Delete);
     Ok(WayBack { uplink: Some(uplink.index), steps })
 }

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     net::Ipv4Addr,
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -198,8 +199,9 @@ impl<'a> Machine<'a> {
         const TOLERANCE: Duration = Duration::from_secs(1);
         let Some(known) = self.store.learned()?.filter(|learned| learned.origin == Origin::File) else { return Ok(false) };
         let since = now.since(known.asked);
-        let written = fs::metadata(&self.places.interfaces).and_then(|meta| meta.modified());
-        let age = written.ok().and_then(|written| SystemTime::now().duration_since(written).ok());
+        // Not when it was written: one that was written earlier may have been put in its place since.
+        let placed = fs::metadata(&self.places.interfaces).ok().and_then(|meta| u64::try_from(meta.ctime()).ok());
+        let age = placed.and_then(|placed| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(placed)).ok());
         Ok(since < self.own.query_interval && age.is_some_and(|age| age > since + TOLERANCE))
     }
 

@@ -1,11 +1,12 @@
 //! Bridged pods and what is not theirs: another's route, entry or address, and a host that cannot have them.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use azure_vnet_plugin::{
     netlink::{Family, LinkBy, Netlink},
     store::Freed,
 };
+use azure_vnet_plugin_core::lease::Entry;
 use serde_json::json;
 
 use crate::modes::{add, conf, with};
@@ -46,6 +47,31 @@ fn a_repeated_add_that_gets_another_address_leaves_none_of_the_first() {
             let check = node.run(&pod, "CHECK", &with(conf(mode), added.json()));
             assert!(check.ok, "{mode}: {check:?}");
             node.assert_holds(&[second], mode);
+        });
+    }
+}
+
+#[test]
+fn cm2_a_late_del_of_a_bridged_pod_leaves_the_way_to_the_pod_that_has_its_address_now() {
+    for mode in ["bridge", "tunnel"] {
+        on_a_node(1, move |node| {
+            let former = node.sandbox("c1", "web-0");
+            let address = add(node, &former, mode).address();
+            // Its lease is lost, and so is its link; its rules and the bridge's entry stay.
+            let seen = node.store().read(address).unwrap().unwrap();
+            assert_eq!(node.store().free_if(address, &seen, &mut || true).unwrap(), Freed::Cooling);
+            fs::remove_file(Path::new(RUN).join("lease").join(address.to_string())).unwrap();
+            let Entry::Leased(lease) = seen else { panic!("{seen:?}") };
+            run("ip", &["link", "del", lease.host_link.as_str()]);
+            let pod = node.sandbox("c2", "web-1");
+            let added = add(node, &pod, mode);
+            assert_eq!(added.address(), address, "{mode}");
+            assert!(node.run(&former, "DEL", &conf(mode)).ok);
+            let check = node.run(&pod, "CHECK", &with(conf(mode), added.json()));
+            assert!(check.ok, "{mode}: {check:?}");
+            node.assert_holds(&[address], mode);
+            assert!(node.run(&pod, "DEL", &conf(mode)).ok);
+            assert_eq!(node.pod_routes(), BTreeSet::new(), "{mode}");
         });
     }
 }
