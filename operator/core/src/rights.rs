@@ -104,6 +104,13 @@ pub fn of_joined(tree: &Value) -> Vec<Question> {
     found
 }
 
+/// The key under which joined resources share a question: of the public addresses in a resource group, each of one node, one is asked for.
+#[must_use]
+pub fn joined_key(question: &Question) -> String {
+    let is_public = question.needs.iter().any(|need| need.action.starts_with("Microsoft.Network/publicIPAddresses/"));
+    if is_public { format!("public {}", group_key(&question.scope)) } else { question.scope.key() }
+}
+
 fn join(tree: &Value, found: &mut Vec<Question>) {
     match tree {
         Value::Array(items) => items.iter().for_each(|item| join(item, found)),
@@ -340,6 +347,16 @@ mod tests {
 
     fn granted(entries: &Value) -> Granted {
         Granted::parse(&json!({ "value": entries })).unwrap()
+    }
+
+    #[test]
+    fn public_addresses_of_a_group_share_a_question_and_other_resources_do_not() {
+        let ask = |resource: &str, need: usize| {
+            let scope = format!("{GROUP}/providers/Microsoft.Network/{resource}").parse().unwrap();
+            joined_key(&Question { scope, needs: vec![JOINS[need].1] })
+        };
+        assert_eq!(ask("publicIPAddresses/a", 3), ask("publicIPAddresses/b", 3));
+        assert_ne!(ask("networkSecurityGroups/a", 0), ask("networkSecurityGroups/b", 0));
     }
 
     #[test]
