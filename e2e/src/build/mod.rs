@@ -2,6 +2,7 @@
 //!
 //! Results live in a cache outside the checkout, each under the hash of what it is made from, so an unchanged input costs nothing.
 
+mod cargo;
 mod compiler;
 mod image;
 mod packages;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
+pub use cargo::cargo;
 pub use image::{Entry, Image};
 pub use packages::require_packages;
 pub use product::{

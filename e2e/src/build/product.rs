@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::compiler::Compiler;
-use super::{Cache, Entry, Image, checkout, key, progress, replace};
+use super::{Cache, Entry, Image, cargo, checkout, key, progress, replace};
 
 /// The sandbox image.
 pub const PAUSE_IMAGE: &str = "lab.test/pause:1";
@@ -45,7 +45,7 @@ pub fn product(cache: &Cache, operator: Operator) -> Result<Product> {
         Operator::Quick => "lab",
         Operator::Shipped => "release",
     };
-    let operator = cargo(&["--profile", profile, "-p", "azure-vnet-operator", "--bins"], &[], &target_folder()?, "the operator")?;
+    let operator = build(&["--profile", profile, "-p", "azure-vnet-operator", "--bins"], &[], &target_folder()?, "the operator")?;
     let operator = operator.join(profile);
     let bin = bundle()?.join("bin");
     fs::create_dir_all(&bin)?;
@@ -71,7 +71,7 @@ fn build_plugins(cache: &Cache) -> Result<PathBuf> {
     let Compiler { rustc, target, flags } = Compiler::find(cache);
     let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
     let arguments = ["--release", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
-    Ok(cargo(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("release"))
+    Ok(build(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("release"))
 }
 
 /// Makes the operator's image with the script that the released image is made by.
@@ -171,14 +171,10 @@ fn bundle() -> Result<PathBuf> {
 }
 
 /// Runs `cargo build` and answers the target folder.
-fn cargo(arguments: &[&str], environment: &[(&str, OsString)], target: &Path, what: &str) -> Result<PathBuf> {
+fn build(arguments: &[&str], environment: &[(&str, OsString)], target: &Path, what: &str) -> Result<PathBuf> {
     progress(&format!("building {what}"));
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.arg("build").args(["--quiet", "--locked"]).args(arguments).current_dir(checkout()).env("CARGO_TARGET_DIR", target);
-    // What cargo tells a program that it runs would make cargo build everything anew.
-    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| is_cargos_own(name)) {
-        cargo.env_remove(name);
-    }
+    let mut cargo = cargo();
+    cargo.args(["build", "--quiet", "--locked"]).args(arguments).env("CARGO_TARGET_DIR", target);
     let cargo = cargo.envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
     let output = cargo.output().context("cannot run cargo")?;
     if !output.status.success() {
@@ -190,8 +186,4 @@ fn cargo(arguments: &[&str], environment: &[(&str, OsString)], target: &Path, wh
 fn target_folder() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from);
     Ok(std::path::absolute(target)?)
-}
-
-fn is_cargos_own(name: &str) -> bool {
-    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY"].iter().any(|prefix| name.starts_with(prefix))
 }

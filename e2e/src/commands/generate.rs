@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::build::{Cache, Tools, checkout};
+use crate::build::{Cache, Tools, cargo, checkout};
 
 /// Writes CRDs, the chart's schema and the manifests anew.
 ///
@@ -12,7 +12,7 @@ use crate::build::{Cache, Tools, checkout};
 /// If a generator fails.
 pub fn run() -> Result<()> {
     let helm = Tools::ensure(&Cache::open()?)?.path("helm")?.to_owned();
-    let mut crds = Command::new("cargo");
+    let mut crds = cargo();
     crds.args(["run", "--quiet", "--package", "azure-vnet-crds", "--example", "generate"]);
     let mut manifests = Command::new(checkout().join("manifests/render.sh"));
     manifests.env("HELM", helm);

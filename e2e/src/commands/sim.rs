@@ -1,10 +1,8 @@
 //! `cargo xtask sim`.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 
-use crate::build::checkout;
+use crate::build::cargo;
 
 /// What is to be simulated.
 #[derive(Debug, clap::Args)]
@@ -29,14 +27,14 @@ pub struct SimArguments {
 /// If a rule was broken, or a defect was not caught.
 pub fn run(arguments: &SimArguments) -> Result<()> {
     let SimArguments { seeds, seed, mutate, json } = arguments;
-    let mut simulate = Command::new("cargo");
+    let mut simulate = cargo();
     simulate.args(["run", "--quiet", "--profile", "sim", "--package", "azure-vnet-operator-core", "--example", "simulate", "--"]);
     simulate.args(["--seeds", &seeds.to_string()]);
     for (name, value) in [("--seed", seed.map(|seed| seed.to_string())), ("--mutate", mutate.clone())] {
         simulate.args(value.iter().flat_map(|value| [name, value]));
     }
     simulate.args(json.then_some("--json"));
-    let status = simulate.current_dir(checkout()).status().context("cannot run cargo")?;
+    let status = simulate.status().context("cannot run cargo")?;
     ensure!(status.success(), "the simulator found something ({status})");
     Ok(())
 }

@@ -1,10 +1,8 @@
 //! `cargo xtask sweep`.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 
-use crate::build::{checkout, require_packages};
+use crate::build::{cargo, require_packages};
 use crate::suite::shipped_plugins;
 
 /// Runs the sweep over all commands, sampled or whole.
@@ -13,8 +11,8 @@ use crate::suite::shipped_plugins;
 /// If something is left behind after a kill or a failed call.
 pub fn run(all: bool) -> Result<()> {
     require_packages()?;
-    let mut sweep = Command::new("cargo");
-    sweep.args(["test", "--package", "azure-vnet-plugin", "--test", "kernel", "--", "--nocapture", "sweep::"]).current_dir(checkout());
+    let mut sweep = cargo();
+    sweep.args(["test", "--package", "azure-vnet-plugin", "--test", "kernel", "--", "--nocapture", "sweep::"]);
     sweep.envs([shipped_plugins()?]);
     if all {
         sweep.env("AZURE_VNET_SWEEP", "all");

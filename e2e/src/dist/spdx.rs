@@ -2,23 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::build::checkout;
+use crate::build::{cargo, checkout};
 
 /// The document of this checkout.
 ///
 /// # Errors
 /// If cargo cannot tell of the crates, or the lock file cannot be read.
 pub fn of_checkout(version: &str) -> Result<String> {
-    let output = Command::new("cargo")
-        .args(["metadata", "--locked", "--format-version", "1"])
-        .current_dir(checkout())
-        .output()
-        .context("cannot run cargo metadata")?;
+    let arguments = ["metadata", "--locked", "--format-version", "1"];
+    let output = cargo().args(arguments).output().context("cannot run cargo metadata")?;
     ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata is no JSON")?;
     let lock = fs::read_to_string(checkout().join("Cargo.lock")).context("cannot read Cargo.lock")?;

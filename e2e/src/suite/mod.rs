@@ -5,19 +5,18 @@
 mod tally;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::{Cache, checkout, plugins, progress, require_packages};
+use crate::build::{Cache, cargo, plugins, progress, require_packages};
 pub use tally::Tally;
 
-/// One step: what it is called, and what is run in the checkout.
+/// One step: what it is called, and what cargo runs in the checkout.
 struct Step {
     name: &'static str,
-    program: &'static str,
     arguments: &'static [&'static str],
     plugins: Plugins,
 }
@@ -30,22 +29,19 @@ enum Plugins {
 
 /// In the order that shows the cheapest mistake first. End-to-end tests mostly wait: more of them run than there are processors.
 const STEPS: &[Step] = &[
-    Step { name: "format", program: "cargo", arguments: &["fmt", "--all", "--check"], plugins: Plugins::AsBuilt },
+    Step { name: "format", arguments: &["fmt", "--all", "--check"], plugins: Plugins::AsBuilt },
     Step {
         name: "lints",
-        program: "cargo",
         arguments: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"],
         plugins: Plugins::AsBuilt,
     },
     Step {
         name: "unit, property and kernel tests",
-        program: "cargo",
         arguments: &["test", "--no-fail-fast", "--workspace", "--exclude", "azure-vnet-e2e"],
         plugins: Plugins::AsShipped,
     },
     Step {
         name: "simulator",
-        program: "cargo",
         arguments: &[
             "run",
             "--quiet",
@@ -63,7 +59,6 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "emulated Azure, chart, end to end",
-        program: "cargo",
         arguments: &["test", "--no-fail-fast", "--package", "azure-vnet-e2e", "--", "--test-threads=4"],
         plugins: Plugins::AsBuilt,
     },
@@ -97,19 +92,19 @@ struct Outcome {
 
 fn run_step(step: &Step) -> Result<Outcome> {
     let begun = Instant::now();
-    let (tally, succeeded) = follow(step, &checkout())?;
+    let (tally, succeeded) = follow(step)?;
     Ok(Outcome { name: step.name, tally, succeeded, took: begun.elapsed() })
 }
 
 /// Runs one step, passing its output on line by line while counting what the test harness says.
-fn follow(step: &Step, folder: &Path) -> Result<(Tally, bool)> {
-    let mut command = Command::new(step.program);
-    command.args(step.arguments).current_dir(folder).stdout(Stdio::piped());
+fn follow(step: &Step) -> Result<(Tally, bool)> {
+    let mut command = cargo();
+    command.args(step.arguments).stdout(Stdio::piped());
     match step.plugins {
         Plugins::AsBuilt => {}
         Plugins::AsShipped => _ = command.envs([shipped_plugins()?]),
     }
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", step.program))?;
+    let mut child = command.spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("a child with a piped output has one")?;
     let mut tally = Tally::default();
     for line in BufReader::new(output).lines() {
