@@ -34,7 +34,7 @@ pub use reach::{HOST_PORT, INTERNET, Matrix, PEER, reach, start_pods};
 pub use rights::{Deed, Rights, rights};
 pub use services::services;
 pub use survive::{reboot, start_and_stop_without_daemons};
-pub use wrong::wrong_configs;
+pub use wrong::{wrong_configs, wrong_nodes};
 
 /// Waits until `observe` yields a value, or fails with what it last saw.
 ///

@@ -17,6 +17,7 @@ fn pods_get_vnet_addresses_through_all_that_happens_to_a_cluster() {
     assert!(refused >= 20, "{refused} wrong configs were tried");
     scenario::configure(&cluster, &scenario::CONFIG.replace("after: 70s", "after: 30s")).unwrap();
     scenario::wait_ready(&cluster, Duration::from_mins(2)).unwrap();
+    assert_ne!(scenario::wrong_nodes(&cluster, "n1").unwrap(), 0);
 
     let pods = scenario::start_pods(&cluster, Duration::from_mins(2)).unwrap();
     let nics = cluster.azure(async |azure| azure.nics().await).unwrap();
