@@ -29,7 +29,7 @@ pub use cluster::{Cluster, Pod};
 pub use failover::{Blow, Failover, Moment, failover};
 pub use install::{CONFIG, configure, install, wait_ready, without_network};
 pub use planned::{Planned, enforce, planned};
-pub use quarantine::{SetAside, reboot_with_addresses_set_aside};
+pub use quarantine::{SetAside, config_of_a_small_node, reboot_with_addresses_set_aside};
 pub use reach::{HOST_PORT, INTERNET, Matrix, PEER, reach, start_pods};
 pub use rights::{Deed, Rights, rights};
 pub use services::services;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::burst::{burst, workload};
 use super::failover::Leader;
+use super::install::CONFIG;
 use super::{Cluster, store, wait_for};
 use crate::azure::command::{Class, Effect, Fault, RetryAfter};
 use crate::lab::Node;
@@ -18,6 +19,8 @@ use crate::lab::Node;
 const WAIT: u64 = 5;
 /// More than the release's batch: a smaller surplus is kept.
 const PODS: usize = 24;
+/// What they need with `minFree`; the node may have no more, so that no growth follows theirs.
+const MAX: usize = PODS + 4;
 
 /// What was set aside over a reboot.
 #[derive(Debug)]
@@ -26,6 +29,12 @@ pub struct SetAside {
     pub addresses: BTreeSet<Ipv4Addr>,
     /// How often the node's store was looked at between its new boot and the removal.
     pub looks: u64,
+}
+
+/// The config under which [`reboot_with_addresses_set_aside`] can be seen.
+#[must_use]
+pub fn config_of_a_small_node() -> String {
+    CONFIG.replace("after: 70s", "after: 30s").replace("max: 100", &format!("max: {MAX}"))
 }
 
 /// Has addresses of one of the nodes acknowledged for giving back, reboots it, and presses for addresses until they are gone.
@@ -40,7 +49,6 @@ pub fn reboot_with_addresses_set_aside(cluster: &Cluster, nodes: &[&str], deadli
     let other = nodes.iter().find(|name| **name != leader.node.name()).context("the leader runs on each of the nodes")?;
     let node = &cluster.lab.node(other).context("no such node")?;
     burst(cluster, node.name(), PODS, deadline)?;
-    cluster.kubectl(&["delete", "deployment", "burst", "--wait=false"])?;
     let addresses = held_back_removal(cluster, node, deadline)?;
     ensure!(!addresses.is_empty(), "a removal is intended only of what was acknowledged");
     ensure!(addresses.is_subset(&set_aside(node)?), "what was acknowledged is set aside");
@@ -50,21 +58,24 @@ pub fn reboot_with_addresses_set_aside(cluster: &Cluster, nodes: &[&str], deadli
     Ok(SetAside { addresses, looks })
 }
 
-/// Waits until the controller intends a removal and Azure has asked it to wait. As long as the node needs anything, it might be a growth that waits.
+/// Ends the burst, and waits until the controller intends a removal and Azure has asked it to wait. Azure does so from before there can be a
+/// removal, and from when the growth is over: it would wait as well.
 fn held_back_removal(cluster: &Cluster, node: &Node, deadline: Duration) -> Result<BTreeSet<Ipv4Addr>> {
     let object = || cluster.json(&["get", "avn", node.name()]);
-    wait_for("the node to need nothing and nothing to be under way", deadline, || {
-        let status = object()?["status"].clone();
-        let (demand, intent) = (&status["agent"]["demand"], &status["cloud"]["intent"]);
-        Ok(if demand.as_u64() == Some(0) && intent.is_null() { Ok(()) } else { Err(format!("demand {demand}, intent {intent}")) })
+    wait_for("the node's growth to be over", deadline, || {
+        let cloud = object()?["status"]["cloud"].clone();
+        let over = cloud["attached"] == MAX && cloud["intent"].is_null();
+        Ok(if over { Ok(()) } else { Err(cloud.to_string()) })
     })?;
     let effect = Effect::Throttle { retry_after: RetryAfter::Seconds(WAIT) };
     let fault = Fault { times: u32::MAX, ..Fault::next(Class::NetworkWrite, effect) };
     cluster.azure(async |azure| azure.inject(fault).await)?;
+    cluster.kubectl(&["delete", "deployment", "burst", "--wait=false"])?;
     wait_for("Azure to refuse a removal for now", deadline, || {
         let refused = cluster.azure(async |azure| azure.faults().await)?.iter().any(|fault| fault.times < u32::MAX);
-        let intent = object()?["status"]["cloud"]["intent"].clone();
-        Ok(if refused && intent["op"] == "Remove" { Ok(()) } else { Err(format!("refused: {refused}, intent {intent}")) })
+        let (cloud, release) = (object()?["status"]["cloud"].clone(), object()?["spec"]["release"].clone());
+        let intended = cloud["intent"]["op"] == "Remove";
+        Ok(if refused && intended { Ok(()) } else { Err(format!("refused: {refused}, asked for {release}, {cloud}")) })
     })?;
     Ok(acknowledged(&object()?))
 }

@@ -75,7 +75,7 @@ fn st6_what_is_set_aside_stays_so_over_a_reboot_until_azure_has_it_back() {
     let cluster = Cluster::new(&lab).unwrap();
     let checker = Checker::start(&lab);
     scenario::install(&cluster, &[]).unwrap();
-    scenario::configure(&cluster, &scenario::CONFIG.replace("after: 70s", "after: 30s")).unwrap();
+    scenario::configure(&cluster, &scenario::config_of_a_small_node()).unwrap();
     scenario::wait_ready(&cluster, Duration::from_mins(2)).unwrap();
     let seen = scenario::reboot_with_addresses_set_aside(&cluster, &["n3", "n2"], Duration::from_mins(4)).unwrap();
     println!("{} addresses were set aside, and in no look of {} did a pod have one", seen.addresses.len(), seen.looks);
