@@ -1,5 +1,5 @@
-//! How many labs a machine has at once. Each takes some fifty inotify instances, of which the kernel gives a user 128: in a third lab kubelets
-//! would not start.
+//! How many labs a machine has at once. Each one's nodes take some thirty inotify instances, of which the kernel gives a user 128: in a fifth
+//! lab kubelets would not start; and each wants processors, where two serve three labs, which mostly wait.
 
 use std::fs::{self, File, TryLockError};
 use std::thread;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use crate::build::{Cache, progress};
 
-const SEATS: usize = 2;
+const SEATS: usize = 3;
 
 /// Held by whoever has a lab up; the kernel takes it back from a process that dies. Labs that outlive their maker do not count.
 #[derive(Debug)]

@@ -59,7 +59,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "emulated Azure, chart, end to end",
-        arguments: &["test", "--no-fail-fast", "--package", "azure-vnet-e2e", "--", "--test-threads=4"],
+        arguments: &["test", "--no-fail-fast", "--package", "azure-vnet-e2e", "--", "--test-threads=6"],
         plugins: Plugins::AsBuilt,
     },
 ];
