@@ -1,11 +1,12 @@
 //! What has to come from the distribution: looked for by the file that is used, installed with apt-get when root.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{compiler, progress};
+use super::{Cache, compiler, progress};
 
 /// The Debian package and one file of it that the lab uses.
 const NEEDED: &[(&str, &[&str])] = &[
@@ -60,4 +61,40 @@ fn install(packages: &[&str]) -> Result<()> {
 
 fn missing() -> Vec<&'static str> {
     NEEDED.iter().filter(|(_, files)| !files.iter().any(|file| Path::new(file).exists())).map(|(package, _)| *package).collect()
+}
+
+impl Cache {
+    /// Debian packages unpacked below the cache, in a folder named for the first, and not installed: nothing of them is started, and nothing of the
+    /// machine's is replaced.
+    ///
+    /// # Errors
+    /// If one cannot be downloaded or unpacked.
+    pub fn unpacked(&self, packages: &[&str]) -> Result<PathBuf> {
+        let folder = self.path("packages").join(packages.first().context("no package is named")?);
+        let _lock = self.lock()?;
+        if folder.exists() {
+            return Ok(folder);
+        }
+        progress(&format!("unpacking Debian packages: {}", packages.join(" ")));
+        let unfinished = folder.with_extension("unfinished");
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)?;
+        }
+        fs::create_dir_all(&unfinished)?;
+        let finish = |command: &mut Command| {
+            let output = command.current_dir(&unfinished).output().with_context(|| format!("cannot run {command:?}"))?;
+            anyhow::ensure!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        };
+        let download = || finish(Command::new("apt-get").args(["download", "-q"]).args(packages));
+        // The lists may be old, or not there at all.
+        download().or_else(|_| finish(Command::new("apt-get").args(["update", "-q"])).and_then(|()| download()))?;
+        let archives = fs::read_dir(&unfinished)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        for archive in archives {
+            finish(Command::new("dpkg-deb").arg("-x").arg(&archive).arg("."))?;
+            fs::remove_file(&archive)?;
+        }
+        fs::rename(&unfinished, &folder)?;
+        Ok(folder)
+    }
 }
