@@ -1,5 +1,4 @@
 //! containerd 1.6, as Debian has it, runs containers on the plugins as they ship; of containerd 2 that is the lab's everyday business.
-#![expect(clippy::unwrap_used, reason = "a test says what it expected by failing there")]
 
 use std::process::Command;
 

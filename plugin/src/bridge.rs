@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
 use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, Mode},
     bridge::{self, Host, HostLink, Move, Network, NetworkError, NetworkStep, NetworkWish, Which},
+    error::chain,
     frames::{self, Holder, ObservedRule, RulePlan},
     unbridge,
 };
@@ -15,6 +16,7 @@ use crate::{
     frames::Frames,
     lock,
     netlink::{Change, Errno, Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError},
+    resolvers,
     store::LOCK_WAIT,
     switch::{self, SwitchError},
 };
@@ -89,6 +91,8 @@ pub struct Ready {
     pub network: Network,
     /// The bridge's number.
     pub bridge: LinkIndex,
+    /// What could not be done, and is no reason to fail.
+    pub warning: Option<String>,
 }
 
 /// Makes what is missing of the network for pods of a subnet, and answers it. Of several processes one does so at a time.
@@ -100,15 +104,20 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
         return Ok(*ready);
     }
     let _lock = locked()?;
-    let mut name = None;
+    let (mut name, mut warning) = (None, None);
     for _ in 0..PASSES {
         match look(host, frames, wish, subnet)? {
-            Pass::Ready(ready) => return Ok(*ready),
+            Pass::Ready(ready) => return Ok(Ready { warning, ..*ready }),
             Pass::Lacking { network, seen, steps } => {
                 // First: a host whose bridges can not is left as it is.
                 enforce()?;
                 for step in &steps {
-                    carry_out(host, &network, &seen, step)?;
+                    if *step == NetworkStep::Resolvers {
+                        let result = resolvers::take_over(network.uplink.as_str(), network.bridge.as_str());
+                        warning = result.err().map(|error| format!("cannot {step}: {}", chain(&error)));
+                    } else {
+                        carry_out(host, &network, &seen, step)?;
+                    }
                 }
                 settle_rules(frames, wish, &network, &seen)?;
                 name = Some(network.bridge);
@@ -228,7 +237,7 @@ fn look(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpN
     };
     let rules = frames.observe_networks().map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })?;
     if rules_plan(wish, &network, &seen, &rules).is_empty() {
-        return Ok(Pass::Ready(Box::new(Ready { network, bridge })));
+        return Ok(Pass::Ready(Box::new(Ready { network, bridge, warning: None })));
     }
     Ok(Pass::Lacking { network, seen, steps })
 }
@@ -297,7 +306,7 @@ fn carry_out(host: &mut Netlink, network: &Network, seen: &Host, step: &NetworkS
     };
     let uplink = network.uplink_index;
     match step {
-        NetworkStep::CreateBridge => Ok(()),
+        NetworkStep::CreateBridge | NetworkStep::Resolvers => Ok(()),
         NetworkStep::PinMac => host.change(Change::SetMac { link: bridge, mac: network.mac }),
         NetworkStep::SetUp(Which::Bridge) => host.change(Change::SetUp(bridge)),
         NetworkStep::SetUp(Which::Uplink) => host.change(Change::SetUp(uplink)),
@@ -337,12 +346,12 @@ pub(crate) fn all_or_back(host: &mut Netlink, step: &str, changes: &[Change<'_>]
     let cause = failed(NetlinkError::Refused { what, errno });
     match take_back(host, back) {
         Ok(()) => Err(cause),
-        Err(left) => Err(BridgeError::Stuck { step: azure_vnet_plugin_core::error::chain(&cause), left }),
+        Err(left) => Err(BridgeError::Stuck { step: chain(&cause), left }),
     }
 }
 
 fn take_back(host: &mut Netlink, back: &[Change<'_>]) -> Result<(), String> {
-    let refused = host.changes(back.iter().cloned()).map_err(|error| azure_vnet_plugin_core::error::chain(&error))?;
+    let refused = host.changes(back.iter().cloned()).map_err(|error| chain(&error))?;
     let left: Vec<String> =
         refused.into_iter().filter_map(|(at, errno)| back.get(at).map(|change| format!("cannot {change}: {errno}"))).collect();
     if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }

@@ -136,6 +136,8 @@ pub enum NetworkStep {
     PinMac,
     /// Sets a link up.
     SetUp(Which),
+    /// Lets the host's name servers count for the bridge, as they did for the uplink: before the move, after which the uplink's do not.
+    Resolvers,
     /// The move, which is one message to the kernel and so done or not done: addresses and routes to the bridge, the uplink into it, its
     /// addresses away.
     Move(Move),
@@ -209,11 +211,12 @@ impl Network {
                 steps.extend((!bridge.up).then_some(NetworkStep::SetUp(Which::Bridge)));
             }
         }
+        let labelled = bridge.is_some_and(|bridge| bridge.alias.as_deref() == Some(self.alias().as_str()));
+        steps.extend((!labelled).then_some(NetworkStep::Resolvers));
         steps.extend(self.moving(host).map(NetworkStep::Move));
         let (up, hairpin) = uplink.map_or((false, false), |uplink| (uplink.up, uplink.hairpin));
         steps.extend((!up).then_some(NetworkStep::SetUp(Which::Uplink)));
         steps.extend((wish.uplink_hairpin && !hairpin).then_some(NetworkStep::Hairpin));
-        let labelled = bridge.is_some_and(|bridge| bridge.alias.as_deref() == Some(self.alias().as_str()));
         steps.extend((!labelled).then_some(NetworkStep::Label));
         steps
     }
@@ -318,6 +321,7 @@ impl fmt::Display for NetworkStep {
             Self::PinMac => "pin the bridge's hardware address",
             Self::SetUp(Which::Uplink) => "set the uplink up",
             Self::SetUp(Which::Bridge) => "set the bridge up",
+            Self::Resolvers => "take the uplink's name servers over",
             Self::Move(_) => "move the host's addresses and routes to the bridge",
             Self::Hairpin => "set the hairpin mode of the uplink's port",
             Self::Label => "label the bridge",
@@ -383,7 +387,7 @@ mod tests {
                 host.addresses.retain(|address| !moving.remove_addresses.contains(address));
                 host.routes.iter_mut().filter(|route| moving.routes.contains(route)).for_each(|route| route.link = bridge);
             }
-            NetworkStep::PinMac | NetworkStep::SetUp(_) | NetworkStep::Hairpin | NetworkStep::Label => {}
+            NetworkStep::PinMac | NetworkStep::SetUp(_) | NetworkStep::Resolvers | NetworkStep::Hairpin | NetworkStep::Label => {}
         }
         for there in &mut host.links {
             let (is_bridge, is_uplink) = (there.index == bridge, there.index == network.uplink_index);
@@ -394,7 +398,12 @@ mod tests {
                 NetworkStep::SetUp(Which::Uplink) => there.up |= is_uplink,
                 NetworkStep::Hairpin if is_uplink => there.hairpin = true,
                 NetworkStep::Label if is_bridge => there.alias = Some(network.alias()),
-                NetworkStep::CreateBridge | NetworkStep::PinMac | NetworkStep::Move(_) | NetworkStep::Hairpin | NetworkStep::Label => {}
+                NetworkStep::CreateBridge
+                | NetworkStep::PinMac
+                | NetworkStep::Resolvers
+                | NetworkStep::Move(_)
+                | NetworkStep::Hairpin
+                | NetworkStep::Label => {}
             }
         }
     }

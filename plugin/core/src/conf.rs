@@ -31,6 +31,8 @@ pub enum Role {
 pub enum LogLevel {
     /// Failures.
     Error,
+    /// What could not be done, and was no reason to fail.
+    Warning,
     /// A line for every command.
     #[default]
     Info,
@@ -49,7 +51,8 @@ impl LogLevel {
         let conf = serde_json::from_slice::<Value>(stdin).unwrap_or_default();
         let level = Object::of(&conf).and_then(|object| object.text("logLevel").ok().flatten());
         match level.map(str::to_ascii_lowercase).as_deref() {
-            Some("error" | "warn" | "warning") => Self::Error,
+            Some("error") => Self::Error,
+            Some("warn" | "warning") => Self::Warning,
             Some("debug" | "trace") => Self::Debug,
             Some(_) | None => Self::Info,
         }
@@ -60,6 +63,7 @@ impl fmt::Display for LogLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Error => "error",
+            Self::Warning => "warning",
             Self::Info => "info",
             Self::Debug => "debug",
         })
@@ -334,6 +338,7 @@ mod tests {
     fn a_log_level_that_is_none_is_the_default() {
         let level = |conf: &str| LogLevel::of(conf.as_bytes());
         assert_eq!(level(r#"{"logLevel":"error"}"#), LogLevel::Error);
+        assert_eq!(level(r#"{"logLevel":"warn"}"#), LogLevel::Warning);
         assert_eq!(level(r#"{"LOGLEVEL":"Debug"}"#), LogLevel::Debug);
         for conf in ["{}", r#"{"logLevel":7}"#, r#"{"logLevel":"loud"}"#, "logLevel"] {
             assert_eq!(level(conf), LogLevel::Info, "{conf}");

@@ -18,6 +18,7 @@ pub mod pool;
 pub mod queue;
 mod record;
 pub mod request;
+pub mod resolvers;
 pub mod source;
 pub mod unbridge;
 pub mod version;

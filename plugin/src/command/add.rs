@@ -83,6 +83,7 @@ impl Run<'_> {
             Ok(prepared) => prepared,
             Err(error) => return Err(rolled_back(granted.held, error)),
         };
+        let warning = prepared.warning.take();
         let (wiring, mut sides) = prepared.sides(ends);
         let made = match self.wire(add, &mut sides, &wiring) {
             Ok(made) => made,
@@ -99,7 +100,7 @@ impl Run<'_> {
             .confirm()
             .map_err(|error| errors::lease(&error, own.source))
             .and_then(|()| reply(add, &whole(add, answer.answer, Some(&wiring)), answer.address.addr().into()));
-        answered.map(Attempt::Done).map_err(|error| {
+        answered.map(|done| Attempt::Done(Done { warning, ..done })).map_err(|error| {
             let undone = unwired(&mut sides, &wiring, &made, &error);
             given_up(granted.held, &undone, CniError { msg: chain(&undone), ..error })
         })
@@ -119,9 +120,11 @@ impl Run<'_> {
             return Err(CniError::new(Code::Failed, format!("IPAM plugin {name} gave no address")));
         };
         let mut prepared = prepare(add, &mut ends.host, &given, host_link, &Before { mtu: None, is_known: true })?;
+        let warning = prepared.warning.take();
         let (wiring, mut sides) = prepared.sides(ends);
         let made = self.wire(add, &mut sides, &wiring).map_err(|error| errors::wire(&add.attachment, &error))?;
         reply(add, &whole(add, given, Some(&wiring)), first)
+            .map(|done| Done { warning, ..done })
             .map_err(|error| CniError { msg: chain(&unwired(&mut sides, &wiring, &made, &error)), ..error })
     }
 
@@ -214,6 +217,8 @@ struct Prepared {
     frames: Option<Frames>,
     /// Whether the attachment had its address before.
     is_known: bool,
+    /// What could not be done for the network, and is no reason to fail.
+    warning: Option<String>,
 }
 
 impl Prepared {
@@ -246,7 +251,7 @@ fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, bef
                 switch::forward_ipv6().map_err(|error| CniError::because(Code::Failed, &error))?;
             }
             let mtu = mtu.unwrap_or_else(|| uplink_mtu(host, add, given));
-            return Ok(Prepared { wiring: wiring(Way::Routed, mtu), frames: None, is_known });
+            return Ok(Prepared { wiring: wiring(Way::Routed, mtu), frames: None, is_known, warning: None });
         }
         Mode::Bridge => frames::Frames::Direct,
         Mode::Tunnel => frames::Frames::ToFabric,
@@ -262,7 +267,8 @@ fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, bef
     let mut socket = Frames::open().map_err(|error| errors::netlink(&error))?;
     let ready = bridge::ensure(host, &mut socket, &wish, subnet).map_err(|error| errors::bridge(&error))?;
     let way = Way::Bridged(Bridged { bridge: ready.bridge, uplink: ready.network.uplink, frames, routes: routes(given) });
-    Ok(Prepared { wiring: wiring(way, mtu.unwrap_or(ready.network.mtu)), frames: Some(socket), is_known })
+    let wiring = wiring(way, mtu.unwrap_or(ready.network.mtu));
+    Ok(Prepared { wiring, frames: Some(socket), is_known, warning: ready.warning })
 }
 
 /// The routes that a result gives a bridged pod.

@@ -54,7 +54,11 @@ fn rotate(file: &File, path: &Path) {
 
 impl Entry<'_> {
     fn level(&self) -> LogLevel {
-        if self.result.is_ok() { LogLevel::Info } else { LogLevel::Error }
+        match self.result {
+            Ok(Done { warning: None, .. }) => LogLevel::Info,
+            Ok(Done { warning: Some(_), .. }) => LogLevel::Warning,
+            Err(_) => LogLevel::Error,
+        }
     }
 
     fn line(&self, now: Duration, level: LogLevel) -> String {
@@ -62,7 +66,10 @@ impl Entry<'_> {
         let text = |value: &Option<String>| quoted(value.as_deref().unwrap_or("-"));
         let address = |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
         let outcome = match result {
-            Ok(done) => format!("address={} outcome=ok msg={}", address(done.address), quoted(&done.what)),
+            Ok(Done { address: given, what, warning }) => {
+                let warning = warning.as_ref().map(|warning| format!(" warning={}", quoted(warning))).unwrap_or_default();
+                format!("address={} outcome=ok msg={}{warning}", address(*given), quoted(what))
+            }
             Err(error) => {
                 let CniError { code, msg, details } = error;
                 format!("address=- outcome=failed code={} msg={} details={}", code.number(), quoted(msg), quoted(details))
@@ -70,7 +77,7 @@ impl Entry<'_> {
         };
         let more = match level {
             LogLevel::Debug => format!(" args={} path={}", text(&environment.args), text(&environment.path)),
-            LogLevel::Error | LogLevel::Info => String::new(),
+            LogLevel::Error | LogLevel::Warning | LogLevel::Info => String::new(),
         };
         let Environment { command, container_id, if_name, netns, args: _, path: _ } = environment;
         let (seconds, micros) = (took.as_millis(), took.subsec_micros() % 1000);
@@ -128,8 +135,10 @@ mod tests {
         let start =
             "time=2026-09-21T14:13:20.123Z level=error command=ADD container=\"a\\nb\" interface=- address=- outcome=failed code=11 ";
         assert!(failed.starts_with(start) && failed.contains(" ms=2.812 "), "{failed}");
-        let done = Ok(Done { address: Some([10, 0, 0, 5].into()), what: "leased".into() });
+        let done = Ok(Done::with([10, 0, 0, 5], "leased"));
         assert!(line(&done, LogLevel::Info).contains(" address=10.0.0.5 outcome=ok msg=leased "));
+        let warned = line(&done.clone().map(|done| Done { warning: Some("no \n".into()), ..done }), LogLevel::Info);
+        assert!(warned.contains(" level=warning ") && warned.contains(" outcome=ok msg=leased warning=\"no \\n\" "), "{warned}");
         assert!(!line(&done, LogLevel::Info).contains("A=1") && line(&done, LogLevel::Debug).contains(" args=\"A=1;B=2\""));
     }
 

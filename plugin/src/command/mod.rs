@@ -84,15 +84,17 @@ struct Run<'a> {
 struct Done {
     address: Option<IpAddr>,
     what: String,
+    /// What could not be done, and was no reason to fail.
+    warning: Option<String>,
 }
 
 impl Done {
     fn that(what: impl Into<String>) -> Self {
-        Self { address: None, what: what.into() }
+        Self { address: None, what: what.into(), warning: None }
     }
 
     fn with(address: impl Into<IpAddr>, what: impl Into<String>) -> Self {
-        Self { address: Some(address.into()), what: what.into() }
+        Self { address: Some(address.into()), what: what.into(), warning: None }
     }
 }
 
