@@ -32,6 +32,9 @@ pub enum BridgeError {
     /// The configuration and the host do not fit.
     #[error("{0}")]
     Network(#[from] NetworkError),
+    /// The bridge is not to be taken away.
+    #[error("{0}")]
+    Stays(#[from] unbridge::Stays),
     /// The kernel could not be asked.
     #[error("cannot observe the host's network")]
     Observe(#[source] NetlinkError),

@@ -65,8 +65,14 @@ pub fn undo(host: &mut Netlink, named: Option<&IfName>) -> Result<Undone, Bridge
         match way {
             Ok(way) => {
                 for step in &way.steps {
-                    carry_out(host, &bridge, way.uplink.unwrap_or_default(), step)?;
-                    undone.steps.push((bridge.name.clone(), step.clone()));
+                    match carry_out(host, &bridge, way.uplink.unwrap_or_default(), step) {
+                        Ok(()) => undone.steps.push((bridge.name.clone(), step.clone())),
+                        Err(BridgeError::Stays(stays)) => {
+                            undone.stay.push(stays);
+                            break;
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             Err(stays) => undone.stay.push(stays),
@@ -79,7 +85,7 @@ pub fn undo(host: &mut Netlink, named: Option<&IfName>) -> Result<Undone, Bridge
     Ok(undone)
 }
 
-/// One step.
+/// One step. A bridge that pods have come to since the plan was made stays: theirs wait for no lock where the network is there.
 ///
 /// # Errors
 /// See [`BridgeError`].
@@ -89,7 +95,11 @@ pub fn carry_out(host: &mut Netlink, bridge: &HostLink, uplink: LinkIndex, step:
     match step {
         StepBack::Move(moving) => move_back(host, bridge.index, uplink, moving, &what()),
         StepBack::SetUp => host.change(Change::SetUp(uplink)).map_err(failed),
-        StepBack::Delete => host.change(Change::DeleteLink(bridge.index)).map_err(failed),
+        StepBack::Delete => {
+            let links: Vec<HostLink> = host.links().map_err(failed)?.into_iter().map(host_link).collect();
+            unbridge::vacant(bridge, uplink, &links)?;
+            host.change(Change::DeleteLink(bridge.index)).map_err(failed)
+        }
     }
 }
 

@@ -91,12 +91,7 @@ pub fn plan(bridge: &HostLink, around: &Around, named: bool) -> Result<WayBack, 
     let host = &around.host;
     let name = || bridge.name.clone();
     let uplink = host.uplink_of(bridge);
-    let others =
-        host.links.iter().filter(|link| link.controller == Some(bridge.index) && Some(link.index) != uplink.map(|link| link.index));
-    let ports: Vec<String> = others.map(|link| link.name.clone()).collect();
-    if !ports.is_empty() {
-        return Err(Stays::InUse { bridge: name(), ports });
-    }
+    vacant(bridge, uplink.map_or(0, |uplink| uplink.index), &host.links)?;
     if bridge.group != MADE && !named {
         return Err(Stays::NotOurs(name()));
     }
@@ -109,6 +104,16 @@ pub fn plan(bridge: &HostLink, around: &Around, named: bool) -> Result<WayBack, 
     steps.extend(moving(bridge, uplink, around).map(StepBack::Move));
     steps.push(StepBack::Delete);
     Ok(WayBack { uplink: Some(uplink.index), steps })
+}
+
+/// Whether a bridge has no port but its uplink.
+///
+/// # Errors
+/// It has: pods.
+pub fn vacant(bridge: &HostLink, uplink: u32, links: &[HostLink]) -> Result<(), Stays> {
+    let pods = links.iter().filter(|link| link.controller == Some(bridge.index) && link.index != uplink);
+    let ports: Vec<String> = pods.map(|link| link.name.clone()).collect();
+    if ports.is_empty() { Ok(()) } else { Err(Stays::InUse { bridge: bridge.name.clone(), ports }) }
 }
 
 fn moving(bridge: &HostLink, uplink: &HostLink, around: &Around) -> Option<MoveBack> {

@@ -19,7 +19,7 @@ use azure_vnet_plugin_core::{
 };
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Done, Run, errors, write_json};
+use super::{Done, Run, del, errors, write_json};
 use crate::{
     bridge,
     frames::Frames,
@@ -109,23 +109,34 @@ impl Run<'_> {
     fn add_delegated(&self, add: &Add, name: &str, host_link: IfName, ends: &mut Ends) -> Result<Done, CniError> {
         let delegate = self.delegate(name);
         let given = delegate.add()?;
-        self.wire_delegated(add, name, given, host_link, ends).map_err(|error| match delegate.tell("DEL") {
-            Ok(()) => error,
-            Err(left) => CniError { msg: format!("{}; and the address was not given back: {}", error.msg, left.msg), ..error },
+        self.wire_delegated(add, name, given, host_link, ends).map_err(|Unwired { error, is_undone }| {
+            // What is wired, by an ADD before this one too, has its address until DEL ends both (safety rule CM2).
+            if !is_undone || del::by_alias(&mut ends.host, &add.attachment).map_or(true, |links| !links.is_empty()) {
+                return error;
+            }
+            match delegate.tell("DEL") {
+                Ok(()) => error,
+                Err(left) => CniError { msg: format!("{}; and the address was not given back: {}", error.msg, left.msg), ..error },
+            }
         })
     }
 
-    fn wire_delegated(&self, add: &Add, name: &str, given: Answer, host_link: IfName, ends: &mut Ends) -> Result<Done, CniError> {
+    fn wire_delegated(&self, add: &Add, name: &str, given: Answer, host_link: IfName, ends: &mut Ends) -> Result<Done, Unwired> {
+        let nothing_made = |error| Unwired { error, is_undone: true };
         let Some(first) = given.ips.first().map(|ip| ip.address.addr()) else {
-            return Err(CniError::new(Code::Failed, format!("IPAM plugin {name} gave no address")));
+            return Err(nothing_made(CniError::new(Code::Failed, format!("IPAM plugin {name} gave no address"))));
         };
-        let mut prepared = prepare(add, &mut ends.host, &given, host_link, &Before { mtu: None, is_known: true })?;
+        let before = Before { mtu: None, is_known: true };
+        let mut prepared = prepare(add, &mut ends.host, &given, host_link, &before).map_err(nothing_made)?;
         let warning = prepared.warning.take();
         let (wiring, mut sides) = prepared.sides(ends);
-        let made = self.wire(add, &mut sides, &wiring).map_err(|error| errors::wire(&add.attachment, &error))?;
-        reply(add, &whole(add, given, Some(&wiring)), first)
-            .map(|done| Done { warning, ..done })
-            .map_err(|error| CniError { msg: chain(&unwired(&mut sides, &wiring, &made, &error)), ..error })
+        let made = self
+            .wire(add, &mut sides, &wiring)
+            .map_err(|cause| Unwired { error: errors::wire(&add.attachment, &cause), is_undone: is_undone(&cause) })?;
+        reply(add, &whole(add, given, Some(&wiring)), first).map(|done| Done { warning, ..done }).map_err(|error| {
+            let cause = unwired(&mut sides, &wiring, &made, &error);
+            Unwired { error: CniError { msg: chain(&cause), ..error }, is_undone: is_undone(&cause) }
+        })
     }
 
     fn lease(&self, add: &Add, own: &OwnIpam, request: &LeaseRequest, host: &mut Netlink) -> Result<Granted<'_>, CniError> {
@@ -190,6 +201,12 @@ fn request(add: &Add, own: &OwnIpam, host_link: IfName, netns_cookie: Option<u64
 enum Attempt {
     Done(Done),
     InUse(Ipv4Addr),
+}
+
+/// Why a pod with another plugin's address is not wired.
+struct Unwired {
+    error: CniError,
+    is_undone: bool,
 }
 
 /// The answer that an address from the pool makes.
@@ -320,7 +337,12 @@ fn unwired(sides: &mut Sides<'_>, wiring: &Wiring, made: &Made, reason: &CniErro
 
 /// Ends the lease of a pod that is not wired, unless something of the wiring stays: then so does the lease, until DEL ends both (safety rule CM2).
 fn given_up(held: Held<'_>, cause: &WireError, error: CniError) -> CniError {
-    if matches!(cause, WireError::Undo { .. }) { error } else { rolled_back(held, error) }
+    if is_undone(cause) { rolled_back(held, error) } else { error }
+}
+
+/// Whether all that was made is taken back.
+fn is_undone(cause: &WireError) -> bool {
+    !matches!(cause, WireError::Undo { .. })
 }
 
 fn rolled_back(held: Held<'_>, error: CniError) -> CniError {

@@ -81,7 +81,8 @@ fn remove_by_name(host: &mut Netlink, name: &str, attachment: &Attachment) -> Re
     }
 }
 
-fn by_alias(host: &mut Netlink, attachment: &Attachment) -> Result<Vec<Link>, NetlinkError> {
+/// The links of an attachment, whatever they are called.
+pub(super) fn by_alias(host: &mut Netlink, attachment: &Attachment) -> Result<Vec<Link>, NetlinkError> {
     Ok(host.links()?.into_iter().filter(|link| wire::owner(link, attachment) == Owner::This).collect())
 }
 

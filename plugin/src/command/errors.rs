@@ -112,6 +112,7 @@ pub(super) fn bridge(error: &BridgeError) -> CniError {
             "modprobe br_netfilter, and at each boot: a line br_netfilter in /etc/modules-load.d/azure-vnet.conf"
         }
         BridgeError::Observe(_)
+        | BridgeError::Stays(_)
         | BridgeError::Step { .. }
         | BridgeError::Stuck { .. }
         | BridgeError::Rules { .. }
@@ -125,6 +126,7 @@ pub(super) fn bridge(error: &BridgeError) -> CniError {
         BridgeError::Network(_) => Code::InvalidConfig,
         BridgeError::Busy | BridgeError::Unsettled(_) => Code::TryAgain,
         BridgeError::Observe(_)
+        | BridgeError::Stays(_)
         | BridgeError::Step { .. }
         | BridgeError::Stuck { .. }
         | BridgeError::Rules { .. }

@@ -3,6 +3,7 @@
 use std::{
     env, fmt,
     io::{Read, Write as _},
+    process::Child,
 };
 
 use nix::{
@@ -119,21 +120,29 @@ pub fn choose(what: &str, all: &[Strike], sample: usize) -> Vec<Strike> {
 }
 
 /// Runs a command, struck or whole.
-#[expect(clippy::zombie_processes, reason = "ptrace waits for it")]
 pub fn run(node: &Node, pod: &Sandbox, command: &str, conf: &Value, strike: Option<Strike>) -> Run {
+    drive(node.start(PLUGIN, pod, command), conf, strike)
+}
+
+/// Runs a command whose answer cannot be written, struck or not.
+pub fn run_unheard(node: &Node, pod: &Sandbox, command: &str, conf: &Value, strike: Option<Strike>) -> Run {
     let mut child = node.start(PLUGIN, pod, command);
+    drop(child.stdout.take());
+    drive(child, conf, strike)
+}
+
+fn drive(mut child: Child, conf: &Value, strike: Option<Strike>) -> Run {
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     attach(pid);
     child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
     let (calls, status) = follow(pid, strike);
-    let ended =
-        status.map(|status| Ended { ok: status == 0, out: text(child.stdout.take().unwrap()), stderr: text(child.stderr.take().unwrap()) });
+    let ended = status.map(|status| Ended { ok: status == 0, out: text(child.stdout.take()), stderr: text(child.stderr.take()) });
     Run { calls, ended }
 }
 
-fn text(mut stream: impl Read) -> String {
+fn text(stream: Option<impl Read>) -> String {
     let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
+    stream.map(|mut stream| stream.read_to_string(&mut text).unwrap());
     text
 }
 

@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, process::Command};
 
 use azure_vnet_plugin::{
+    bridge::BridgeError,
     frames::Frames,
     netlink::{LinkBy, Netlink},
     unbridge::{self, Planned},
@@ -81,6 +82,29 @@ fn stopped_after_any_step_the_host_is_connected_and_the_same_again_or_a_pod_comp
             });
         }
     }
+}
+
+#[test]
+fn a_pod_that_comes_after_the_plan_keeps_its_bridge() {
+    on_a_node(10, |node| {
+        let fabric = Fabric::like_azure(node);
+        bridged_and_gone(node);
+        let mut host = Netlink::open().unwrap();
+        let planned = unbridge::plan(&mut host, None).unwrap();
+        let [Planned { bridge, way: Ok(way) }] = planned.as_slice() else { panic!("{planned:?}") };
+        let pod = node.sandbox("late", "web-1");
+        let address = node.run(&pod, "ADD", &conf("tunnel")).address();
+        for step in &way.steps {
+            let result = unbridge::carry_out(&mut host, bridge, way.uplink.unwrap(), step);
+            match step {
+                StepBack::Delete => assert!(matches!(result, Err(BridgeError::Stays(Stays::InUse { .. }))), "{result:?}"),
+                StepBack::Move(_) | StepBack::SetUp => result.unwrap(),
+            }
+        }
+        assert!(node.run(&node.sandbox("next", "web-2"), "ADD", &conf("tunnel")).ok, "it puts the uplink in again");
+        fabric.host_is_connected("after a pod that came late");
+        fabric.expect_way(Some(&pod.netns), address, Some(&fabric.other), OTHER_NODE, OTHER_NODE, "the pod that came late");
+    });
 }
 
 #[test]
