@@ -27,7 +27,7 @@ fn the_committed_manifests_are_what_the_chart_renders() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(checkout().join("manifests/render.sh")).arg(folder.path()).env("HELM", helm()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for name in ["crds.yaml", "azure-vnet.yaml"] {
+    for name in ["crds.yaml", "azure-vnet.yaml", "uninstall.yaml"] {
         let (rendered, committed) =
             (fs::read_to_string(folder.path().join(name)).unwrap(), fs::read_to_string(checkout().join("manifests").join(name)).unwrap());
         assert!(rendered == committed, "manifests/{name} is not what the chart renders: run `cargo xtask generate`");
@@ -84,6 +84,7 @@ fn a_mirror_stands_for_the_registry_and_for_nothing_else() {
         let output = run_helm(&["template", "azure-vnet", "charts/azure-vnet", "--set", &set]);
         let rendered = String::from_utf8(output.stdout).unwrap();
         let images: Vec<&str> = rendered.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
-        assert_eq!(images, [format!("{image}:lab").as_str(); 3], "{repository}");
+        // Agent, its installer, controller and what uninstalls.
+        assert_eq!(images, [format!("{image}:lab").as_str(); 4], "{repository}");
     }
 }

@@ -68,7 +68,7 @@ fn every_chart_value_and_every_field_exists() {
                 && !name.ends_with('.');
             let known = match first {
                 "pool" | "masquerade" | "host" | "cni" | "arm" | "readiness" => fields.contains(&format!("spec.{name}")),
-                "image" | "azure" | "config" | "controller" | "agent" | "monitoring" | "kubernetesApi" | "global" => {
+                "image" | "azure" | "config" | "controller" | "agent" | "monitoring" | "kubernetesApi" | "global" | "uninstall" => {
                     is_value(&schema, &schema, &name)
                 }
                 _ => true,

@@ -11,13 +11,17 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    Shutdown, World, agent,
+    Shutdown, World,
+    agent::{
+        self,
+        restore::{Places, Plugins, restore},
+    },
     azure::{ArmClient, ArmOptions, Credential, CredentialOptions, EndpointOptions, Endpoints, Secret, imds::Imds},
     controller, install,
     kubernetes::{self, KubeOptions},
     standalone,
     telemetry::{LogOptions, Telemetry, serve},
-    tool,
+    tool, uninstall,
 };
 
 /// Gives pods real addresses of the Azure VNET.
@@ -43,6 +47,10 @@ pub enum Command {
     Standalone(Box<StandaloneCommand>),
     /// Copies the plugins to the node and ends.
     Install(install::Options),
+    /// Takes everything of ours off this node: what the agent keeps there, the plugins, and what both wrote down. No agent may run.
+    Restore(RestoreCommand),
+    /// Takes the product out of the cluster: nodes, NICs and objects; what the chart's hook runs before it is uninstalled.
+    Uninstall(Box<UninstallCommand>),
     /// Looks at this node's own store and kernel, without the API server.
     #[command(subcommand)]
     Node(tool::node::Command),
@@ -105,6 +113,40 @@ pub struct StandaloneCommand {
     /// Address of /metrics, /healthz and /readyz. A busy port is reported and tried again.
     #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "127.0.0.1:9403", help_heading = "Metrics and health")]
     pub metrics_bind: SocketAddr,
+}
+
+/// Flags of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreCommand {
+    /// The node.
+    #[command(flatten)]
+    pub places: Places,
+    /// Stay afterwards, and be ready: for a workload that is to be seen to have done it
+    #[arg(long)]
+    pub stay: bool,
+    /// Address of /readyz, with --stay.
+    #[arg(long, env = "AZURE_VNET_METRICS_BIND", default_value = "127.0.0.1:9403", help_heading = "Metrics and health")]
+    pub metrics_bind: SocketAddr,
+}
+
+/// Flags of `uninstall`.
+#[derive(Debug, Args)]
+pub struct UninstallCommand {
+    /// What is to become of it.
+    #[command(flatten)]
+    pub options: uninstall::Options,
+    /// The Kubernetes API.
+    #[command(flatten)]
+    pub kube: KubeOptions,
+    /// Resource Manager.
+    #[command(flatten)]
+    pub arm: ArmFlags,
+    /// Who we are to Azure.
+    #[command(flatten)]
+    pub identity: IdentityFlags,
+    /// The machine's own services.
+    #[command(flatten)]
+    pub local: LocalFlags,
 }
 
 /// Where Resource Manager is. Proxies: `HTTPS_PROXY`, `NO_PROXY`.
@@ -211,6 +253,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Agent(command) => run_agent(*command),
         Command::Standalone(command) => run_standalone(*command),
         Command::Install(options) => install::run(&options),
+        Command::Restore(command) => run_restore(command),
+        Command::Uninstall(command) => run_uninstall(*command),
         Command::Node(command) => tool::node::run(command),
         Command::Cluster(command) => tool::run(command),
         Command::Version => print_version(),
@@ -229,11 +273,7 @@ fn run_controller(command: ControllerCommand) -> anyhow::Result<()> {
         Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build().context("cannot start the runtime")?;
     let ControllerCommand { options, kube, arm, identity, local, metrics_bind } = command;
     run_to_end(&runtime, metrics_bind, &kube, async move |base| {
-        let endpoints = cloud_endpoints(&arm, &identity, &local).await?;
-        let credential = identity.credential()?;
-        info!(arm = %endpoints.arm, identity = credential.kind(), "using Azure");
-        let settings = ArmOptions { reserve_percent: arm.arm_reserve_percent, poll: Duration::from_secs(arm.arm_poll_seconds) };
-        let client = ArmClient::new(&endpoints, credential, &settings).context("cannot set up the client of Resource Manager")?;
+        let (endpoints, client) = arm_client(&arm, &identity, &local).await?;
         base.telemetry.register(|registry| client.register(registry));
         controller::run(options, base.with(endpoints), Arc::new(client)).await
     })
@@ -262,6 +302,45 @@ fn run_standalone(command: StandaloneCommand) -> anyhow::Result<()> {
         tasks.shutdown().await;
         result
     })
+}
+
+fn run_restore(command: RestoreCommand) -> anyhow::Result<()> {
+    let RestoreCommand { places, stay, metrics_bind } = command;
+    restore(&places, Plugins::Remove)?;
+    if !stay {
+        return Ok(());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        let shutdown = Shutdown::on_signals(&mut tasks).context("cannot follow signals")?;
+        let telemetry = Telemetry::default();
+        telemetry.set_ready(true);
+        tasks.spawn(serve(telemetry, metrics_bind, shutdown.clone()));
+        shutdown.wait().await;
+        tasks.shutdown().await;
+        Ok(())
+    })
+}
+
+fn run_uninstall(command: UninstallCommand) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().max_blocking_threads(4).enable_all().build().context("cannot start the runtime")?;
+    let UninstallCommand { options, kube, arm, identity, local } = command;
+    runtime.block_on(async {
+        let kube = kubernetes::client(&kube).await?;
+        let client = arm_client(&arm, &identity, &local).await?.1;
+        uninstall::run(&options, &kube, Arc::new(client)).await
+    })
+}
+
+/// The client of Resource Manager, and where Azure is.
+async fn arm_client(arm: &ArmFlags, identity: &IdentityFlags, local: &LocalFlags) -> anyhow::Result<(Endpoints, ArmClient)> {
+    let endpoints = cloud_endpoints(arm, identity, local).await?;
+    let credential = identity.credential()?;
+    info!(arm = %endpoints.arm, identity = credential.kind(), "using Azure");
+    let settings = ArmOptions { reserve_percent: arm.arm_reserve_percent, poll: Duration::from_secs(arm.arm_poll_seconds) };
+    let client = ArmClient::new(&endpoints, credential, &settings).context("cannot set up the client of Resource Manager")?;
+    Ok((endpoints, client))
 }
 
 /// A world that does not yet know where Azure is.

@@ -10,6 +10,7 @@ pub mod kubernetes;
 pub mod standalone;
 pub mod telemetry;
 pub mod tool;
+pub mod uninstall;
 mod world;
 
 pub use world::{Shutdown, World};

@@ -18,7 +18,10 @@ use tracing::{info, warn};
 
 use crate::{
     Shutdown,
-    agent::{self, Answer, Look, Node, Object, Outcome, Seen},
+    agent::{
+        self, Answer, Look, Node, Object, Outcome, Seen,
+        restore::{Places, Plugins, RestoreError, restore},
+    },
     azure::{Endpoints, imds::Imds, wireserver::Wireserver},
     install,
     telemetry::Telemetry,
@@ -55,6 +58,9 @@ pub struct Options {
     /// Folder of the plugins' logs, which are rotated
     #[arg(long, default_value = "/var/log", env = "AZURE_VNET_LOG_DIR")]
     pub log_dir: PathBuf,
+    /// Take everything off the machine again, and end: pool, rules, settings, configurations, and the plugins if they were installed
+    #[arg(long)]
+    pub remove: bool,
 }
 
 /// Runs until it is told to stop.
@@ -64,6 +70,9 @@ pub struct Options {
 pub async fn run(options: Options, endpoints: Endpoints, telemetry: Telemetry, shutdown: Shutdown) -> anyhow::Result<()> {
     let config = read(&options)?;
     let plugins = config.plugins.clone();
+    if options.remove {
+        return Ok(remove(options, plugins)?);
+    }
     let from = Some(plugins.from).filter(|from| !from.as_os_str().is_empty());
     if let Some(from) = from.clone() {
         install::run(&install::Options { from, to: plugins.to.clone() })?;
@@ -103,6 +112,14 @@ pub async fn run(options: Options, endpoints: Endpoints, telemetry: Telemetry, s
     }
 }
 
+/// The addresses stay on the NIC: who put them there may take them off now.
+fn remove(options: Options, plugins: standalone::Plugins) -> Result<(), RestoreError> {
+    let installed = if plugins.from.as_os_str().is_empty() { Plugins::Leave } else { Plugins::Remove };
+    let Options { config: _, remove: _, proc_sys_net, boot_id_file, run_dir, state_dir, cni_conf_dir, log_dir } = options;
+    let places = Places { proc_sys_net, boot_id_file, run_dir, state_dir, cni_bin_dir: plugins.to, cni_conf_dir, log_dir };
+    restore(&places, installed).map(drop)
+}
+
 fn read(options: &Options) -> anyhow::Result<Config> {
     let path = options.config.display();
     let text = std::fs::read_to_string(&options.config).with_context(|| format!("cannot read {path}"))?;
@@ -115,7 +132,7 @@ fn read(options: &Options) -> anyhow::Result<Config> {
 }
 
 fn folders(options: Options, cni_bin_dir: PathBuf, install_from: Option<PathBuf>) -> agent::Options {
-    let Options { config: _, proc_sys_net, boot_id_file, run_dir, state_dir, cni_conf_dir, log_dir } = options;
+    let Options { config: _, remove: _, proc_sys_net, boot_id_file, run_dir, state_dir, cni_conf_dir, log_dir } = options;
     agent::Options {
         node_name: UID.into(),
         proc_sys_net,

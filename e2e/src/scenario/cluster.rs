@@ -65,6 +65,26 @@ impl<'a> Cluster<'a> {
         serde_json::from_str(&text).with_context(|| format!("kubectl {} printed no JSON", arguments.join(" ")))
     }
 
+    /// Drains a node as `kubectl drain` is used.
+    ///
+    /// # Errors
+    /// If pods do not go.
+    pub fn drain(&self, node: &str, further: &[&str]) -> Result<()> {
+        let arguments = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s"];
+        self.kubectl(&[&arguments[..], further].concat()).map(drop)
+    }
+
+    /// Waits until the workloads are what the release says.
+    ///
+    /// # Errors
+    /// If that takes longer than two minutes.
+    pub fn rolled_out(&self) -> Result<()> {
+        for workload in ["daemonset/azure-vnet-agent", "deployment/azure-vnet-controller"] {
+            self.kubectl(&["-n", "kube-system", "rollout", "status", workload, "--timeout=120s"])?;
+        }
+        Ok(())
+    }
+
     /// Applies a manifest, server side.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod services;
 mod store;
 mod survive;
 pub mod told;
+pub mod uninstall;
 mod wrong;
 
 use std::time::{Duration, Instant};

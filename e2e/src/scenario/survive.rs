@@ -32,8 +32,7 @@ pub fn start_and_stop_without_daemons(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "pod", "orphan", "--wait=true", "--timeout=60s"])?;
     select_agents(cluster, r#"{"azure-vnet.dev/no-such-node":null}"#)?;
     cluster.kubectl(&["-n", "kube-system", "scale", "deployment", "azure-vnet-controller", "--replicas=2"])?;
-    cluster.kubectl(&["-n", "kube-system", "rollout", "status", "daemonset/azure-vnet-agent", "--timeout=90s"])?;
-    cluster.kubectl(&["-n", "kube-system", "rollout", "status", "deployment/azure-vnet-controller", "--timeout=90s"])?;
+    cluster.rolled_out()?;
     Ok(())
 }
 

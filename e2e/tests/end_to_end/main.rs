@@ -3,6 +3,7 @@
 
 mod failover;
 mod lab;
+mod lifecycle;
 mod main_job;
 mod people;
 mod standalone;

@@ -66,6 +66,7 @@ fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_ba
         assert!(!run("ip", &["-brief", "link"]).contains("azv"));
         drop(standalone);
         machine.a_lease_is_made_again_from_a_report();
+        machine.is_as_it_was_after_a_removal();
     });
     if let Err(panic) = test.join() {
         std::panic::resume_unwind(panic);
@@ -176,6 +177,10 @@ impl Machine {
         let (from, to) = (plugins.display(), self.path("bin"));
         let config = format!("vnetCIDRs: [10.240.0.0/16]\ncoolDown: 10s\nplugins: {{from: {from}, to: {}}}\n", to.display());
         fs::write(self.path("standalone.yaml"), config).unwrap();
+        Running(self.command().stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn command(&self) -> Command {
         let [imds, wireserver] = &self.services;
         let mut command = Command::new(self.product.bin.join("azure-vnet-operator"));
         command.arg("standalone").arg("--config").arg(self.path("standalone.yaml"));
@@ -183,7 +188,7 @@ impl Machine {
         for (flag, name) in [("--proc-sys-net", "sys"), ("--state-dir", "state"), ("--cni-conf-dir", "conf"), ("--log-dir", "log")] {
             command.arg(flag).arg(self.path(name));
         }
-        Running(command.stdout(Stdio::null()).spawn().unwrap())
+        command
     }
 
     fn node(&self, arguments: &[&str]) -> Value {
@@ -246,6 +251,23 @@ impl Machine {
             );
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Refused while a container has an address; then nothing of ours is left.
+    fn is_as_it_was_after_a_removal(&self) {
+        self.wait("an address that has rested", || self.status()["addresses"][4] != 0);
+        self.attach("e");
+        let refused = self.command().arg("--remove").output().unwrap();
+        assert!(!refused.status.success() && self.path("conf/10-azure-vnet.conflist").exists(), "a container has an address");
+        assert_eq!(self.status()["sealedBy"], "agent");
+        self.detach("e");
+        let done = self.command().arg("--remove").output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!((names(&self.path("conf")), names(&self.path("bin"))), (vec![], vec!["loopback".to_owned(), "portmap".into()]));
+        assert!(!Path::new("/run/azure-vnet").exists() && !self.path("state").exists());
+        let rules = run("iptables-nft-save", &[]) + &run("ip", &["route"]);
+        assert!(!rules.contains("AZURE-VNET") && !rules.contains("unreachable"), "{rules}");
+        assert_eq!(fs::read_to_string(self.path("sys/ipv4/ip_forward")).unwrap().trim(), "0");
     }
 
     /// With nobody at work, a lost lease is found, and made again only if a report has it.

@@ -135,6 +135,26 @@ pub fn shadowing<'a>(file: &FileName, names: impl IntoIterator<Item = &'a str>) 
     names.into_iter().filter(is_read).filter(|name| *name < file.as_str()).collect()
 }
 
+/// Whether a file of the configuration folder is one that an agent wrote: of our network, with addresses from an agent's pool.
+#[must_use]
+pub fn is_written_by_agent(text: &str) -> bool {
+    let Ok(list) = serde_json::from_str::<Value>(text) else { return false };
+    let of_ours =
+        |plugin: &Value| plugin.get("type") == Some(&json!(PLUGIN)) && plugin.pointer("/ipam/environment") == Some(&json!("pool"));
+    list.get("name") == Some(&json!(NETWORK)) && list.get("plugins").and_then(Value::as_array).is_some_and(|all| all.iter().any(of_ours))
+}
+
+/// Whether a file of the configuration folder names one of our plugins.
+#[must_use]
+pub fn names_ours(text: &str) -> bool {
+    let Ok(list) = serde_json::from_str::<Value>(text) else { return false };
+    let plugins = list.get("plugins").and_then(Value::as_array);
+    let all = plugins.into_iter().flatten().chain(std::iter::once(&list));
+    all.flat_map(|plugin| [plugin.get("type"), plugin.pointer("/ipam/type")])
+        .flatten()
+        .any(|name| *name == json!(PLUGIN) || *name == json!(IPAM))
+}
+
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.len() <= 128 && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
@@ -223,6 +243,19 @@ mod tests {
             ["05-cilium.conflist", "10-azure-vnet.conflist", "10-azure.conflist", "05-old.conflist.bak", "99-loopback.conf", ".x.new"];
         assert_eq!(shadowing(&file, names), ["05-cilium.conflist"].into());
         assert_eq!(shadowing(&file, ["10-azure.conflist", "00.json"]), ["00.json"].into(), "a dot sorts after a hyphen");
+    }
+
+    #[test]
+    fn a_list_of_the_agents_is_known_from_one_of_the_users_with_the_same_plugins() {
+        let ours = desire(&CniSpec { conf_name: "05-x.conflist".into(), ..CniSpec::default() }).unwrap().render("1.0.0");
+        let original =
+            r#"{"name": "azure", "plugins": [{"type": "azure-vnet", "ipam": {"type": "azure-vnet-ipam"}}, {"type": "portmap"}]}"#;
+        let other = r#"{"name": "lab", "plugins": [{"type": "bridge", "ipam": {"type": "host-local"}}]}"#;
+        assert!(is_written_by_agent(&ours) && names_ours(&ours));
+        assert!(!is_written_by_agent(original) && names_ours(original));
+        assert!(!is_written_by_agent(other) && !names_ours(other));
+        assert!(!is_written_by_agent("half a fi") && !names_ours("[]"));
+        assert!(names_ours(r#"{"name": "a", "type": "ipvlan", "ipam": {"type": "azure-vnet-ipam"}}"#));
     }
 
     #[test]

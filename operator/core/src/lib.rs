@@ -18,4 +18,5 @@ pub mod size;
 pub mod standalone;
 pub mod subnet;
 pub mod sysctl;
+pub mod uninstall;
 pub mod withheld;

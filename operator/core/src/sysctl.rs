@@ -1,11 +1,24 @@
-//! The kernel settings that the agent keeps, as a plan over what the files under `/proc/sys/net` hold.
+//! The kernel settings that the agent keeps, as a plan over what the files under `/proc/sys/net` hold; and what they go back to.
 
 use std::collections::BTreeMap;
 
 use azure_vnet_crds::config::{Enforcement, HostSpec, RpFilter};
+use serde::{Deserialize, Serialize};
 
 /// Values by path below `/proc/sys/net`.
 pub type Settings = BTreeMap<String, String>;
+
+/// What was set in this boot, by path.
+pub type Record = BTreeMap<String, Setting>;
+
+/// One setting that the agent changed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Setting {
+    /// What it was before the first change.
+    pub before: String,
+    /// What it was last set to.
+    pub set: String,
+}
 
 /// Paths that [`plan`] wants to know of.
 #[must_use]
@@ -35,6 +48,24 @@ pub fn plan(observed: &Settings, host: &HostSpec, nic: Option<&str>) -> Settings
     }
     desired.retain(|path, value| observed.get(path) != Some(value));
     desired
+}
+
+/// Adds what is about to be set to the record. What a setting was before the first change stays.
+#[must_use]
+pub fn record(mut record: Record, observed: &Settings, plan: &Settings) -> Record {
+    for (path, set) in plan {
+        let Some(found) = observed.get(path) else { continue };
+        let before = record.get(path).map_or_else(|| found.clone(), |known| known.before.clone());
+        record.insert(path.clone(), Setting { before, set: set.clone() });
+    }
+    record
+}
+
+/// What goes back to what it was: settings that still are as they were set. Those that others changed since are theirs.
+#[must_use]
+pub fn restore(record: &Record, observed: &Settings) -> Settings {
+    let is_ours = |(path, Setting { before, set }): &(&String, &Setting)| observed.get(*path) == Some(set) && before != set;
+    record.iter().filter(is_ours).map(|(path, setting)| (path.clone(), setting.before.clone())).collect()
 }
 
 fn rp_filter(nic: &str) -> String {
@@ -70,6 +101,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn settings_go_back_to_what_they_were_before_the_first_change_unless_others_changed_them_since() {
+        let observed = settings(&[("ipv4/ip_forward", "0"), ("ipv4/conf/all/rp_filter", "2"), ("ipv4/conf/eth0/rp_filter", "0")]);
+        let planned = plan(&observed, &HostSpec::default(), Some("eth0"));
+        let first = record(Record::new(), &observed, &planned);
+        let drifted = settings(&[("ipv4/ip_forward", "1"), ("ipv4/conf/eth0/rp_filter", "2")]);
+        let second = record(first.clone(), &drifted, &settings(&[("ipv4/conf/eth0/rp_filter", "1")]));
+        assert_eq!(first, second, "the first value counts");
+        let present = settings(&[("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/eth0/rp_filter", "1")]);
+        let expected = settings(&[("ipv4/conf/eth0/rp_filter", "0"), ("ipv4/ip_forward", "0")]);
+        assert_eq!(restore(&second, &present), expected);
+        let after = present.into_iter().chain(expected).collect();
+        assert_eq!(restore(&second, &after), Settings::new(), "restoring again changes nothing");
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Host {
         let nic = view.nic(&spec.node.mac);
         self.nic_missing = nic.is_none().then(|| spec.node.mac.clone());
         let mut differed = vec![];
-        let set = sysctl::converge(&options.proc_sys_net, &spec.effective.host, nic);
+        let set = sysctl::converge(&options.proc_sys_net, &options.run_dir, &spec.effective.host, nic);
         differed.extend(problems.check(Topic::RulesInSync, "SysctlFailed", set).unwrap_or_default());
         let policy = policy(spec, addresses.union(held).copied().collect(), problems);
         if look == Look::ForDrift || self.policy.as_ref() != Some(&policy) {

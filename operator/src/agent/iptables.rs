@@ -178,13 +178,18 @@ pub fn converge(iptables: &Iptables, desired: &Chains, limit: Limit) -> Result<L
     if left.is_empty() { Ok(Looked { differed: plan.differs, chains }) } else { Err(IptablesError::Differs(left.differs)) }
 }
 
-/// Takes our chains out of a back end.
+/// Takes our chains out of a back end. Answers whether there were any.
 ///
 /// # Errors
 /// When reading or writing fails.
-pub fn withdraw(iptables: &Iptables, limit: Limit) -> Result<(), IptablesError> {
+pub fn withdraw(iptables: &Iptables, limit: Limit) -> Result<bool, IptablesError> {
     let plan = rules::withdraw(&iptables.observe(limit)?);
-    if plan.is_empty() { Ok(()) } else { iptables.apply(&plan, limit) }
+    if plan.is_empty() {
+        return Ok(false);
+    }
+    iptables.apply(&plan, limit)?;
+    let left = rules::withdraw(&iptables.observe(limit)?);
+    if left.is_empty() { Ok(true) } else { Err(IptablesError::Differs(left.differs)) }
 }
 
 /// The back end to use, and whether that is settled: with nothing to tell by, nft is taken until kubelet or kube-proxy have left their marks.

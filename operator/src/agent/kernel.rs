@@ -6,14 +6,16 @@ use std::{
 };
 
 use azure_vnet_plugin::{
-    bridge::{self, ModesThere},
+    bridge::{self, BridgeError, ModesThere},
     netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
     store::{KernelLease, KernelUse},
+    unbridge::{self, Undone},
 };
 use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, NetworkName},
     gc::{LinkWitness, NetnsWitness},
     lease::{Entry, Lease},
+    unbridge::Stays,
     wiring::{Alias, UNREACHABLE_METRIC},
 };
 use ipnet::{IpNet, Ipv4Net};
@@ -126,6 +128,22 @@ impl Kernel {
         let changes: Vec<Change<'_>> = missing.chain(surplus).collect();
         self.changes("keep unleased addresses unreachable", &changes)?;
         Ok(changes.len())
+    }
+
+    /// The bridges of these plugins that cannot be taken away yet, or never unasked.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn bridges_that_stay(&mut self) -> Result<Vec<Stays>, BridgeError> {
+        Ok(unbridge::plan(&mut self.0, None)?.into_iter().filter_map(|planned| planned.way.err()).collect())
+    }
+
+    /// Takes the network of bridged pods back: the uplink gets its addresses and routes again.
+    ///
+    /// # Errors
+    /// See [`BridgeError`].
+    pub fn undo_bridges(&mut self) -> Result<Undone, BridgeError> {
+        unbridge::undo(&mut self.0, None)
     }
 
     /// Removes the host routes of pods whose address the NIC has lost (safety rule RE7). Answers which.

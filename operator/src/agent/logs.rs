@@ -1,6 +1,9 @@
 //! Rotates the plugins' logs: they append one line a command and know nothing of sizes.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The plugins' logs.
 const NAMES: [&str; 2] = ["azure-vnet.log", "azure-vnet-ipam.log"];
@@ -18,6 +21,11 @@ pub fn rotate(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Every log that there may be, with those moved aside.
+pub fn all(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    NAMES.into_iter().flat_map(|name| [name.to_owned(), format!("{name}.1")]).map(|name| folder.join(name))
 }
 
 #[cfg(test)]

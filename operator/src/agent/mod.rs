@@ -24,6 +24,7 @@ mod plugins;
 mod pods;
 mod problems;
 mod reporter;
+pub(crate) mod restore;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;

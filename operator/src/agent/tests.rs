@@ -4,6 +4,7 @@ mod bridged;
 mod host;
 mod packets;
 mod pool;
+mod restore;
 
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 

@@ -3,12 +3,12 @@
 mod clock;
 mod config_status;
 mod events;
-mod kinds;
+pub(crate) mod kinds;
 mod leader;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod metrics;
 mod node;
-mod pools;
+pub(crate) mod pools;
 mod preflight;
 mod queue;
 mod random;

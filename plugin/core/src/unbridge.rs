@@ -91,10 +91,10 @@ pub fn plan(bridge: &HostLink, around: &Around, named: bool) -> Result<WayBack, 
     let host = &around.host;
     let name = || bridge.name.clone();
     let uplink = host.uplink_of(bridge);
-    vacant(bridge, uplink.map_or(0, |uplink| uplink.index), &host.links)?;
     if bridge.group != MADE && !named {
         return Err(Stays::NotOurs(name()));
     }
+    vacant(bridge, uplink.map_or(0, |uplink| uplink.index), &host.links)?;
     let Some(uplink) = uplink else {
         let has_addresses = host.addresses.iter().any(|address| address.link == bridge.index);
         return if has_addresses { Err(Stays::NoUplink(name())) } else { Ok(WayBack { uplink: None, steps: vec![StepBack::Delete] }) };
@@ -216,6 +216,8 @@ mod tests {
         let mut around = bridged();
         around.host.links.push(link(9, "azv1", Some("veth"), Some(5)));
         assert_eq!(way(&around), Err(Stays::InUse { bridge: "azure2".into(), ports: vec!["azv1".into()] }));
+        around.host.links[2].group = 0;
+        assert_eq!(way(&around), Err(Stays::NotOurs("azure2".into())), "whatever else is on it");
         around = bridged();
         around.host.links[2].group = 0;
         assert_eq!(way(&around), Err(Stays::NotOurs("azure2".into())));

@@ -1,0 +1,175 @@
+//! Taking the product out of a cluster: which pods stand in the way, which nodes are as they were, and whose addresses go back to the subnet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use azure_vnet_crds::AzureVnetNode;
+
+/// What becomes of the addresses on the NICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// They go back to the subnet.
+    GiveBack,
+    /// They stay on the NICs: a later installation takes them over.
+    Keep,
+}
+
+/// What is done about nodes whose pods have addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupied {
+    /// Nothing is begun while there is one.
+    Refuse,
+    /// They are left as they are, addresses included; the others are restored.
+    Leave,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// `namespace/name`.
+    pub name: String,
+    /// Where it runs.
+    pub node: String,
+    /// Its addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Whether all of its containers have ended for good.
+    pub is_over: bool,
+}
+
+/// The pods that have an address of their node's pool. One of the host's network has the node's own, which is in no pool.
+#[must_use]
+pub fn holders<'a>(pods: &'a [Pod], pools: &[AzureVnetNode]) -> Vec<&'a Pod> {
+    let pools: BTreeMap<&str, BTreeSet<Ipv4Addr>> = pools.iter().map(|pool| (name(pool), addresses(pool))).collect();
+    let holds = |pod: &&Pod| {
+        let pool = pools.get(pod.node.as_str());
+        !pod.is_over && pool.is_some_and(|pool| pod.addresses.iter().any(|address| pool.contains(address)))
+    };
+    pods.iter().filter(holds).collect()
+}
+
+/// Those that were lost count: their pods are there all the same.
+fn addresses(pool: &AzureVnetNode) -> BTreeSet<Ipv4Addr> {
+    pool.spec.addresses.iter().chain(&pool.spec.lost).map(|slot| slot.address).collect()
+}
+
+fn name(pool: &AzureVnetNode) -> &str {
+    pool.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// What stands in the way, for people: at most ten of them by name.
+#[must_use]
+pub fn in_the_way(holders: &[&Pod]) -> String {
+    let named: Vec<String> = holders.iter().take(10).map(|pod| format!("{} on {}", pod.name, pod.node)).collect();
+    let more = holders.len().saturating_sub(named.len());
+    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+    format!("{} pods have addresses of the VNET: {}{more}", holders.len(), named.join(", "))
+}
+
+/// The pod that restores one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restorer {
+    /// It is done.
+    pub is_ready: bool,
+    /// Why it last failed.
+    pub failed: Option<String>,
+}
+
+/// How far a node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing of ours is on it any more.
+    Restored,
+    /// It is being worked on.
+    Waits,
+    /// It says why not.
+    Refused(String),
+    /// Nobody can work on it.
+    Unreachable,
+}
+
+/// How far each node is that has a pool. `reachable` are the nodes whose kubelet speaks; `restorers` the pods that are there by now.
+#[must_use]
+pub fn progress(
+    pools: &[AzureVnetNode],
+    reachable: &BTreeSet<String>,
+    restorers: &BTreeMap<String, Restorer>,
+) -> BTreeMap<String, Progress> {
+    let of = |node: &str| match restorers.get(node) {
+        Some(Restorer { is_ready: true, .. }) => Progress::Restored,
+        _ if !reachable.contains(node) => Progress::Unreachable,
+        Some(Restorer { failed: Some(why), .. }) => Progress::Refused(why.trim().to_owned()),
+        Some(_) | None => Progress::Waits,
+    };
+    pools.iter().map(|pool| (name(pool).to_owned(), of(name(pool)))).collect()
+}
+
+/// Why a node's addresses stay on its NIC and its object stays; nothing if it is done with.
+#[must_use]
+pub fn stays(progress: Option<&Progress>) -> Option<String> {
+    match progress {
+        Some(Progress::Restored) => None,
+        Some(Progress::Waits) | None => Some("it was not restored in time".into()),
+        Some(Progress::Unreachable) => Some("its kubelet does not answer".into()),
+        Some(Progress::Refused(why)) => Some(why.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use azure_vnet_crds::AzureVnetNodeSpec;
+
+    use super::*;
+
+    fn pool(node: &str, addresses: &[&str]) -> AzureVnetNode {
+        let addresses = addresses.iter().map(|slot| slot.parse().unwrap()).collect();
+        AzureVnetNode::new(node, AzureVnetNodeSpec { addresses, ..AzureVnetNodeSpec::default() })
+    }
+
+    fn pod(name: &str, node: &str, address: &str) -> Pod {
+        Pod { name: name.into(), node: node.into(), addresses: vec![address.parse().unwrap()], is_over: false }
+    }
+
+    #[test]
+    fn up4_only_pods_with_an_address_of_their_nodes_pool_stand_in_the_way() {
+        let mut pools = vec![pool("n1", &["1/10.0.0.5"]), pool("n2", &["1/10.0.0.6"])];
+        let over = Pod { is_over: true, ..pod("d/over", "n1", "10.0.0.5") };
+        let pods = [
+            pod("d/holds", "n1", "10.0.0.5"),
+            over,
+            pod("d/host", "n1", "10.0.0.4"),
+            pod("d/other-plugin", "n2", "10.244.0.9"),
+            pod("d/elsewhere", "n3", "10.0.0.6"),
+        ];
+        assert_eq!(holders(&pods, &pools), [&pods[0]]);
+        pools[0].spec.lost = std::mem::take(&mut pools[0].spec.addresses);
+        assert_eq!(holders(&pods, &pools), [&pods[0]], "a lost address has its pod all the same");
+        assert_eq!(in_the_way(&[&pods[0]]), "1 pods have addresses of the VNET: d/holds on n1");
+        let many: Vec<&Pod> = std::iter::repeat_n(&pods[0], 12).collect();
+        assert!(in_the_way(&many).ends_with(", and 2 more"));
+    }
+
+    #[test]
+    fn a_node_is_done_with_only_once_its_restorer_says_so() {
+        let pools = ["done", "off", "refuses", "works", "new"].map(|node| pool(node, &[]));
+        let reachable = ["done", "refuses", "works", "new"].map(str::to_owned).into();
+        let restorers = BTreeMap::from([
+            ("done".to_owned(), Restorer { is_ready: true, failed: Some("earlier".into()) }),
+            ("off".to_owned(), Restorer::default()),
+            ("refuses".to_owned(), Restorer { is_ready: false, failed: Some("pods\n".into()) }),
+            ("works".to_owned(), Restorer::default()),
+        ]);
+        let progress = progress(&pools, &reachable, &restorers);
+        let of = |node: &str| progress[node].clone();
+        assert_eq!(
+            [of("done"), of("off"), of("works"), of("new")],
+            [Progress::Restored, Progress::Unreachable, Progress::Waits, Progress::Waits]
+        );
+        assert_eq!(of("refuses"), Progress::Refused("pods".into()));
+        assert_eq!(stays(Some(&of("done"))), None);
+        for node in ["off", "refuses", "works", "new"] {
+            assert!(stays(progress.get(node)).is_some(), "{node}");
+        }
+    }
+}

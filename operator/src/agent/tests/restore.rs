@@ -1,0 +1,145 @@
+//! Taking everything off a node again, and what keeps from it.
+
+use std::collections::BTreeMap;
+
+use azure_vnet_plugin_core::unbridge::MADE;
+
+use super::{
+    super::restore::{Places, Plugins, RestoreError, restore},
+    *,
+};
+
+fn places(machine: &Machine) -> Places {
+    Places {
+        proc_sys_net: machine.path("sys"),
+        boot_id_file: machine.path("boot_id"),
+        run_dir: machine.path("run"),
+        state_dir: machine.path("state"),
+        cni_bin_dir: machine.path("bin"),
+        cni_conf_dir: machine.path("conf"),
+        log_dir: machine.path("log"),
+    }
+}
+
+/// Every file with its content, every rule and every route.
+fn all_of(machine: &Machine) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![machine.root.path().to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.insert(path.display().to_string(), fs::read_to_string(&path).unwrap_or_default().trim().to_owned());
+            }
+        }
+    }
+    for table in ["filter", "nat"] {
+        found.insert(table.into(), run("iptables-nft", &["-t", table, "-S"]));
+    }
+    found.insert("routes".into(), run("ip", &["-4", "route", "show"]));
+    found
+}
+
+#[test]
+fn everything_of_ours_goes_and_everything_else_stays() {
+    apart(|| {
+        let machine = Machine::new();
+        fs::write(machine.path("conf/20-other.conflist"), r#"{"name": "other", "plugins": [{"type": "bridge"}]}"#).unwrap();
+        fs::write(machine.path("bin/bridge"), "theirs").unwrap();
+        run("iptables-nft", &["-A", "FORWARD", "-d", "192.0.2.1", "-j", "ACCEPT"]);
+        run("iptables-nft", &["-t", "nat", "-A", "POSTROUTING", "-d", "192.0.2.1", "-j", "ACCEPT"]);
+        let mut before = all_of(&machine);
+        let node = filled(&machine, &object(1, &["1/10.0.0.5", "2/10.0.0.6"]));
+        for log in ["azure-vnet.log", "azure-vnet.log.1", "azure-vnet-ipam.log", "kubelet.log"] {
+            fs::write(machine.path("log").join(log), "line").unwrap();
+        }
+        assert!(machine.conflist() && run("ip", &["route"]).contains("unreachable 10.0.0.5"));
+        drop(node);
+        let done = restore(&places(&machine), Plugins::Remove).unwrap();
+        assert!(done.iter().any(|what| what.contains("10-azure-vnet.conflist")), "{done:?}");
+        before.insert(machine.path("log/kubelet.log").display().to_string(), "line".into());
+        before.retain(|path, _| !path.ends_with("bin/azure-vnet") && !path.ends_with("bin/azure-vnet-ipam"));
+        assert_eq!(all_of(&machine), before);
+        assert!(!machine.path("run").exists() && !machine.path("state").exists());
+        assert_eq!(restore(&places(&machine), Plugins::Remove).unwrap(), Vec::<String>::new(), "the second time there is nothing to do");
+    });
+}
+
+#[test]
+fn up4_nothing_is_taken_off_while_a_pod_has_an_address() {
+    apart(|| {
+        let machine = Machine::new();
+        let node = filled(&machine, &object(1, &["1/10.0.0.5", "2/10.0.0.6"]));
+        run("ip", &["link", "add", "azv00000000001", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "azv00000000001", "alias", "azure-vnet:c1/eth0 10.0.0.5"]);
+        drop(node);
+        let before = all_of(&machine);
+        let error = restore(&places(&machine), Plugins::Remove).unwrap_err();
+        assert!(matches!(&error, RestoreError::Held(who) if who.contains("10.0.0.5 (azv00000000001)")), "{error}");
+        assert_eq!(all_of(&machine), before);
+        run("ip", &["link", "del", "azv00000000001"]);
+        restore(&places(&machine), Plugins::Remove).unwrap();
+        assert!(!machine.conflist());
+    });
+}
+
+#[test]
+fn plugins_stay_where_a_configuration_of_the_users_own_names_them() {
+    apart(|| {
+        let machine = Machine::new();
+        let node = filled(&machine, &object(1, &["1/10.0.0.5"]));
+        drop(node);
+        let own = r#"{"name": "azure", "plugins": [{"type": "azure-vnet", "ipam": {"type": "azure-vnet-ipam"}}]}"#;
+        fs::write(machine.path("conf/10-azure.conflist"), own).unwrap();
+        restore(&places(&machine), Plugins::Remove).unwrap();
+        assert!(machine.path("bin/azure-vnet").exists() && machine.path("conf/10-azure.conflist").exists() && !machine.conflist());
+    });
+}
+
+#[test]
+fn the_uplink_of_bridged_pods_gets_its_address_back_and_a_bridge_of_others_stays() {
+    apart(|| {
+        let machine = Machine::new();
+        let node = filled(&machine, &object(1, &["1/10.0.0.5", "2/10.0.0.6"]));
+        drop(node);
+        run("ip", &["link", "add", "br0", "type", "bridge"]);
+        run("ip", &["link", "set", "br0", "up", "alias", "azure-vnet:bridge eth9"]);
+        run("ip", &["link", "add", "azure2", "type", "bridge"]);
+        // The mark of a bridge that these plugins made.
+        let made = MADE.to_string();
+        run("ip", &["link", "set", "azure2", "up", "alias", "azure-vnet:bridge eth0", "group", &made]);
+        run("ip", &["address", "del", "10.0.0.4/24", "dev", "eth0"]);
+        run("ip", &["link", "set", "eth0", "master", "azure2"]);
+        run("ip", &["address", "add", "10.0.0.4/24", "dev", "azure2"]);
+        run("ip", &["link", "add", "azv1", "type", "veth", "peer", "name", "azv1p"]);
+        run("ip", &["link", "set", "azv1", "master", "azure2"]);
+        let error = restore(&places(&machine), Plugins::Remove).unwrap_err();
+        assert!(matches!(&error, RestoreError::Held(who) if who == "bridge azure2 has pods: azv1"), "{error}");
+        assert!(machine.conflist());
+        run("ip", &["link", "del", "azv1"]);
+        let done = restore(&places(&machine), Plugins::Remove).unwrap();
+        assert!(done.iter().any(|what| what.starts_with("azure2: ")), "{done:?}");
+        let links = run("ip", &["-brief", "link"]);
+        assert!(!links.contains("azure2") && links.contains("br0"), "{links}");
+        assert!(run("ip", &["address", "show", "dev", "eth0"]).contains("10.0.0.4/24"));
+    });
+}
+
+#[test]
+fn folders_that_are_mounts_are_emptied() {
+    apart(|| {
+        let machine = Machine::new();
+        for folder in ["run", "state"] {
+            mount(Some("place"), &machine.path(folder), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        }
+        drop(filled(&machine, &object(1, &["1/10.0.0.5"])));
+        let done = restore(&places(&machine), Plugins::Remove).unwrap();
+        assert!(done.iter().any(|what| what.starts_with("what was in ")), "{done:?}");
+        for folder in ["run", "state"] {
+            assert_eq!(fs::read_dir(machine.path(folder)).unwrap().count(), 0);
+        }
+        assert_eq!(restore(&places(&machine), Plugins::Remove).unwrap(), Vec::<String>::new());
+    });
+}

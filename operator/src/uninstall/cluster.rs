@@ -1,0 +1,309 @@
+//! The cluster while the product is taken out: pods, nodes and workloads as the API server tells, and what is removed there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet, EXHAUSTED_TAINT};
+use azure_vnet_operator_core::{
+    policy::Policy,
+    uninstall::{Pod, Restorer},
+};
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, Deployment},
+    coordination::v1::Lease,
+    core::v1 as core,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DeleteParams, ListParams, Object, Patch, PatchParams, PropagationPolicy},
+    core::NamespaceResourceScope,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::{LOOK, Options};
+use crate::controller::{
+    kinds::{Node, is_held, taint_key},
+    pools::{Pools, is_conflict},
+};
+
+/// Keeps pods off the nodes meanwhile.
+const TAINT: &str = "azure-vnet.dev/uninstalling";
+/// By which this part's writes are known.
+const MANAGER: &str = "azure-vnet-uninstall";
+/// Objects a page, as large clusters want it (safety rule SC1).
+const PAGE: u32 = 500;
+/// Grace of configs that are gone.
+const GRACE: Duration = Duration::from_mins(6);
+
+/// A pod, cut down.
+type SlimPod = Object<PodSpec, PodStatus>;
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatus {
+    phase: String,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct PodIp {
+    ip: String,
+}
+
+/// The API server, and what of it is ours.
+pub struct Cluster {
+    client: Client,
+    namespace: String,
+    controller: String,
+    agent: String,
+    lease: String,
+    startup_taint: String,
+    restorer: PathBuf,
+}
+
+impl Cluster {
+    /// Nothing is asked yet.
+    pub fn new(options: &Options, client: &Client) -> Self {
+        let Options { namespace, controller, agent, lease_name, startup_taint, restorer, .. } = options.clone();
+        Self { client: client.clone(), namespace, controller, agent, lease: lease_name, startup_taint, restorer }
+    }
+
+    fn own<K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// All pods that run somewhere.
+    pub async fn pods(&self) -> anyhow::Result<Vec<Pod>> {
+        let api = Api::<SlimPod>::all_with(self.client.clone(), &ApiResource::erase::<core::Pod>(&()));
+        let pods = list(&api, ListParams::default()).await.context("cannot list the pods")?;
+        let pod = |pod: SlimPod| {
+            let name =
+                format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
+            let PodStatus { phase, pod_ips } = pod.status.unwrap_or_default();
+            let addresses = pod_ips.iter().filter_map(|at| at.ip.parse().ok()).collect();
+            Pod { name, node: pod.spec.node_name, addresses, is_over: ["Succeeded", "Failed"].contains(&phase.as_str()) }
+        };
+        Ok(pods.into_iter().map(pod).collect())
+    }
+
+    /// All pools.
+    pub async fn pools(&self) -> anyhow::Result<Vec<AzureVnetNode>> {
+        list(&Api::all(self.client.clone()), ListParams::default()).await.context("cannot list the AzureVnetNodes")
+    }
+
+    async fn nodes(&self) -> anyhow::Result<Vec<Node>> {
+        list(&Api::all(self.client.clone()), ListParams::default()).await.context("cannot list the Nodes")
+    }
+
+    /// Each node's machine.
+    pub async fn places(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        Ok(self.nodes().await?.into_iter().map(|node| (node.name().to_owned(), node.spec.provider_id.clone())).collect())
+    }
+
+    /// The nodes whose kubelet speaks: one that is not ready for want of a network does.
+    pub async fn reachable(&self) -> anyhow::Result<BTreeSet<String>> {
+        let speaks = |node: &Node| node.condition("Ready").is_some_and(|status| status != "Unknown");
+        Ok(self.nodes().await?.iter().filter(|node| speaks(node)).map(|node| node.name().to_owned()).collect())
+    }
+
+    /// The longest time for which a write may still land, by the configs.
+    pub async fn grace(&self) -> anyhow::Result<Duration> {
+        let configs: Vec<AzureVnetConfig> =
+            list(&Api::all(self.client.clone()), ListParams::default()).await.context("cannot list the configs")?;
+        Ok(configs.iter().filter_map(|config| Policy::of(config).ok()).map(|policy| policy.grace).max().unwrap_or(GRACE))
+    }
+
+    /// Keeps new pods off all nodes that have a pool; or takes that, and the taints that the controller would take off, away again.
+    pub async fn close(&self, close: bool) -> anyhow::Result<()> {
+        let pools: BTreeSet<String> = self.pools().await?.iter().map(kube::ResourceExt::name_any).collect();
+        for node in self.nodes().await? {
+            if !close || pools.contains(node.name()) {
+                self.mark(&node, close).await.with_context(|| format!("cannot set the taints of {}", node.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn mark(&self, node: &Node, close: bool) -> anyhow::Result<()> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let mut node = node.clone();
+        loop {
+            let taints = self.taints(&node.spec.taints, close);
+            if taints == node.spec.taints {
+                return Ok(());
+            }
+            let patch = json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
+            match api.patch(node.name(), &params(), &Patch::Merge(patch)).await {
+                Ok(_) => return Ok(()),
+                // Somebody else wrote the node meanwhile.
+                Err(error) if is_conflict(&error) => {
+                    let Some(newer) = api.get_opt(node.name()).await? else { return Ok(()) };
+                    node = newer;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn taints(&self, present: &[Value], close: bool) -> Vec<Value> {
+        let ours = [TAINT, EXHAUSTED_TAINT, &self.startup_taint];
+        let goes = |taint: &&Value| taint_key(taint).is_some_and(|key| if close { key == TAINT } else { ours.contains(&key) });
+        let stays = present.iter().filter(|taint| !goes(taint)).cloned();
+        stays.chain(close.then(|| json!({"key": TAINT, "effect": "NoSchedule"}))).collect()
+    }
+
+    /// Whether there is a controller that may still write.
+    pub async fn has_controller(&self) -> anyhow::Result<bool> {
+        Ok(self.own::<Deployment>().get_opt(&self.controller).await.context("cannot read the controller's Deployment")?.is_some())
+    }
+
+    /// Removes the controller and waits until none runs.
+    pub async fn stop_controller(&self, deadline: Instant) -> anyhow::Result<()> {
+        remove(&self.own::<Deployment>(), &self.controller).await?;
+        self.await_end("controller", deadline).await
+    }
+
+    /// Removes the agents and waits until none runs.
+    pub async fn stop_agents(&self, deadline: Instant) -> anyhow::Result<()> {
+        remove(&self.own::<DaemonSet>(), &self.agent).await?;
+        self.await_end("agent", deadline).await
+    }
+
+    /// A pod on a node that does not answer never ends; nor does it do anything that the node's restoration would not notice.
+    async fn await_end(&self, component: &str, deadline: Instant) -> anyhow::Result<()> {
+        loop {
+            let reachable = self.reachable().await?;
+            let running = self.own_pods(component).await?.into_iter().filter(|pod| reachable.contains(node_of(pod)));
+            let running: Vec<String> = running.map(|pod| pod.name_any()).collect();
+            if running.is_empty() {
+                info!(component, "stopped");
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("these do not end: {}", running.join(", "));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn own_pods(&self, component: &str) -> anyhow::Result<Vec<core::Pod>> {
+        let instance = self.restorer()?.metadata.labels.unwrap_or_default().remove("app.kubernetes.io/instance").unwrap_or_default();
+        let selector = format!("app.kubernetes.io/instance={instance},app.kubernetes.io/component={component}");
+        list(&self.own(), ListParams::default().labels(&selector)).await.with_context(|| format!("cannot list the pods of {component}"))
+    }
+
+    fn restorer(&self) -> anyhow::Result<DaemonSet> {
+        let path = self.restorer.display();
+        let text = std::fs::read(&self.restorer).with_context(|| format!("cannot read {path}"))?;
+        serde_json::from_slice(&text).with_context(|| format!("{path} is no DaemonSet"))
+    }
+
+    /// Starts the restoration of all nodes.
+    pub async fn apply_restorer(&self) -> anyhow::Result<()> {
+        let mut restorer = serde_json::to_value(self.restorer()?)?;
+        if let Some(fields) = restorer.as_object_mut() {
+            fields.insert("apiVersion".into(), json!("apps/v1"));
+            fields.insert("kind".into(), json!("DaemonSet"));
+        }
+        let name = self.restorer()?.name_any();
+        let applied = self.own::<DaemonSet>().patch(&name, &params().force(), &Patch::Apply(restorer)).await;
+        applied.map(drop).with_context(|| format!("cannot apply the DaemonSet {name}"))
+    }
+
+    /// How far the restoration of each node is.
+    pub async fn restorers(&self) -> anyhow::Result<BTreeMap<String, Restorer>> {
+        let pods = self.own_pods("uninstall-node").await?;
+        Ok(pods.iter().map(|pod| (node_of(pod).to_owned(), restorer_of(pod))).collect())
+    }
+
+    /// Ends the restoration.
+    pub async fn remove_restorer(&self) -> anyhow::Result<()> {
+        remove(&self.own::<DaemonSet>(), &self.restorer()?.name_any()).await
+    }
+
+    /// Removes a node's object. Nothing of it may land any more.
+    pub async fn forget(&self, pool: &AzureVnetNode) -> anyhow::Result<()> {
+        let api: Api<AzureVnetNode> = Api::all(self.client.clone());
+        let name = pool.name_any();
+        remove(&api, &name).await?;
+        while let Some(rest) = api.get_opt(&name).await?.filter(|rest| rest.uid() == pool.uid() && is_held(rest)) {
+            match Pools::new(self.client.clone()).release(&rest).await {
+                Err(error) if !is_conflict(&error) => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left when all nodes are done with.
+    pub async fn remove_rest(&self) -> anyhow::Result<()> {
+        let subnets: Api<AzureVnetSubnet> = Api::all(self.client.clone());
+        for subnet in list(&subnets, ListParams::default()).await.context("cannot list the AzureVnetSubnets")? {
+            remove(&subnets, &subnet.name_any()).await?;
+        }
+        remove(&self.own::<Lease>(), &self.lease).await
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams::apply(MANAGER)
+}
+
+fn node_of(pod: &core::Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
+}
+
+fn restorer_of(pod: &core::Pod) -> Restorer {
+    let status = pod.status.clone().unwrap_or_default();
+    let containers = status.container_statuses.unwrap_or_default();
+    let ended =
+        |state: Option<core::ContainerState>| state.and_then(|state| state.terminated).and_then(|ended| ended.message.or(ended.reason));
+    Restorer {
+        is_ready: !containers.is_empty() && containers.iter().all(|container| container.ready),
+        failed: containers.into_iter().find_map(|container| ended(container.state).or_else(|| ended(container.last_state))),
+    }
+}
+
+/// All objects, page by page.
+async fn list<K>(api: &Api<K>, params: ListParams) -> kube::Result<Vec<K>>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let (mut items, mut params) = (vec![], params.limit(PAGE));
+    loop {
+        let page = api.list(&params).await?;
+        items.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(items),
+        }
+    }
+}
+
+/// One that is gone is removed.
+async fn remove<K>(api: &Api<K>, name: &str) -> anyhow::Result<()>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug + kube::Resource<DynamicType = ()>,
+{
+    let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    match api.delete(name, &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot delete the {} {name}", K::kind(&()))),
+    }
+}

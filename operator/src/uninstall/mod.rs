@@ -1,0 +1,204 @@
+//! Takes the product out of a cluster, as the chart's hook before it is uninstalled: first everything stops that could write, then every node is
+//! restored, and only then addresses go back. It can be broken off at any point and begun again.
+
+mod cluster;
+mod nics;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use azure_vnet_crds::AzureVnetNode;
+use azure_vnet_operator_core::uninstall::{self as plan, Addresses, Occupied, Progress};
+use clap::ValueEnum;
+use futures::{StreamExt as _, stream};
+use kube::{Client, ResourceExt as _};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use self::{cluster::Cluster, nics::Nics};
+use crate::azure::Arm;
+
+/// How many NICs are written at once.
+const PARALLEL: usize = 16;
+/// How long writes of the controller that are under way may take to end by themselves.
+const SETTLE: Duration = Duration::from_mins(1);
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is to become of it all.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// What becomes of the addresses on the NICs
+    #[arg(long, value_enum, default_value_t = AddressesFlag::GiveBack)]
+    pub addresses: AddressesFlag,
+    /// What is done about nodes whose pods have addresses
+    #[arg(long, value_enum, default_value_t = OccupiedFlag::Refuse)]
+    pub nodes_with_pods: OccupiedFlag,
+    /// Namespace of the product
+    #[arg(long, env = "POD_NAMESPACE", default_value = "azure-vnet-system")]
+    pub namespace: String,
+    /// The controller's Deployment
+    #[arg(long, default_value = "azure-vnet-controller")]
+    pub controller: String,
+    /// The agents' `DaemonSet`
+    #[arg(long, default_value = "azure-vnet-agent")]
+    pub agent: String,
+    /// Name of the leader's lease
+    #[arg(long, default_value = "azure-vnet-controller")]
+    pub lease_name: String,
+    /// The start-up taint, which nobody takes off any more
+    #[arg(long, default_value = azure_vnet_crds::STARTUP_TAINT)]
+    pub startup_taint: String,
+    /// The `DaemonSet` that restores the nodes, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub restorer: PathBuf,
+    /// Seconds for all of it
+    #[arg(long, default_value_t = 270)]
+    pub patience: u64,
+}
+
+/// See [`Addresses`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AddressesFlag {
+    /// They go back to the subnet
+    #[value(name = "GiveBack")]
+    GiveBack,
+    /// They stay on the NICs
+    #[value(name = "Keep")]
+    Keep,
+}
+
+/// See [`Occupied`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OccupiedFlag {
+    /// Nothing is begun while there is one
+    #[value(name = "Refuse")]
+    Refuse,
+    /// They are left as they are
+    #[value(name = "Leave")]
+    Leave,
+}
+
+impl From<AddressesFlag> for Addresses {
+    fn from(flag: AddressesFlag) -> Self {
+        match flag {
+            AddressesFlag::GiveBack => Self::GiveBack,
+            AddressesFlag::Keep => Self::Keep,
+        }
+    }
+}
+
+impl From<OccupiedFlag> for Occupied {
+    fn from(flag: OccupiedFlag) -> Self {
+        match flag {
+            OccupiedFlag::Refuse => Self::Refuse,
+            OccupiedFlag::Leave => Self::Leave,
+        }
+    }
+}
+
+/// Takes the product out.
+///
+/// # Errors
+/// What stood in the way; nodes that are not done with keep their objects and addresses, and the next run goes on with them.
+pub async fn run<A: Arm>(options: &Options, client: &Client, arm: Arc<A>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(options.patience);
+    let cluster = Cluster::new(options, client);
+    refuse_if_held(options, &cluster).await?;
+    cluster.close(true).await?;
+    let result = match refuse_if_held(options, &cluster).await {
+        Ok(()) => take_out(options, &cluster, arm, deadline).await,
+        held => held,
+    };
+    // A restored node has no CNI configuration, which keeps pods off; one that was left goes on.
+    cluster.close(false).await?;
+    result
+}
+
+/// The second time the nodes are closed to new pods, so that what is seen stays so.
+async fn refuse_if_held(options: &Options, cluster: &Cluster) -> anyhow::Result<()> {
+    let (pods, pools) = (cluster.pods().await?, cluster.pools().await?);
+    let holders = plan::holders(&pods, &pools);
+    match (holders.as_slice(), options.nodes_with_pods.into()) {
+        ([], _) => {}
+        (holders, Occupied::Leave) => warn!("their nodes stay as they are: {}", plan::in_the_way(holders)),
+        (holders, Occupied::Refuse) => bail!(
+            "{}. Nothing was changed. Drain the nodes first, or leave them as they are with uninstall.nodesWithPods: Leave",
+            plan::in_the_way(holders)
+        ),
+    }
+    Ok(())
+}
+
+async fn take_out<A: Arm>(options: &Options, cluster: &Cluster, arm: Arc<A>, deadline: Instant) -> anyhow::Result<()> {
+    settle(cluster, deadline.min(Instant::now() + SETTLE)).await?;
+    cluster.stop_controller(deadline).await?;
+    cluster.stop_agents(deadline).await?;
+    let pools = cluster.pools().await?;
+    let progress = restore(cluster, &pools, deadline).await?;
+    let nics = Nics::new(arm, cluster.places().await?, cluster.grace().await?, deadline);
+    let farewell = stream::iter(&pools).map(|pool| farewell(options, cluster, &nics, pool, &progress));
+    let left: Vec<String> = farewell.buffer_unordered(PARALLEL).filter_map(|left| async { left }).collect().await;
+    cluster.remove_restorer().await?;
+    if left.is_empty() {
+        cluster.remove_rest().await?;
+        info!(nodes = pools.len(), addresses = ?options.addresses, "nothing of the product is left on the nodes");
+        return Ok(());
+    }
+    ensure!(Occupied::from(options.nodes_with_pods) == Occupied::Leave, "nodes that are not done with: {}", left.join("; "));
+    warn!("nodes that were left as they are: {}", left.join("; "));
+    Ok(())
+}
+
+/// The controller ends what it has begun; what it does not end is waited for later, per node.
+async fn settle(cluster: &Cluster, deadline: Instant) -> anyhow::Result<()> {
+    let is_writing = |pool: &AzureVnetNode| {
+        let cloud = pool.status.as_ref().and_then(|status| status.cloud.as_ref());
+        cloud.is_some_and(|cloud| cloud.intent.is_some())
+    };
+    while Instant::now() < deadline && cluster.has_controller().await? && cluster.pools().await?.iter().any(is_writing) {
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+async fn restore(cluster: &Cluster, pools: &[AzureVnetNode], deadline: Instant) -> anyhow::Result<BTreeMap<String, Progress>> {
+    cluster.apply_restorer().await?;
+    loop {
+        let progress = plan::progress(pools, &cluster.reachable().await?, &cluster.restorers().await?);
+        let waits = progress.values().filter(|progress| **progress == Progress::Waits).count();
+        // What is left of the time is for the NICs.
+        if waits == 0 || Instant::now() + SETTLE >= deadline {
+            return Ok(progress);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Gives a node's addresses back and lets its object go. Answers why not.
+async fn farewell<A: Arm>(
+    options: &Options,
+    cluster: &Cluster,
+    nics: &Nics<A>,
+    pool: &AzureVnetNode,
+    progress: &BTreeMap<String, Progress>,
+) -> Option<String> {
+    let name = pool.name_any();
+    let left = |why: String| Some(format!("{name}: {why}"));
+    if let Some(why) = plan::stays(progress.get(&name)) {
+        return left(why);
+    }
+    match options.addresses.into() {
+        Addresses::GiveBack => match nics.give_back(pool).await {
+            Ok(count) => info!(node = name, count, "its addresses are back in the subnet"),
+            Err(why) => return left(format!("its addresses are not given back: {why:#}")),
+        },
+        Addresses::Keep => info!(node = name, "its addresses stay on its NIC"),
+    }
+    cluster
+        .forget(pool)
+        .await
+        .with_context(|| format!("cannot remove the AzureVnetNode {name}"))
+        .err()
+        .and_then(|why| left(format!("{why:#}")))
+}

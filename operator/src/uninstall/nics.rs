@@ -1,0 +1,141 @@
+//! Gives the addresses of a restored node back: nobody else writes its NIC, and nothing uses them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use azure_vnet_crds::AzureVnetNode;
+use azure_vnet_operator_core::{
+    arm::{Class, Error, Urgency},
+    decide::may_vanish,
+    nic::{Change, Refusal, State},
+    provider::ProviderId,
+};
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use crate::{azure::Arm, controller::machine::Machines};
+
+/// Between two looks at a NIC on which Azure still works.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The NICs of the nodes.
+pub struct Nics<A> {
+    arm: Arc<A>,
+    machines: Machines<A>,
+    /// Provider ids by node.
+    places: BTreeMap<String, String>,
+    /// How long after its end a write of the controller may still land.
+    grace: Duration,
+    deadline: Instant,
+}
+
+impl<A: Arm> Nics<A> {
+    /// Nothing is asked yet.
+    pub fn new(arm: Arc<A>, places: BTreeMap<String, String>, grace: Duration, deadline: Instant) -> Self {
+        Self { machines: Machines::new(Arc::clone(&arm)), arm, places, grace, deadline }
+    }
+
+    /// Removes all IP configurations of ours from a node's NIC and sees them gone. Answers how many there were.
+    ///
+    /// # Errors
+    /// Azure's, or that a write of the controller may still land.
+    pub async fn give_back(&self, pool: &AzureVnetNode) -> anyhow::Result<usize> {
+        self.await_last_write(pool).await?;
+        // A node that is gone has taken its NIC with it.
+        let Some(place) = self.places.get(&pool.name_any()) else { return Ok(0) };
+        let provider: ProviderId = place.parse()?;
+        let mut count = 0;
+        loop {
+            match self.remove(&provider).await {
+                Ok(Left::Nothing) => return Ok(count),
+                Ok(Left::Some(removed)) => count += removed,
+                Err(Failure::Azure(error)) if error.class == Class::Gone => return Ok(count),
+                Err(Failure::Azure(error)) => self.pause(&error).await?,
+                Err(Failure::Refused(why)) => bail!(why),
+            }
+            if Instant::now() >= self.deadline {
+                bail!("Azure was not done in time");
+            }
+        }
+    }
+
+    /// A request of a controller that died may land until its intent has ended, and its grace has passed (safety rule RE4).
+    async fn await_last_write(&self, pool: &AzureVnetNode) -> anyhow::Result<()> {
+        let cloud = pool.status.as_ref().and_then(|status| status.cloud.as_ref());
+        while !may_vanish(cloud, self.grace, Timestamp::now()) {
+            if Instant::now() >= self.deadline {
+                bail!("a write to its NIC that was begun may still land: run this again in some minutes");
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// One look, and one write where there is something to remove.
+    async fn remove(&self, provider: &ProviderId) -> Result<Left, Failure> {
+        let target = self.machines.target(provider).await?;
+        let nic = self.machines.nic(&target, Urgency::Release).await?;
+        let view = nic.view();
+        let attached: BTreeSet<_> = view.attached().collect();
+        if view.slots.is_empty() && view.state != State::Moving {
+            return Ok(Left::Nothing);
+        }
+        let count = attached.len();
+        let write = match nic.write(&Change { add: BTreeSet::new(), remove: attached }) {
+            Ok(write) => write,
+            // What is left is on its way out.
+            Err(Refusal::Done) => {
+                sleep(LOOK).await;
+                return Ok(Left::Some(0));
+            }
+            Err(other) => return Err(Failure::Refused(anyhow!(other).context("the NIC is not as it should be"))),
+        };
+        let deadline = self.deadline;
+        self.arm.write(&write, Urgency::Release, &move || Instant::now() < deadline).await?;
+        Ok(Left::Some(count))
+    }
+
+    async fn pause(&self, error: &Error) -> anyhow::Result<()> {
+        let lasts = match error.class {
+            Class::Throttled { .. }
+            | Class::Busy { .. }
+            | Class::Stale
+            | Class::Superseded
+            | Class::Unavailable
+            | Class::NotSent
+            | Class::Failed => false,
+            Class::Gone | Class::Forbidden { .. } | Class::Locked | Class::Unauthenticated | Class::SubnetFull | Class::Rejected => true,
+        };
+        if lasts {
+            return Err(anyhow!(error.clone()).context(error.remedy()));
+        }
+        warn!(%error, "trying again");
+        let pause = error.retry_after().unwrap_or(LOOK).max(LOOK);
+        let left = self.deadline.checked_duration_since(Instant::now()).context("Azure was not done in time")?;
+        sleep(pause.min(left)).await;
+        Ok(())
+    }
+}
+
+/// What a NIC had before a write.
+enum Left {
+    Nothing,
+    Some(usize),
+}
+
+enum Failure {
+    Azure(Error),
+    Refused(anyhow::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Azure(error)
+    }
+}
