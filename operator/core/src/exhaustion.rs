@@ -16,6 +16,24 @@ pub fn is_out(status: &AzureVnetNodeStatus, agent: &Agent, subnet_is_full: bool)
     agent.counts.free == 0 && (says("AtCapacity").is_some() || starved_by_subnet)
 }
 
+/// Whether a node that begins can serve pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It has addresses, or all that it should have.
+    Supplied,
+    /// It has none to give, and is not known to have all that it should: pods had better stay off until it has some, or is marked.
+    Short,
+}
+
+impl Start {
+    /// Judges by what is stored of a node. What is lacking lasts longer than what is known of why: not a leader's term, and no mark's delay.
+    #[must_use]
+    pub fn of(status: &AzureVnetNodeStatus, agent: &Agent) -> Self {
+        let content = status.conditions.iter().any(|condition| condition.type_ == "InDeficit" && condition.status == "False");
+        if agent.counts.free > 0 || content { Self::Supplied } else { Self::Short }
+    }
+}
+
 /// What to do about the mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marking {
@@ -75,6 +93,18 @@ mod tests {
             assert!(!is_out(&status(kind, reason), &agent(0), false), "{kind} {reason}");
         }
         assert!(!is_out(&status("AtCapacity", "AtCapacity"), &agent(1), true), "the next pod still gets one");
+    }
+
+    #[test]
+    fn up5_a_node_without_addresses_is_short_whatever_the_reason() {
+        for reason in ["SubnetExhausted", "Filling", "Throttled"] {
+            assert_eq!(Start::of(&status("InDeficit", reason), &agent(0)), Start::Short, "{reason}");
+            assert_eq!(Start::of(&status("InDeficit", reason), &agent(1)), Start::Supplied, "{reason}");
+        }
+        assert_eq!(Start::of(&AzureVnetNodeStatus::default(), &agent(0)), Start::Short, "nothing was said of it yet");
+        let mut filled = status("InDeficit", "Filled");
+        filled.conditions[0].status = "False".into();
+        assert_eq!(Start::of(&filled, &agent(0)), Start::Supplied, "none are wanted");
     }
 
     #[test]

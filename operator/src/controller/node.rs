@@ -10,7 +10,7 @@ use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, EXHAUSTED_TAINT, POOL_OVER
 use azure_vnet_operator_core::{
     arm::{Error, ResourceId},
     decide::may_vanish,
-    exhaustion::{Marking, is_out, mark},
+    exhaustion::{Marking, Start, is_out, mark},
     network::{Cluster, Finding},
     nic::Nic,
     pass::{Pass, newer},
@@ -255,10 +255,14 @@ impl<A: Arm> Shell<A> {
         if !taints::is_served(node, &uid, &object.spec.node.uid, Some(agent)) {
             return None;
         }
-        let out = policy.exhaustion == Exhaustion::Taint && is_out(status, agent, self.is_exhausted(&object.spec.node.subnet_id));
+        let (out, start) = match policy.exhaustion {
+            Exhaustion::Taint => (is_out(status, agent, self.is_exhausted(&object.spec.node.subnet_id)), Start::of(status, agent)),
+            // No pod is kept off for want of addresses.
+            Exhaustion::ConditionOnly => (false, Start::Supplied),
+        };
         let marking = mark(out, node.has_taint(EXHAUSTED_TAINT), wrong_since, Timestamp::now());
         let look_again = if let Marking::Wait(rest) = marking { Some(rest) } else { None };
-        if let Some(repair) = taints::plan(node, &policy.startup_taint, marking, Timestamp::now()) {
+        if let Some(repair) = taints::plan(node, &policy.startup_taint, start, marking, Timestamp::now()) {
             self.mend_taints(node, repair).await;
         }
         look_again

@@ -1,7 +1,7 @@
 //! What the controller changes on a Node itself: its start-up taint, the mark of one without addresses, and a leftover `NetworkUnavailable`.
 
 use azure_vnet_crds::{EXHAUSTED_TAINT, node::Agent};
-use azure_vnet_operator_core::exhaustion::Marking;
+use azure_vnet_operator_core::exhaustion::{Marking, Start};
 use jiff::Timestamp;
 use kube::{
     Api,
@@ -27,10 +27,11 @@ pub struct Repair {
 
 /// Plans the repair of a node that is served. `None`: all is well.
 #[must_use]
-pub fn plan(node: &Node, startup_taint: &str, marking: Marking, now: Timestamp) -> Option<Repair> {
-    // A node that is about to be marked is given free with the mark on it: no pod is to find it between the two.
-    let awaits_mark = matches!(marking, Marking::Wait(_)) && !node.has_taint(EXHAUSTED_TAINT);
-    let goes = |key: &str| (key == startup_taint && !awaits_mark) || (marking == Marking::Remove && key == EXHAUSTED_TAINT);
+pub fn plan(node: &Node, startup_taint: &str, start: Start, marking: Marking, now: Timestamp) -> Option<Repair> {
+    // A node that is short of addresses is given free with the mark on it, or once it has some: no pod is to find it between the two.
+    let marked = marking == Marking::Set || node.has_taint(EXHAUSTED_TAINT);
+    let begins = marked || (start == Start::Supplied && !matches!(marking, Marking::Wait(_)));
+    let goes = |key: &str| (key == startup_taint && begins) || (marking == Marking::Remove && key == EXHAUSTED_TAINT);
     let mark = json!({"key": EXHAUSTED_TAINT, "effect": "NoSchedule"});
     let mark = Some(&mark).filter(|_| marking == Marking::Set && !node.has_taint(EXHAUSTED_TAINT));
     let taints = changed(node, goes, mark);
@@ -87,14 +88,13 @@ mod tests {
     fn only_the_start_up_taint_goes_and_only_if_the_node_is_as_read() {
         let other = json!({"key": "other", "effect": "NoSchedule", "value": "x"});
         let taints = json!([{"key": "a/not-ready", "effect": "NoExecute"}, other]);
-        let repair = plan(&node(&taints, "False"), "a/not-ready", Marking::Keep, Timestamp::UNIX_EPOCH).unwrap();
+        let repair = plan(&node(&taints, "False"), "a/not-ready", Start::Supplied, Marking::Keep, Timestamp::UNIX_EPOCH).unwrap();
         let expected = json!({"metadata": {"resourceVersion": "7"}, "spec": {"taints": [other]}});
         assert_eq!(repair, Repair { taints: Some(expected), network: None });
-        assert_eq!(
-            plan(&node(&json!([other]), "False"), "a/not-ready", Marking::Wait(std::time::Duration::from_secs(1)), Timestamp::UNIX_EPOCH),
-            None
-        );
-        assert!(plan(&node(&json!([]), "True"), "a/not-ready", Marking::Keep, Timestamp::UNIX_EPOCH).unwrap().network.is_some());
+        let wait = Marking::Wait(std::time::Duration::from_secs(1));
+        assert_eq!(plan(&node(&json!([other]), "False"), "a/not-ready", Start::Short, wait, Timestamp::UNIX_EPOCH), None);
+        let network = plan(&node(&json!([]), "True"), "a/not-ready", Start::Short, Marking::Keep, Timestamp::UNIX_EPOCH).unwrap().network;
+        assert!(network.is_some());
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
         let other = json!({"key": "other", "effect": "NoSchedule"});
         let mark = json!({"key": "azure-vnet.dev/no-addresses", "effect": "NoSchedule"});
         let planned = |taints: Value, marking| {
-            plan(&node(&taints, "False"), "a/not-ready", marking, Timestamp::UNIX_EPOCH)
+            plan(&node(&taints, "False"), "a/not-ready", Start::Short, marking, Timestamp::UNIX_EPOCH)
                 .map(|repair| repair.taints.unwrap()["spec"]["taints"].clone())
         };
         assert_eq!(planned(json!([other]), Marking::Set), Some(json!([other, mark])));
@@ -115,15 +115,21 @@ mod tests {
     fn up5_a_node_that_begins_without_addresses_keeps_the_start_up_taint_until_it_is_marked() {
         let startup = json!({"key": "a/not-ready", "effect": "NoSchedule"});
         let mark = json!({"key": "azure-vnet.dev/no-addresses", "effect": "NoSchedule"});
-        let planned = |taints: Value, marking| {
-            plan(&node(&taints, "False"), "a/not-ready", marking, Timestamp::UNIX_EPOCH)
+        let planned = |taints: Value, start, marking| {
+            plan(&node(&taints, "False"), "a/not-ready", start, marking, Timestamp::UNIX_EPOCH)
                 .map(|repair| repair.taints.unwrap()["spec"]["taints"].clone())
         };
         let wait = Marking::Wait(std::time::Duration::from_secs(1));
-        assert_eq!(planned(json!([startup]), wait), None);
-        assert_eq!(planned(json!([startup]), Marking::Set), Some(json!([mark])));
-        assert_eq!(planned(json!([startup]), Marking::Keep), Some(json!([])), "it has some again");
-        assert_eq!(planned(json!([startup, mark]), wait), Some(json!([mark])), "the mark is to go, and keeps pods off until then");
+        assert_eq!(planned(json!([startup]), Start::Short, wait), None);
+        assert_eq!(planned(json!([startup]), Start::Short, Marking::Keep), None, "a new leader does not know yet that the subnet is full");
+        assert_eq!(planned(json!([startup]), Start::Supplied, wait), None, "it holds all it may, and gave all away");
+        assert_eq!(planned(json!([startup]), Start::Short, Marking::Set), Some(json!([mark])));
+        assert_eq!(planned(json!([startup]), Start::Supplied, Marking::Keep), Some(json!([])), "it has some again");
+        assert_eq!(
+            planned(json!([startup, mark]), Start::Short, wait),
+            Some(json!([mark])),
+            "the mark is to go, and keeps pods off until then"
+        );
     }
 
     #[test]

@@ -310,8 +310,8 @@ impl<'a> Step<'a> {
     }
 
     /// Whether a new node has nothing to wait for: an empty pool is one too, without which its agent would never start to serve it (safety rule UP1).
-    /// One that lacks addresses begins so only in a full subnet, which is marked on it: whatever else is in the way, pods had better stay off
-    /// until it has some. In mode Plan nothing begins.
+    /// One that lacks addresses begins so only in a full subnet, which is marked on it, or, where the config has conditions only, told by them. Whatever
+    /// else is in the way, pods had better stay off until it has some. In mode Plan nothing begins.
     fn begins_empty(&self) -> bool {
         let new = self.stored.spec.revision == 0 && self.cloud.intent.is_none() && self.policy.mode != Mode::Plan && !self.observed.leaving;
         let content = |nic: &NicRead| {
