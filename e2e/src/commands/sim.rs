@@ -10,6 +10,9 @@ pub struct SimArguments {
     /// So many seeds, from 0.
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
+    /// Begin no seed after that many seconds.
+    #[arg(long)]
+    within: Option<u64>,
     /// One seed, told in full.
     #[arg(long)]
     seed: Option<u64>,
@@ -26,11 +29,12 @@ pub struct SimArguments {
 /// # Errors
 /// If a rule was broken, or a defect was not caught.
 pub fn run(arguments: &SimArguments) -> Result<()> {
-    let SimArguments { seeds, seed, mutate, json } = arguments;
+    let SimArguments { seeds, within, seed, mutate, json } = arguments;
     let mut simulate = cargo();
     simulate.args(["run", "--quiet", "--profile", "sim", "--package", "azure-vnet-operator-core", "--example", "simulate", "--"]);
     simulate.args(["--seeds", &seeds.to_string()]);
-    for (name, value) in [("--seed", seed.map(|seed| seed.to_string())), ("--mutate", mutate.clone())] {
+    let number = |number: &Option<u64>| number.map(|number| number.to_string());
+    for (name, value) in [("--seed", number(seed)), ("--within", number(within)), ("--mutate", mutate.clone())] {
         simulate.args(value.iter().flat_map(|value| [name, value]));
     }
     simulate.args(json.then_some("--json"));

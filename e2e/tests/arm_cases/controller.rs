@@ -1,7 +1,7 @@
 //! One node's controller: the product's passes and its client of Resource Manager, with an object store of a few lines and a clock that is moved by
 //! hand. Requests take real time, waits between passes take none.
 
-use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode,
@@ -78,7 +78,7 @@ impl Controller {
         let me = Leader { identity: "me".into(), nonce: "term".into() };
         let subject = Subject { node, provider_id: "azure:///", policy: &policy, me };
         let known = std::mem::take(&mut self.known);
-        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, self.object.clone()));
+        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, self.stored()));
         let wake = loop {
             self.sleep(1);
             let exhausted = self.exhausted;
@@ -183,9 +183,13 @@ impl Controller {
         nic.map_err(|error| Error::not_sent(&error.to_string()))
     }
 
+    fn stored(&self) -> Option<Arc<AzureVnetNode>> {
+        self.object.clone().map(Arc::new)
+    }
+
     async fn carry_out(&mut self, effect: Effect, pass: &mut Pass<'_>) {
         match effect {
-            Effect::ReadObject => pass.object_read(self.object.clone()),
+            Effect::ReadObject => pass.object_read(self.stored()),
             Effect::Delete => panic!("no other node has this name"),
             Effect::WriteSpec(spec) => {
                 let version = self.version();
@@ -193,7 +197,7 @@ impl Controller {
                 object.metadata.uid = Some("object".into());
                 object.metadata.resource_version = Some(version);
                 object.spec = *spec;
-                pass.written(self.object.clone());
+                pass.written(self.stored());
             }
             Effect::WriteStatus(cloud, conditions) => {
                 let version = self.version();
@@ -201,7 +205,7 @@ impl Controller {
                 object.metadata.resource_version = Some(version);
                 let status = object.status.get_or_insert_default();
                 (status.cloud, status.conditions) = (Some(*cloud), conditions);
-                pass.written(self.object.clone());
+                pass.written(self.stored());
             }
             Effect::Tell(events) => self.events.extend(events),
             Effect::Send(send) => {

@@ -97,6 +97,14 @@ impl Text {
     }
 }
 
+impl Adopted {
+    /// What a spec offers to be taken over.
+    #[must_use]
+    pub fn of(spec: &AzureVnetNodeSpec) -> Self {
+        Self { revision: spec.revision, content: content(spec) }
+    }
+}
+
 /// Whether a spec may be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
@@ -127,15 +135,15 @@ pub enum Regression {
     },
 }
 
-/// Judges a spec against what was taken over, whatever object either came from (safety rule RE3).
+/// Judges what a spec offers against what was taken over, whatever object either came from (safety rule RE3).
 #[must_use]
-pub fn judge(adopted: Option<&Adopted>, spec: &AzureVnetNodeSpec) -> Judgement {
+pub fn judge(adopted: Option<&Adopted>, offered: &Adopted) -> Judgement {
     let Some(adopted) = adopted else { return Judgement::Adopt };
-    match spec.revision.cmp(&adopted.revision) {
+    match offered.revision.cmp(&adopted.revision) {
         std::cmp::Ordering::Greater => Judgement::Adopt,
-        std::cmp::Ordering::Less => Judgement::Regressed(Regression::Lower { adopted: adopted.revision, offered: spec.revision }),
-        std::cmp::Ordering::Equal if content(spec) == adopted.content => Judgement::Unchanged,
-        std::cmp::Ordering::Equal => Judgement::Regressed(Regression::OtherContent { revision: spec.revision }),
+        std::cmp::Ordering::Less => Judgement::Regressed(Regression::Lower { adopted: adopted.revision, offered: offered.revision }),
+        std::cmp::Ordering::Equal if offered.content == adopted.content => Judgement::Unchanged,
+        std::cmp::Ordering::Equal => Judgement::Regressed(Regression::OtherContent { revision: offered.revision }),
     }
 }
 
@@ -331,13 +339,19 @@ pub fn listed(spec: &AzureVnetNodeSpec) -> BTreeSet<SlotAddress> {
     spec.addresses.iter().filter(usable).copied().collect()
 }
 
-/// Decides what is offered. `removing` is what an open intent removes. A release or removal excludes what shares its slot or its address,
+/// Decides what of the [`listed`] is offered. `removing` is what an open intent removes. A release or removal excludes what shares its slot or its address,
 /// since either may be what is meant (safety rules ST8, RE2).
 #[must_use]
-pub fn offer(spec: &AzureVnetNodeSpec, removing: &[SlotAddress], sightings: &Sightings, now: Duration) -> Offer {
+pub fn offer(
+    spec: &AzureVnetNodeSpec,
+    listed: &BTreeSet<SlotAddress>,
+    removing: &[SlotAddress],
+    sightings: &Sightings,
+    now: Duration,
+) -> Offer {
     let leaving: BTreeSet<SlotAddress> = spec.release.iter().flat_map(|release| &release.addresses).chain(removing).copied().collect();
     let leaves = |at: &SlotAddress| leaving.iter().any(|leaving| leaving.slot == at.slot || leaving.address == at.address);
-    let (set_aside, stays): (BTreeSet<_>, BTreeSet<_>) = listed(spec).into_iter().partition(leaves);
+    let (set_aside, stays): (BTreeSet<_>, BTreeSet<_>) = listed.iter().copied().partition(leaves);
     let offered = stays.into_iter().filter(|at| sightings.offerable(now, at.address)).collect();
     Offer { offered, set_aside }
 }
@@ -415,12 +429,16 @@ pub fn releases<Read: Copy + Ord>(
     probation: (&mut Probation<Read>, Pass<Read>),
 ) -> ReleasePlan {
     let Held { quarantined, set_aside } = held;
+    let (probation, pass) = probation;
+    if spec.release.is_empty() && set_aside.is_empty() {
+        probation.0.clear();
+        return ReleasePlan::default();
+    }
     let asked: Vec<(u64, SlotAddress)> =
         spec.release.iter().flat_map(|release| release.addresses.iter().map(|at| (release.id, *at))).collect();
     let leaving: BTreeSet<SlotAddress> = asked.iter().map(|(_, at)| *at).chain(removing.iter().copied()).collect();
     let listed: BTreeSet<SlotAddress> = spec.addresses.iter().copied().collect();
     let ordinary = set_aside.iter().filter(|at| !leaving.contains(at) && listed.contains(at)).copied().collect();
-    let (probation, pass) = probation;
     ReleasePlan {
         quarantine: asked
             .into_iter()
@@ -478,13 +496,14 @@ mod tests {
 
     #[test]
     fn re3_neither_a_lower_revision_nor_other_content_of_the_same_is_adopted() {
-        let adopted = Adopted { revision: 7, content: content(&spec(7, &["1/10.0.0.1"])) };
-        assert_eq!(judge(None, &spec(0, &[])), Judgement::Adopt);
-        assert_eq!(judge(Some(&adopted), &spec(8, &[])), Judgement::Adopt);
-        assert_eq!(judge(Some(&adopted), &spec(7, &["1/10.0.0.1"])), Judgement::Unchanged);
-        assert_eq!(judge(Some(&adopted), &spec(7, &["1/10.0.0.2"])), Judgement::Regressed(Regression::OtherContent { revision: 7 }));
+        let of = |revision, texts: &[&str]| Adopted::of(&spec(revision, texts));
+        let adopted = of(7, &["1/10.0.0.1"]);
+        assert_eq!(judge(None, &of(0, &[])), Judgement::Adopt);
+        assert_eq!(judge(Some(&adopted), &of(8, &[])), Judgement::Adopt);
+        assert_eq!(judge(Some(&adopted), &of(7, &["1/10.0.0.1"])), Judgement::Unchanged);
+        assert_eq!(judge(Some(&adopted), &of(7, &["1/10.0.0.2"])), Judgement::Regressed(Regression::OtherContent { revision: 7 }));
         let lower = Judgement::Regressed(Regression::Lower { adopted: 7, offered: 6 });
-        assert_eq!(judge(Some(&adopted), &spec(6, &["1/10.0.0.1"])), lower);
+        assert_eq!(judge(Some(&adopted), &of(6, &["1/10.0.0.1"])), lower);
     }
 
     #[test]
@@ -640,7 +659,7 @@ mod tests {
         let known: BTreeSet<_> = spec.addresses.iter().map(|at| at.address).collect();
         let mut sightings = Sightings::default();
         sightings.list(secs(0), Listed::ByObject, &known, &offered(&known));
-        let offer = offer(&spec, &all(&["9/10.0.0.4"]), &sightings, secs(0));
+        let offer = offer(&spec, &listed(&spec), &all(&["9/10.0.0.4"]), &sightings, secs(0));
         assert_eq!(offer.offered, all(&["1/10.0.0.1"]).into_iter().collect());
         assert_eq!(offer.set_aside, all(&["2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4"]).into_iter().collect());
     }

@@ -11,11 +11,12 @@ pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use azure_vnet_crds::{
-    AzureVnetNodeSpec, AzureVnetNodeStatus,
+    AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus,
     node::{Agent, Cloud, Machine, SlotAddress},
 };
 use jiff::Timestamp;
@@ -33,7 +34,7 @@ pub struct Observed {
     /// Its machine and NIC.
     pub machine: Machine,
     /// Its `AzureVnetNode`, as read last.
-    pub object: Option<Stored>,
+    pub object: Option<Arc<AzureVnetNode>>,
     /// Its NIC, as read last.
     pub nic: Option<NicRead>,
     /// Who decides.
@@ -77,21 +78,6 @@ pub enum Ready {
     False,
     /// Its kubelet is silent.
     Unknown,
-}
-
-/// An `AzureVnetNode` as stored.
-#[derive(Clone, Debug)]
-pub struct Stored {
-    /// Its UID.
-    pub uid: String,
-    /// When it was created.
-    pub created: Timestamp,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// Its spec.
-    pub spec: AzureVnetNodeSpec,
-    /// Its status.
-    pub status: AzureVnetNodeStatus,
 }
 
 /// A NIC and when the request for it was sent.
@@ -138,6 +124,8 @@ pub struct Memory {
     pub aside_since: Option<Timestamp>,
     /// The intent that was opened last.
     pub opened: u64,
+    /// The open intent, and when it was seen first.
+    pub seen: Option<(u64, Timestamp)>,
     /// An intent of which a request may still land.
     pub unknown: Option<u64>,
     /// The highest id seen: ids never return, not even with a restored API server (safety rule RE1).
@@ -172,8 +160,8 @@ impl Memory {
     /// spec at once makes the write of the status fail, and a release that nobody remembers would not stand.
     #[must_use]
     pub fn after_spec(&self, decided: &Self) -> Self {
-        let Self { opened, unknown, closed, sends, ignored, .. } = *self;
-        Self { opened, unknown, closed, sends, ignored, ..decided.clone() }
+        let Self { opened, seen, unknown, closed, sends, ignored, .. } = *self;
+        Self { opened, seen, unknown, closed, sends, ignored, ..decided.clone() }
     }
 }
 
@@ -266,7 +254,7 @@ pub fn decide(observed: &Observed, policy: &Policy, now: Timestamp) -> Decision 
         return idle();
     }
     let Some(stored) = &observed.object else { return create(observed, policy) };
-    if stored.deleting {
+    if stored.metadata.deletion_timestamp.is_some() {
         return idle();
     }
     if !stored.spec.node.uid.is_empty() && stored.spec.node.uid != observed.node.uid {
@@ -290,8 +278,15 @@ impl Observed {
     /// The agent's report, if it speaks of this object and this boot.
     fn agent(&self) -> Option<&Agent> {
         let stored = self.object.as_ref()?;
-        stored.status.agent.as_ref().filter(|agent| agent.object_uid == stored.uid && agent.boot_id == self.node.boot_id)
+        let uid = stored.metadata.uid.as_deref().unwrap_or_default();
+        status(stored).agent.as_ref().filter(|agent| agent.object_uid == uid && agent.boot_id == self.node.boot_id)
     }
+}
+
+/// What an object's status says; nothing if it has none.
+fn status(object: &AzureVnetNode) -> &AzureVnetNodeStatus {
+    static NONE: AzureVnetNodeStatus = AzureVnetNodeStatus { cloud: None, agent: None, conditions: vec![] };
+    object.status.as_ref().unwrap_or(&NONE)
 }
 
 /// Time between two instants, none if the later one is the earlier.

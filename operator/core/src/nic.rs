@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::Arc,
 };
 
 use azure_vnet_crds::node::{Plan, SlotAddress};
@@ -40,8 +41,10 @@ pub enum Slot {
     Attached(Ipv4Addr),
     /// On its way: named without an address yet, or no longer wanted and not gone yet.
     Provisioning,
-    /// Azure failed to provision it, or to take it away.
+    /// Azure failed to provision it.
     Failed,
+    /// Azure failed to take it away: still there with its address, and no longer in the machine's model, so that the next write ends it.
+    Dropped(Ipv4Addr),
 }
 
 /// Whether Azure is still working on a NIC.
@@ -60,7 +63,14 @@ impl View {
     pub fn attached(&self) -> impl Iterator<Item = SlotAddress> + '_ {
         self.slots.iter().filter_map(|(&slot, state)| match state {
             Slot::Attached(address) => Some(SlotAddress { slot, address: *address }),
-            Slot::Provisioning | Slot::Failed => None,
+            Slot::Provisioning | Slot::Failed | Slot::Dropped(_) => None,
+        })
+    }
+    /// Our IP configurations that the next write takes away, whatever else it does.
+    pub fn dropped(&self) -> impl Iterator<Item = SlotAddress> + '_ {
+        self.slots.iter().filter_map(|(&slot, state)| match state {
+            Slot::Dropped(address) => Some(SlotAddress { slot, address: *address }),
+            Slot::Attached(_) | Slot::Provisioning | Slot::Failed => None,
         })
     }
     /// The address in a slot.
@@ -68,7 +78,7 @@ impl View {
     pub fn address(&self, slot: u8) -> Option<Ipv4Addr> {
         match self.slots.get(&slot)? {
             Slot::Attached(address) => Some(*address),
-            Slot::Provisioning | Slot::Failed => None,
+            Slot::Provisioning | Slot::Failed | Slot::Dropped(_) => None,
         }
     }
     /// How many IP configurations of ours fit beside the others.
@@ -119,7 +129,8 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nic {
     view: View,
-    source: Source,
+    /// Large, and never changed: shared by all copies.
+    source: Arc<Source>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -141,7 +152,7 @@ impl Nic {
         let foreign = count(parsed.configurations.len() - slots.len());
         let state = if is_final(&parsed.state) { State::Settled } else { State::Moving };
         let view = parsed.view(slots, foreign, state)?;
-        Ok(Self { view, source: Source::Whole { tree: body, etag } })
+        Ok(Self { view, source: Arc::new(Source::Whole { tree: body, etag }) })
     }
 
     /// Reads an instance of a Uniform scale set: its model (what is wanted) and its NICs (what is there).
@@ -167,7 +178,14 @@ impl Nic {
         // What one of them lacks is under way, or was left half done: the next write makes it what the model says, so its address is nobody's.
         let named: BTreeSet<u8> = wanted.iter().filter_map(|name| slot_of(name)).collect();
         let shown: BTreeSet<u8> = slots.keys().copied().collect();
-        slots.extend(named.symmetric_difference(&shown).map(|&slot| (slot, if ended_badly { Slot::Failed } else { Slot::Provisioning })));
+        for &slot in named.symmetric_difference(&shown) {
+            let state = match slots.get(&slot) {
+                _ if !ended_badly => Slot::Provisioning,
+                Some(Slot::Attached(address)) => Slot::Dropped(*address),
+                Some(Slot::Provisioning | Slot::Failed | Slot::Dropped(_)) | None => Slot::Failed,
+            };
+            slots.insert(slot, state);
+        }
         let lags = named != shown || nic.configurations.iter().any(|c| !wanted.contains(c.name.as_str()));
         let state = match (is_final(&model_state) && is_final(&nic.state), lags) {
             (false, _) => State::Moving,
@@ -179,7 +197,8 @@ impl Nic {
         let ours_shown = nic.configurations.iter().filter(|c| slot_of(&c.name).is_some()).count();
         let view = nic.view(slots, count(total - ours_shown), state)?;
         let etag = text(&model.body, "/etag").or_else(|| model.etag.clone());
-        Ok(Self { view, source: Source::Instance { id, location, profile, nic: nic.name.clone(), etag } })
+        let source = Arc::new(Source::Instance { id, location, profile, nic: nic.name.clone(), etag });
+        Ok(Self { view, source })
     }
 
     /// What it shows.
@@ -191,7 +210,7 @@ impl Nic {
     /// What its owner said of it: all of a NIC, of an instance its network profile.
     #[must_use]
     pub fn tree(&self) -> &Value {
-        match &self.source {
+        match &*self.source {
             Source::Whole { tree, .. } => tree,
             Source::Instance { profile, .. } => profile,
         }
@@ -203,11 +222,11 @@ impl Nic {
     /// When nothing is left to do, when the NIC no longer shows what the change was decided on, or when the guard objects.
     pub fn write(&self, change: &Change) -> Result<Write, Refusal> {
         let change = self.remaining(change)?;
-        let (Source::Whole { etag, .. } | Source::Instance { etag, .. }) = &self.source;
+        let (Source::Whole { etag, .. } | Source::Instance { etag, .. }) = &*self.source;
         if etag.is_none() {
             return Err(Refusal::NoEtag);
         }
-        match &self.source {
+        match &*self.source {
             Source::Whole { tree, etag } => {
                 let body = whole_body(tree, &change).ok_or(Refusal::Guard("no ipConfigurations"))?;
                 guard(tree, &body, "/properties/ipConfigurations", &change)?;
@@ -229,7 +248,7 @@ impl Nic {
     pub fn preview(&self, change: &Change) -> Result<Plan, Refusal> {
         let write = self.write(change)?;
         let body = write.body();
-        let list = match &self.source {
+        let list = match &*self.source {
             Source::Whole { .. } => array_at(body, "/properties/ipConfigurations"),
             Source::Instance { nic, .. } => {
                 let profile = body.pointer("/properties/networkProfileConfiguration");
@@ -265,7 +284,9 @@ impl Nic {
                 Some(Slot::Attached(address)) if *address == entry.address => {
                     left.remove.insert(*entry);
                 }
-                Some(Slot::Attached(_) | Slot::Provisioning | Slot::Failed) => return Err(Refusal::AddressChanged(entry.slot)),
+                Some(Slot::Attached(_) | Slot::Provisioning | Slot::Failed | Slot::Dropped(_)) => {
+                    return Err(Refusal::AddressChanged(entry.slot));
+                }
             }
         }
         if left == Change::default() && !repairs {
@@ -279,7 +300,7 @@ impl Nic {
 
     /// Slots that a body built from it names before any change.
     fn named(&self) -> BTreeSet<u8> {
-        let list = match &self.source {
+        let list = match &*self.source {
             Source::Whole { tree, .. } => array_at(tree, "/properties/ipConfigurations"),
             Source::Instance { profile, nic, .. } => interface(profile, nic).and_then(|nic| array_at(nic, "/properties/ipConfigurations")),
         };
@@ -358,12 +379,8 @@ pub fn guard(before: &Value, after: &Value, pointer: &str, change: &Change) -> R
     let (Some(old), Some(new)) = (array_at(before, pointer), array_at(after, pointer)) else {
         return refuse("no ipConfigurations");
     };
-    let without = |tree: &Value| {
-        let mut tree = tree.clone();
-        tree.pointer_mut(pointer).map(Value::take);
-        tree
-    };
-    if without(before) != without(after) {
+    let path: Vec<&str> = pointer.split('/').skip(1).collect();
+    if !same_beside(before, after, &path) {
         return refuse("a field outside ipConfigurations differs");
     }
     let name = |entry: &Value| text(entry, "/name").unwrap_or_default();
@@ -390,6 +407,27 @@ pub fn guard(before: &Value, after: &Value, pointer: &str, change: &Change) -> R
         return refuse("an addition is there already");
     }
     if new.len() > usize::from(LIMIT) { Err(Refusal::Limit) } else { Ok(()) }
+}
+
+/// Whether two trees are the same but for what lies at a path.
+fn same_beside(one: &Value, other: &Value, path: &[&str]) -> bool {
+    let Some((first, rest)) = path.split_first() else { return true };
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let same = |(key, value): (&String, &Value)| {
+                other.get(key).is_some_and(|other| if key == first { same_beside(value, other, rest) } else { value == other })
+            };
+            one.len() == other.len() && one.iter().all(same)
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            let number = first.parse::<usize>().ok();
+            let same = |(at, (one, other)): (usize, (&Value, &Value))| {
+                if Some(at) == number { same_beside(one, other, rest) } else { one == other }
+            };
+            one.len() == other.len() && one.iter().zip(other).enumerate().all(same)
+        }
+        (one, other) => one == other,
+    }
 }
 
 /// A NIC resource as the Network provider shows it.
@@ -691,7 +729,7 @@ pub(crate) mod tests {
         let (model, nics) = instance_documents(&["ip1", "avn-3"], &[("ip1", 0), ("avn-3", 3), ("avn-9", 9)], "Failed");
         let nic = Nic::instance(&model, &nics).unwrap();
         assert_eq!((nic.view().state, nic.view().attached().collect()), (State::Settled, vec![entry(3, 3)]));
-        assert_eq!(nic.view().slots.get(&9), Some(&Slot::Failed));
+        assert_eq!(nic.view().dropped().collect::<Vec<_>>(), [entry(9, 9)]);
         let names = |change: &Change| {
             let write = nic.write(change).unwrap();
             let profile = write.body().pointer("/properties/networkProfileConfiguration").unwrap();

@@ -7,6 +7,7 @@ mod race;
 use std::{
     collections::VecDeque,
     ops::ControlFlow::{self, Break, Continue},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     arm::{Class, Error, Trace, Urgency, Write},
-    decide::{Attempt, Decision, Event, Leader, Memory, NicRead, NodeFacts, Observed, Planned, Send, Stored, decide},
+    decide::{Attempt, Decision, Event, Leader, Memory, NicRead, NodeFacts, Observed, Planned, Send, decide},
     nic::{Nic, Refusal},
     policy::Policy,
 };
@@ -31,7 +32,7 @@ const STEPS: u32 = 60;
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     /// The object as last read or written.
-    pub object: Option<AzureVnetNode>,
+    pub object: Option<Arc<AzureVnetNode>>,
     /// The NIC as last read.
     pub nic: Option<Nic>,
     /// Time at which that read began.
@@ -105,7 +106,7 @@ pub enum End {
 }
 
 /// A pass in the making.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pass<'a> {
     subject: Subject<'a>,
     known: Known,
@@ -118,7 +119,7 @@ pub struct Pass<'a> {
     wake: Option<Duration>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Do(Effect),
     Remember(Memory),
@@ -139,7 +140,7 @@ impl Known {
 
     /// The object as last read or written in this term. An earlier term's may be of an API server that was restored since, whose versions begin
     /// anew below it.
-    pub fn take_object(&mut self, nonce: &str) -> Option<AzureVnetNode> {
+    pub fn take_object(&mut self, nonce: &str) -> Option<Arc<AzureVnetNode>> {
         self.object.take().filter(|_| self.nonce == nonce)
     }
 
@@ -152,7 +153,7 @@ impl Known {
 
     /// What counts when a pass begins, with the object as it is to be taken: the [`newer`] of two readings.
     #[must_use]
-    pub fn renewed(self, subject: &Subject<'_>, object: Option<AzureVnetNode>) -> Self {
+    pub fn renewed(self, subject: &Subject<'_>, object: Option<Arc<AzureVnetNode>>) -> Self {
         let known = if self.is_of(subject) { self } else { Self::default() };
         let (nonce, uid) = (subject.me.nonce.clone(), subject.node.uid.clone());
         // A machine that was off may have another NIC.
@@ -196,13 +197,13 @@ impl<'a> Pass<'a> {
     }
 
     /// The answer to [`Effect::ReadObject`].
-    pub fn object_read(&mut self, object: Option<AzureVnetNode>) {
+    pub fn object_read(&mut self, object: Option<Arc<AzureVnetNode>>) {
         self.known.object = object;
         self.confirmed = true;
     }
 
     /// The answer to a write of the object. `None`: somebody else was quicker; what was left to do is dropped.
-    pub fn written(&mut self, object: Option<AzureVnetNode>) {
+    pub fn written(&mut self, object: Option<Arc<AzureVnetNode>>) {
         self.confirmed = false;
         self.acted |= object.as_ref().is_none_or(|object| {
             self.known.object.as_ref().is_none_or(|before| before.metadata.resource_version != object.metadata.resource_version)
@@ -327,8 +328,8 @@ impl<'a> Pass<'a> {
     fn observe(&self, present: &Present<'_>) -> Observed {
         let Subject { node, provider_id, policy: _, me } = &self.subject;
         let known = &self.known;
-        let object = known.object.as_ref().map(stored);
-        let seen = known.machine.as_ref().or(object.as_ref().map(|stored| &stored.spec.node).filter(|machine| machine.uid == node.uid));
+        let seen =
+            known.machine.as_ref().or(known.object.as_ref().map(|stored| &stored.spec.node).filter(|machine| machine.uid == node.uid));
         let machine = Machine {
             uid: node.uid.clone(),
             boot_id: node.boot_id.clone(),
@@ -340,7 +341,7 @@ impl<'a> Pass<'a> {
             exhausted: (present.exhausted)(&machine.subnet_id),
             leaving: present.leaving,
             machine,
-            object,
+            object: known.object.clone(),
             nic: known.nic.as_ref().map(|nic| NicRead { view: nic.view().clone(), at: known.read_at }),
             me: Leader { identity: me.identity.clone(), nonce: present.draw.to_owned() },
             last: known.last.clone(),
@@ -350,21 +351,10 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn stored(object: &AzureVnetNode) -> Stored {
-    let metadata = &object.metadata;
-    Stored {
-        uid: metadata.uid.clone().unwrap_or_default(),
-        created: metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0),
-        deleting: metadata.deletion_timestamp.is_some(),
-        spec: object.spec.clone(),
-        status: object.status.clone().unwrap_or_default(),
-    }
-}
-
 /// The newer of two readings of one object. The API server's versions are ordered numbers; where they are not, the cache is taken.
 #[must_use]
-pub fn newer(cached: Option<AzureVnetNode>, written: Option<AzureVnetNode>) -> Option<AzureVnetNode> {
-    let version = |object: &AzureVnetNode| object.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
+pub fn newer(cached: Option<Arc<AzureVnetNode>>, written: Option<Arc<AzureVnetNode>>) -> Option<Arc<AzureVnetNode>> {
+    let version = |object: &Arc<AzureVnetNode>| object.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
     match (cached, written) {
         (Some(cached), Some(written)) if cached.metadata.uid == written.metadata.uid && version(&written) > version(&cached) => {
             Some(written)
@@ -412,10 +402,8 @@ mod tests {
     }
 
     fn object(world: &World) -> AzureVnetNode {
-        let stored = world.observed.object.clone().unwrap();
-        let mut object = AzureVnetNode::new("n1", stored.spec);
-        (object.metadata.uid, object.metadata.resource_version) = (Some(stored.uid), Some("1".into()));
-        object.status = Some(stored.status);
+        let mut object = AzureVnetNode::clone(world.observed.object.as_ref().unwrap());
+        object.metadata.resource_version = Some("1".into());
         object
     }
 
@@ -429,7 +417,7 @@ mod tests {
             world.pass(1);
             let present = Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, leaving: false };
             match pass.next(&present) {
-                Continue(Effect::ReadObject) => pass.object_read(Some(object.clone())),
+                Continue(Effect::ReadObject) => pass.object_read(Some(Arc::new(object.clone()))),
                 Continue(Effect::ReadNic(_)) => {
                     let began = world.now;
                     world.pass(1);
@@ -450,14 +438,14 @@ mod tests {
         let subject = subject(&before);
         let mut object = object(&world);
         let known = Known { memory: world.observed.memory.clone(), nonce: "mine".into(), uid: "node".into(), ..Known::default() };
-        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, Some(object.clone())));
+        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, Some(Arc::new(object.clone()))));
         let Continue(Effect::WriteStatus(cloud, _)) = go(&mut pass, &mut world, &object) else { panic!("the intent is recorded first") };
         assert_eq!(cloud.intent.as_ref().map(|intent| intent.op), Some(IntentOp::Remove));
         object.status.as_mut().unwrap().cloud = Some(*cloud);
         object.metadata.resource_version = Some("2".into());
 
         let known = pass.into_known();
-        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, Some(object.clone())));
+        let mut pass = Pass::new(subject.clone(), known.renewed(&subject, Some(Arc::new(object.clone()))));
         let Continue(Effect::Send(send)) = go(&mut pass, &mut world, &object) else { panic!("the removal is this controller's own") };
         assert_eq!(send.change.remove, (9..=12).map(at).collect());
         assert!(world.now < send.not_after && send.not_after <= world.now + seconds(600));
@@ -479,10 +467,10 @@ mod tests {
         let version = |text: &str| {
             let mut object = AzureVnetNode::new("n1", AzureVnetNodeSpec::default());
             (object.metadata.uid, object.metadata.resource_version) = (Some("object".into()), Some(text.into()));
-            object
+            Arc::new(object)
         };
         let known = || Known { object: Some(version("9")), nonce: "first".into(), ..Known::default() };
-        let begun = |nonce: &str| newer(Some(version("5")), known().take_object(nonce)).unwrap().metadata.resource_version.unwrap();
+        let begun = |nonce: &str| newer(Some(version("5")), known().take_object(nonce)).unwrap().metadata.resource_version.clone().unwrap();
         assert_eq!((begun("first").as_str(), begun("second").as_str()), ("9", "5"));
     }
 }

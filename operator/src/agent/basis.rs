@@ -45,7 +45,7 @@ impl Node {
         if object.spec.revision == 0 {
             return kept;
         }
-        match adoption::judge(adopted.as_ref(), &object.spec) {
+        match adoption::judge(adopted.as_ref(), &Adopted::of(&object.spec)) {
             Judgement::Adopt | Judgement::Unchanged => Some(by_object(object)),
             Judgement::Regressed(why) => {
                 problems.note(Topic::PoolAdopted, "RevisionRegressed", format!("{why}; the controller will answer with a higher revision"));

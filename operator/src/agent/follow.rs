@@ -143,12 +143,13 @@ impl Node {
                 info!(%slot, "back in use");
             }
         }
-        let offer = adoption::offer(&basis.spec, &basis.removing, &self.sightings, now);
+        let listed = adoption::listed(&basis.spec);
+        let offer = adoption::offer(&basis.spec, &listed, &basis.removing, &self.sightings, now);
         let before = || self.keeper.adopted().ok().flatten().map(|pool| pool.prefix);
         let Some(facts) = facts(basis, view, before) else { return Ok(Taken::SubnetUnknown) };
         let adoption = Adoption {
             facts,
-            addresses: adoption::listed(&basis.spec).into_iter().map(to_store).collect(),
+            addresses: listed.into_iter().map(to_store).collect(),
             offered: offer.offered.iter().map(|slot| slot.address).collect(),
             hold: offer.set_aside.iter().map(|slot| marker(basis, *slot)).collect(),
         };

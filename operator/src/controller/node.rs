@@ -137,13 +137,12 @@ impl<A: Arm> Shell<A> {
         let nonce = self.leadership.nonce().ok_or(Broken::Deposed)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name).unwrap_or_default();
         let node = self.caches.node(name);
-        let cached = self.caches.pool(name).map(|pool| (*pool).clone());
-        let (Some(node), object) = (node, newer(cached, known.of_pass.take_object(&nonce))) else {
+        let (Some(node), object) = (node, newer(self.caches.pool(name), known.of_pass.take_object(&nonce))) else {
             self.note(name, None);
             return self.farewell(self.caches.pool(name).as_deref()).await;
         };
         if let Some(object) = object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_some()) {
-            return self.farewell(Some(object)).await;
+            return self.farewell(Some(&**object)).await;
         }
         let Some((config, provider)) = self.managed(&node).await else {
             if let Some(repair) = taints::unmarked(&node) {
@@ -152,7 +151,7 @@ impl<A: Arm> Shell<A> {
             return Ok(None);
         };
         let Some(policy) = self.policy(&config, &node).await else { return Ok(None) };
-        let look_again = self.repair(&node, object.as_ref(), &policy, &mut known.mark_wrong_since).await;
+        let look_again = self.repair(&node, object.as_deref(), &policy, &mut known.mark_wrong_since).await;
         let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
         let masquerade = &policy.effective.masquerade;
         let boot = subject.node.boot_id.clone();
@@ -280,13 +279,12 @@ impl<A: Arm> Shell<A> {
 
     /// Lets the object of a node that is gone, or one that somebody deletes, go once no write may land any more (safety rule RE4).
     async fn farewell(&self, object: Option<&AzureVnetNode>) -> Result<Option<Duration>, Broken> {
-        let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_some() && is_held(object)) else {
-            return Ok(None);
-        };
+        let Some(object) = object.filter(|object| is_held(object)) else { return Ok(None) };
+        let Some(deleted) = object.metadata.deletion_timestamp.as_ref().map(|at| at.0) else { return Ok(None) };
         let config = self.caches.configs.state().into_iter().find(|config| config.name_any() == object.spec.config.name);
         let grace = config.and_then(|config| Policy::of(&config).ok()).map_or(GRACE, |policy| policy.grace);
         let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
-        if !may_vanish(cloud, grace, self.clock.now()) {
+        if !may_vanish(cloud, deleted, grace, self.clock.now()) {
             return Ok(Some(Duration::from_secs(15)));
         }
         match self.pools.release(object).await {

@@ -3,7 +3,10 @@
 use std::{
     future::pending,
     ops::ControlFlow::{Break, Continue},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -83,9 +86,9 @@ impl<A: Arm> Work<'_, A> {
 
     async fn carry_out(&mut self, effect: Effect, pass: &mut Pass<'_>) -> Result<(), Broken> {
         let pools = &self.shell.pools;
-        let object = pass.known().object.as_ref();
+        let object = pass.known().object.as_deref();
         match effect {
-            Effect::ReadObject => pass.object_read(pools.read(self.node.name()).await?),
+            Effect::ReadObject => pass.object_read(pools.read(self.node.name()).await?.map(Arc::new)),
             Effect::Delete => {
                 info!(node = self.node.name(), "deleting the pool of another node of this name");
                 if let Some(object) = object {
@@ -96,12 +99,12 @@ impl<A: Arm> Work<'_, A> {
                 let lost = spec.lost.len().saturating_sub(object.map_or(0, |object| object.spec.lost.len()));
                 let written = self.written(pools.apply_spec(self.node, object, &spec).await)?;
                 self.shell.metrics.lost.inc_by(if written.is_some() { u64::try_from(lost).unwrap_or_default() } else { 0 });
-                pass.written(written);
+                pass.written(written.map(Arc::new));
             }
             Effect::WriteStatus(cloud, conditions) => {
                 let Some(object) = object else { return Ok(()) };
                 let written = self.written(pools.apply_status(object, &cloud, &conditions).await)?;
-                pass.written(written);
+                pass.written(written.map(Arc::new));
             }
             Effect::Tell(events) => self.tell(object, events).await,
             Effect::Send(send) => self.send(&send, pass).await,

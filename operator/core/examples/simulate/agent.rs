@@ -1,6 +1,13 @@
 //! The agent of one node: the product's rules of adoption, over the model of its store, in the order of the product's agent.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::Ipv4Addr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec,
@@ -8,25 +15,26 @@ use azure_vnet_crds::{
 };
 use azure_vnet_operator_core::{
     adoption::{self, Before, Held, Judgement, Listed, Pass, Probation, Sightings, Source},
-    demand::{self, Pod},
+    demand,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     fault::Mutation,
+    life::Pod,
     store::{Adopted, Killed, Store},
 };
 
 /// One process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Agent {
     pub alive: bool,
     /// Which process it is: what was meant for an earlier one is void.
     pub life: u64,
     /// The node's object, as the watch shows it.
-    pub object: Option<Rc<AzureVnetNode>>,
-    pub told: Option<(node::Agent, bool)>,
+    pub object: Option<Arc<AzureVnetNode>>,
+    pub told: Option<(Rc<node::Agent>, bool)>,
     pub told_at: i64,
     sightings: Sightings,
     probation: Probation<Timestamp>,
@@ -34,7 +42,20 @@ pub struct Agent {
     restored: bool,
     last: Option<(Adopted, BTreeSet<Ipv4Addr>, BTreeSet<SlotAddress>)>,
     /// What the object says, so that it is taken apart once.
-    read: Option<(Rc<AzureVnetNode>, Rc<Basis>)>,
+    read: Option<(Arc<AzureVnetNode>, Rc<Basis>)>,
+    /// A look that is not worth repeating.
+    quiet: Option<Quiet>,
+}
+
+/// A look that changed nothing and waits for nothing: another one at the same finds the same.
+#[derive(Clone, Debug)]
+struct Quiet {
+    basis: Rc<Basis>,
+    touched: u64,
+    pods: u64,
+    shown: Option<Rc<BTreeSet<Ipv4Addr>>>,
+    until: i64,
+    outcome: Outcome,
 }
 
 /// What has been observed outside.
@@ -43,7 +64,7 @@ pub struct Seen<'a> {
     pub now: i64,
     pub boot_id: &'a str,
     pub machine: &'a str,
-    pub pods: &'a [Pod],
+    pub pods: &'a BTreeMap<String, Pod>,
     /// What IMDS shows, if it was asked and answered.
     pub shown: Option<Rc<BTreeSet<Ipv4Addr>>>,
     pub mutation: Option<Mutation>,
@@ -53,7 +74,7 @@ pub struct Seen<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// What to tell, and whether the object is behind what was adopted.
-    pub report: Option<(node::Agent, bool)>,
+    pub report: Option<(Rc<node::Agent>, bool)>,
     pub ready: bool,
     pub waits_for_metadata: bool,
     pub due: Option<i64>,
@@ -68,11 +89,14 @@ struct Basis {
     last_read: Option<Timestamp>,
     listed: Listed,
     content: u64,
+    /// What pods may be given at all.
+    all: Rc<BTreeSet<SlotAddress>>,
+    addresses: BTreeSet<Ipv4Addr>,
 }
 
 impl Agent {
     /// A new process: it knows what lies on disk.
-    pub fn start(&mut self, object: Option<Rc<AzureVnetNode>>) {
+    pub fn start(&mut self, object: Option<Arc<AzureVnetNode>>) {
         *self = Self { alive: true, life: self.life + 1, object, ..Self::default() };
     }
 
@@ -92,6 +116,10 @@ impl Agent {
         }
         let (basis, regressed) = self.basis(store, seen);
         let Some(basis) = basis else { return Ok(outcome) };
+        let pods = crowd(seen.pods);
+        if let Some(quiet) = self.quiet.as_ref().filter(|quiet| quiet.holds(store, seen, &basis, pods)) {
+            return Ok(quiet.outcome.clone());
+        }
         self.take_sightings(store, seen, &basis);
         let taken = self.take_over(store, seen, &basis, &mut outcome)?;
         if taken && basis.listed == Listed::ByObject {
@@ -101,19 +129,30 @@ impl Agent {
         outcome.ready = store.run.sealed;
         outcome.waits_for_metadata = self.sightings.waiting(now);
         outcome.due = self.sightings.next_due(now).map(|due| i64::try_from(due.as_millis()).unwrap_or_default());
-        outcome.report = self.object.is_some().then(|| (self.report(store, seen, &basis), regressed));
+        outcome.report = self.object.is_some().then(|| (Rc::new(self.report(store, seen, &basis)), regressed));
+        self.quiet = self.is_quiet(store, &basis, &outcome, now).then(|| {
+            let shown = seen.shown.clone().or_else(|| self.quiet.take()?.shown);
+            Quiet { basis, touched: store.touched, pods, shown, until: store.next_end(), outcome: outcome.clone() }
+        });
         Ok(outcome)
+    }
+
+    fn is_quiet(&self, store: &Store, basis: &Basis, outcome: &Outcome, now: Duration) -> bool {
+        let waits = outcome.waits_for_metadata || outcome.due.is_some() || !outcome.withdrawn.is_empty();
+        let idle = store.set_aside().is_empty() && basis.spec.release.is_empty() && self.sightings.withheld(now).is_empty();
+        basis.listed == Listed::ByObject && outcome.ready && !waits && idle
     }
 
     fn basis(&mut self, store: &Store, seen: &Seen<'_>) -> (Option<Rc<Basis>>, bool) {
         let adopted = store.disk.adopted.as_ref();
         let kept = || adopted.map(|adopted| Rc::new(kept(store, adopted)));
         let Some(object) = self.object.as_ref().filter(|object| object.spec.revision > 0) else { return (kept(), false) };
-        let known = self.read.as_ref().filter(|(of, _)| Rc::ptr_eq(of, object)).map(|(_, basis)| Rc::clone(basis));
-        let read = known.unwrap_or_else(|| Rc::new(by_object(object)));
-        self.read = Some((Rc::clone(object), Rc::clone(&read)));
+        let known = self.read.as_ref().filter(|(of, _)| Arc::ptr_eq(of, object)).map(|(_, basis)| Rc::clone(basis));
+        let same = || self.read.as_ref().filter(|(_, basis)| basis.is_of(object)).map(|(_, basis)| Rc::clone(basis));
+        let read = known.or_else(same).unwrap_or_else(|| Rc::new(by_object(object)));
+        self.read = Some((Arc::clone(object), Rc::clone(&read)));
         let last = adopted.map(|adopted| adoption::Adopted { revision: adopted.revision, content: adopted.content });
-        match adoption::judge(last.as_ref(), &object.spec) {
+        match adoption::judge(last.as_ref(), &adoption::Adopted { revision: read.spec.revision, content: read.content }) {
             Judgement::Adopt | Judgement::Unchanged => (Some(read), false),
             Judgement::Regressed(_) if seen.mutation == Some(Mutation::AdoptsOlder) => (Some(read), false),
             Judgement::Regressed(_) => (kept(), true),
@@ -123,7 +162,6 @@ impl Agent {
     fn take_sightings(&mut self, store: &mut Store, seen: &Seen<'_>, basis: &Basis) {
         let now = boot_time(seen.now);
         let careless = seen.mutation == Some(Mutation::OfferedAfterBoot);
-        let listed: BTreeSet<Ipv4Addr> = adoption::listed(&basis.spec).iter().map(|at| at.address).collect();
         let adopted = || store.disk.adopted.iter().flat_map(|adopted| adopted.addresses.iter().map(|at| at.address)).collect();
         let (shown, hidden) = (store.disk.shown.clone(), store.disk.hidden.clone());
         let before = match (&store.run.pool, basis.listed) {
@@ -132,7 +170,7 @@ impl Agent {
             (None, Listed::ByObject) => Before { former: adopted(), shown, hidden, ..Before::default() },
             (None, Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
         };
-        self.sightings.list(now, basis.listed, &listed, &before);
+        self.sightings.list(now, basis.listed, &basis.addresses, &before);
         let same = store.disk.machine.is_empty() || store.disk.machine == seen.machine;
         if let Some(shown) = seen.shown.as_ref().filter(|_| same || basis.listed == Listed::ByObject) {
             store.disk.machine.clear();
@@ -162,18 +200,18 @@ impl Agent {
                 self.last = None;
             }
         }
-        let offer = adoption::offer(&basis.spec, &basis.removing, &self.sightings, now);
-        let listed = adoption::listed(&basis.spec);
+        let offer = adoption::offer(&basis.spec, &basis.all, &basis.removing, &self.sightings, now);
         let mut offered: BTreeSet<Ipv4Addr> = offer.offered.iter().map(|at| at.address).collect();
         let at_once =
             seen.mutation == Some(Mutation::OfferedAtOnce) || seen.mutation == Some(Mutation::OfferedAfterBoot) && !store.run.sealed;
         if at_once {
-            offered = listed.difference(&offer.set_aside).map(|at| at.address).collect();
+            offered = basis.all.difference(&offer.set_aside).map(|at| at.address).collect();
         }
         if basis.listed == Listed::OnDiskOnly && !store.run.sealed && offered.is_empty() {
             return Ok(false);
         }
-        let adopted = Adopted { uid: basis.uid.clone(), revision: basis.spec.revision, content: basis.content, addresses: listed };
+        let adopted =
+            Adopted { uid: basis.uid.clone(), revision: basis.spec.revision, content: basis.content, addresses: Rc::clone(&basis.all) };
         let last = (adopted, offered, offer.set_aside);
         if self.last.as_ref() != Some(&last) || !store.run.sealed {
             store.adopt(&last.0, &last.1, &last.2, seen.now)?;
@@ -212,7 +250,7 @@ impl Agent {
             store_id: store.disk.id.clone(),
             version: String::new(),
             revision_adopted: store.disk.adopted.as_ref().map_or(0, |adopted| adopted.revision),
-            demand: demand::demand(seen.pods, &held),
+            demand: demand::demand(&seen.pods.iter().map(of_demand).collect::<Vec<_>>(), &held),
             counts: StoreCounts {
                 assigned: count(held.leases.len()),
                 cooling: count(held.resting.len()),
@@ -224,6 +262,44 @@ impl Agent {
             ready: store.run.sealed,
         }
     }
+}
+
+impl Quiet {
+    fn holds(&self, store: &Store, seen: &Seen<'_>, basis: &Rc<Basis>, pods: u64) -> bool {
+        let shown = match (&self.shown, &seen.shown) {
+            (_, None) => true,
+            (Some(before), Some(now)) => Rc::ptr_eq(before, now),
+            (None, Some(_)) => false,
+        };
+        let same = Rc::ptr_eq(&self.basis, basis) && self.touched == store.touched && self.pods == pods;
+        same && shown && seen.now < self.until && store.fuse.is_none() && store.run.sealed
+    }
+}
+
+impl Basis {
+    /// Whether an object says just this.
+    fn is_of(&self, object: &AzureVnetNode) -> bool {
+        let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
+        let intent = cloud.and_then(|cloud| cloud.intent.as_ref()).filter(|intent| intent.op == IntentOp::Remove);
+        self.listed == Listed::ByObject
+            && object.metadata.uid.as_ref() == Some(&self.uid)
+            && self.removing == intent.map(|intent| intent.remove.as_slice()).unwrap_or_default()
+            && self.last_read == cloud.and_then(|cloud| cloud.last_read_at.as_ref()).map(|at| at.0)
+            && *self.spec == object.spec
+    }
+}
+
+/// Of all that counts of the pods.
+fn crowd(pods: &BTreeMap<String, Pod>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (uid, pod) in pods {
+        (uid, pod.finished, pod.terminating).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn of_demand((uid, pod): (&String, &Pod)) -> demand::Pod {
+    demand::Pod { uid: uid.clone(), host_network: false, finished: pod.finished, terminating: pod.terminating }
 }
 
 /// The condition that goes with a report.
@@ -246,7 +322,10 @@ fn boot_time(now: i64) -> Duration {
 fn by_object(object: &AzureVnetNode) -> Basis {
     let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
     let removing = cloud.and_then(|cloud| cloud.intent.as_ref()).filter(|intent| intent.op == IntentOp::Remove);
+    let all = adoption::listed(&object.spec);
     Basis {
+        addresses: all.iter().map(|at| at.address).collect(),
+        all: Rc::new(all),
         uid: object.metadata.uid.clone().unwrap_or_default(),
         content: adoption::content(&object.spec),
         spec: Rc::new(object.spec.clone()),
@@ -264,9 +343,13 @@ fn kept(store: &Store, adopted: &Adopted) -> Basis {
         spec.effective.cool_down_seconds = u64::try_from(store.cool_down / 1000).unwrap_or_default();
         Rc::new(spec)
     };
+    let spec = store.disk.spec.as_ref().filter(same).map_or_else(bare, Rc::clone);
+    let all = adoption::listed(&spec);
     Basis {
+        addresses: all.iter().map(|at| at.address).collect(),
+        all: Rc::new(all),
         uid: adopted.uid.clone(),
-        spec: store.disk.spec.as_ref().filter(same).map_or_else(bare, Rc::clone),
+        spec,
         removing: vec![],
         last_read: None,
         listed: Listed::OnDiskOnly,

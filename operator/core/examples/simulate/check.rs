@@ -16,6 +16,7 @@ use azure_vnet_operator_core::{
     decide::{Ready, Send},
     policy::Pool,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     cloud::Effect,
@@ -26,6 +27,10 @@ use crate::{
 
 /// How long after a foreign writer's deed a node may still offer what is gone, if nothing else goes wrong.
 const NOTICED: i64 = 240_000;
+/// By when a probation that is over is seen to be over: the next time the NIC is read, which an idle node's is every ten minutes.
+const READ: i64 = 660_000;
+/// How long a request to the API server may be under way.
+const REQUEST: i64 = 32_000;
 /// Clocks and roundings.
 const SLACK: i64 = 2_000;
 
@@ -45,7 +50,14 @@ pub struct Book {
     pub restored: Option<i64>,
     /// When a node was last asked to give back.
     asked: BTreeMap<usize, i64>,
+    /// When a node's agent last saw that a release or a removal was under way.
+    giving: BTreeMap<usize, i64>,
     gates: BTreeMap<(usize, u64, usize), i64>,
+    /// The disk that a node's agent last spoke for, and the one that it spoke for when a release was asked for.
+    pub reported: BTreeMap<usize, u64>,
+    asked_of: BTreeMap<(usize, u64), u64>,
+    /// When intents were opened.
+    opened: BTreeMap<(usize, u64), i64>,
     adopted: BTreeMap<String, u64>,
     aside: BTreeMap<(usize, SlotAddress), i64>,
 }
@@ -56,6 +68,7 @@ impl Book {
         self.reset_at.insert(name, now);
         self.cordoned.remove(&name);
         self.gates.retain(|(_, _, of), _| *of != name);
+        self.asked_of.retain(|(of, _), _| *of != name);
         self.aside.retain(|(of, _), _| *of != name);
     }
 }
@@ -77,6 +90,9 @@ impl World<'_> {
         let rested = self.book.rested.get(&address).filter(|(of, at)| *of == name && *at > reset);
         if rested.is_some_and(|(_, at)| now - at < cool_down) {
             self.trace.violated(|| format!("ST13: n{name} gives {address} to a pod before it has rested"));
+        }
+        if !self.machines[name].witnessed.contains(&address) {
+            self.trace.violated(|| format!("RE5: n{name} gives {address} to a pod, and nobody confirmed it in this boot"));
         }
         if self.machines[name].store.disk.markers.contains_key(&address) {
             self.trace.violated(|| format!("ST6: n{name} gives {address} to a pod, and it is set aside"));
@@ -174,9 +190,18 @@ impl World<'_> {
         }
     }
 
+    /// A write is taken: nobody wrote since what it was decided on (safety rule RE1).
+    pub fn check_ground(&mut self, caller: Caller, before: Option<&AzureVnetNode>, ground: Option<&ObjectMeta>) {
+        let version = |metadata: &ObjectMeta| metadata.resource_version.clone();
+        let (before, ground) = (before.and_then(|before| version(&before.metadata)), ground.and_then(version));
+        if ground.is_some() && before != ground {
+            self.trace.violated(|| format!("RE1: n{}: decided on version {ground:?}, and written over {before:?}", caller.name));
+        }
+    }
+
     /// A spec is stored.
-    pub fn check_spec(&mut self, name: usize, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
-        let (trace, spec) = (self.trace.clone(), &after.spec);
+    pub fn check_spec(&mut self, caller: Caller, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+        let (trace, spec, name) = (self.trace.clone(), &after.spec, caller.name);
         let slots: BTreeSet<u8> = spec.addresses.iter().map(|at| at.slot).collect();
         let addresses: BTreeSet<Ipv4Addr> = spec.addresses.iter().map(|at| at.address).collect();
         if slots.len() != spec.addresses.len() || addresses.len() != spec.addresses.len() {
@@ -188,7 +213,7 @@ impl World<'_> {
         }
         let ids: BTreeSet<u64> = before.release.iter().map(|release| release.id).collect();
         for release in spec.release.iter().filter(|release| !ids.contains(&release.id)) {
-            self.check_new_release(name, release.id, release.addresses.len());
+            self.check_new_release(caller, release.id, release.addresses.len());
         }
         for at in spec.lost.iter().filter(|at| !before.lost.contains(at)) {
             if self.nics[name].good().any(|(slot, address)| slot == at.slot && address == at.address) {
@@ -198,8 +223,11 @@ impl World<'_> {
     }
 
     /// A release is asked for (I9).
-    fn check_new_release(&mut self, name: usize, id: u64, many: usize) {
+    fn check_new_release(&mut self, caller: Caller, id: u64, many: usize) {
+        let name = caller.name;
         self.book.asked.insert(name, self.now);
+        self.book.asked_of.insert((name, id), self.book.reported.get(&name).copied().unwrap_or_default());
+        self.check_leaving(caller, "release", id);
         let Some(policy) = self.policy(name).filter(|_| self.book.restored.is_none()) else { return };
         let calm = i64::try_from(policy.release.calm.as_millis()).unwrap_or_default();
         let restless = self.book.restless.get(&name).copied().unwrap_or_default();
@@ -213,13 +241,21 @@ impl World<'_> {
         }
     }
 
+    /// One that is asked to end begins nothing.
+    fn check_leaving(&mut self, caller: Caller, what: &str, id: u64) {
+        let one = self.replicas.get(caller.replica).filter(|one| one.life == caller.life);
+        if one.and_then(|one| one.departing).is_some_and(|since| self.now - since > REQUEST) {
+            self.trace.violated(|| format!("leaving: n{}: {what} {id} is begun by one that is asked to end", caller.name));
+        }
+    }
+
     /// A status is stored: what a new intent may name.
-    pub fn check_status(&mut self, name: usize, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
-        let trace = self.trace.clone();
+    pub fn check_status(&mut self, caller: Caller, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+        let (trace, name) = (self.trace.clone(), caller.name);
         let intent = |object: &AzureVnetNode| object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.clone());
         let old = before.and_then(intent);
         let Some(new) = intent(after).filter(|new| old.as_ref() != Some(new)) else { return };
-        if let Some(old) = old {
+        if let Some(old) = &old {
             trace.violated(|| format!("I4: n{name}: intent {} replaces the open intent {}", new.id, old.id));
         }
         if new.not_after <= new.created_at {
@@ -237,9 +273,19 @@ impl World<'_> {
         if new.op == IntentOp::Add && new.add.len() > most {
             trace.violated(|| format!("I8: n{name}: intent {} adds {} of at most {most}", new.id, new.add.len()));
         }
+        if old.as_ref().is_none_or(|old| old.id != new.id) {
+            self.check_leaving(caller, "intent", new.id);
+            self.book.opened.insert((name, new.id), self.now);
+        }
+        let asked_of = new.release_id.and_then(|release| self.book.asked_of.get(&(name, release)).copied());
+        if asked_of.is_some_and(|disk| self.book.reported.get(&name) != Some(&disk)) {
+            trace.violated(|| format!("ST9: n{name}: intent {} rests on the word of another disk", new.id));
+        }
         let reset = self.book.reset_at.get(&name).copied().unwrap_or_default();
         for at in &new.remove {
-            let aside = self.machines[name].store.disk.markers.get(&at.address) == Some(at);
+            let store = &self.machines[name].store;
+            let unlisted = store.disk.adopted.as_ref().is_some_and(|adopted| !adopted.addresses.contains(at));
+            let aside = store.disk.markers.get(&at.address) == Some(at) || (new.release_id.is_none() && unlisted);
             if !aside && self.now - reset > 60_000 {
                 trace.violated(|| format!("RE1: n{name}: intent {} removes {at}, which is not set aside", new.id));
             }
@@ -261,11 +307,14 @@ impl World<'_> {
 
     /// An object goes: no write of its intents may land any more (safety rule RE4).
     pub fn check_vanishing(&mut self, name: usize, object: &AzureVnetNode) {
-        let intent = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref());
-        let Some(end) = intent.and_then(|intent| intent.not_after.as_ref()) else { return };
+        let Some(intent) = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref()) else { return };
+        let (Some(begun), Some(end)) = (&intent.created_at, &intent.not_after) else { return };
+        // It lives as long as it says, from when it was really opened.
+        let opened = self.book.opened.get(&(name, intent.id)).copied().map_or(begun.0, time);
+        let end = end.0.min(opened.saturating_add(end.0.duration_since(begun.0)).unwrap_or(end.0));
         let grace = self.policy(name).map_or(std::time::Duration::ZERO, |policy| policy.grace);
         let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();
-        if end.0.saturating_add(grace).unwrap_or(end.0) > time(self.now + SLACK + skew) {
+        if end.saturating_add(grace).unwrap_or(end) > time(self.now + SLACK + skew) {
             self.trace.violated(|| format!("RE4: n{name}: its object goes while a write may land"));
         }
     }
@@ -280,6 +329,13 @@ impl World<'_> {
                 self.trace.violated(|| format!("RE3: n{name} adopts revision {offered} after {highest}"));
             }
             *highest = adopted.revision.max(*highest);
+        }
+        let gives = |object: &AzureVnetNode| {
+            let intent = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref());
+            !object.spec.release.is_empty() || intent.is_some_and(|intent| !intent.remove.is_empty())
+        };
+        if self.machines[name].agent.object.as_ref().is_some_and(|object| gives(object)) {
+            self.book.giving.insert(name, self.now);
         }
         let aside = store.set_aside();
         self.book.aside.retain(|(of, at), _| *of != name || aside.contains(at));
@@ -360,7 +416,9 @@ impl World<'_> {
             return Some(format!("it holds {holding}, {target} would do, and gives nothing back"));
         }
         let aside = machine.store.set_aside().len();
-        if spec.release.is_empty() && aside > 0 {
+        let probation = i64::try_from(spec.effective.probation_seconds).unwrap_or_default() * 1000;
+        let rests = self.book.giving.get(&name).is_some_and(|at| self.now - at < probation + READ);
+        if spec.release.is_empty() && aside > 0 && !rests {
             return Some(format!("{aside} addresses stay set aside"));
         }
         None

@@ -90,6 +90,8 @@ pub struct Documents {
     pub main: Value,
     pub nics: Value,
     pub etag: u64,
+    /// As the product reads it, where one answer is all that it reads.
+    pub read: OnceCell<azure_vnet_operator_core::nic::Nic>,
 }
 
 /// What a write would do.
@@ -294,22 +296,27 @@ impl Nic {
         }
     }
 
+    /// The model names what was asked for, however it ended; only one that was superseded is as it was.
     fn finish_instance(&mut self, subnet: &mut Subnet, end: End, add: &BTreeSet<u8>, remove: &BTreeMap<u8, Ipv4Addr>) -> Vec<Ipv4Addr> {
         self.failed = end != End::Well;
-        if matches!(end, End::Superseded | End::Fails) {
-            // The model is as it was.
-            self.wanted.retain(|slot| !add.contains(slot));
-            self.wanted.extend(remove.keys());
-            self.failed = false;
-            return vec![];
-        }
-        let (mut gone, mut spare) = (vec![], end == End::Partly);
-        for (slot, address) in remove {
-            if self.entries.remove(slot).is_some() {
-                subnet.free.push(*address);
-                gone.push(*address);
+        match end {
+            End::Superseded => {
+                self.wanted.retain(|slot| !add.contains(slot));
+                self.wanted.extend(remove.keys());
+                self.failed = false;
+                return vec![];
             }
+            // Nothing of it was done.
+            End::Fails => return vec![],
+            End::Well | End::Partly | End::FullSubnet => {}
         }
+        // Partly: the first of each is left as it was.
+        let mut left = end == End::Partly;
+        let leaving: Vec<u8> = self.entries.keys().filter(|slot| !self.wanted.contains(slot)).copied().collect();
+        let gone = leaving.into_iter().filter(|_| !std::mem::take(&mut left)).filter_map(|slot| self.entries.remove(&slot)?.address());
+        let gone: Vec<Ipv4Addr> = gone.collect();
+        subnet.free.extend(&gone);
+        let mut spare = end == End::Partly;
         for slot in self.wanted.clone() {
             let entry = self.entries.entry(slot).or_insert(Entry::Failed);
             if matches!(entry, Entry::Failed | Entry::Updating(_)) && end != End::FullSubnet && !std::mem::take(&mut spare) {
@@ -317,6 +324,16 @@ impl Nic {
             }
         }
         gone
+    }
+
+    /// A foreign writer makes one of ours anew, with another address.
+    pub fn swap_slot(&mut self, slot: u8, subnet: &mut Subnet, now: i64) -> Option<Ipv4Addr> {
+        let old = self.entries.get(&slot)?.address()?;
+        let new = subnet.take()?;
+        self.entries.insert(slot, Entry::Good(new));
+        subnet.free.insert(0, old);
+        self.touch(now);
+        Some(old)
     }
 
     /// A foreign writer takes one of ours away.
@@ -354,7 +371,7 @@ impl Nic {
             let main = json!({"name": "nic", "id": self.id, "location": "here", "etag": format!("W/\"{etag}\""), "tags": {"kept": "yes"},
                 "properties": {"provisioningState": state, "macAddress": self.mac, "primary": true, "enableAcceleratedNetworking": true,
                 "networkSecurityGroup": {"id": "/subscriptions/s/nsg"}, "ipConfigurations": list}});
-            return Documents { main, nics: Value::Null, etag: *etag };
+            return Documents { main, nics: Value::Null, etag: *etag, read: OnceCell::new() };
         };
         let wanted = |name: &str, primary: bool| {
             json!({"name": name, "properties": {"subnet": {"id": subnet}, "primary": primary, "privateIPAddressVersion": "IPv4",
@@ -369,7 +386,7 @@ impl Nic {
             "properties": {"provisioningState": state, "networkProfileConfiguration": profile}});
         let nics = json!({"value": [{"name": "nic", "id": self.id, "properties": {"provisioningState": "Succeeded", "macAddress": self.mac,
             "primary": true, "ipConfigurations": list}}]});
-        Documents { main, nics, etag: *etag }
+        Documents { main, nics, etag: *etag, read: OnceCell::new() }
     }
 }
 

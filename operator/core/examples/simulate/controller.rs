@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow::{Break, Continue},
     rc::Rc,
+    sync::Arc,
 };
 
 use azure_vnet_crds::AzureVnetNode;
@@ -26,6 +27,9 @@ const DURATION: i64 = 15_000;
 const RENEW: i64 = 4_000;
 const RETRY: i64 = 2_000;
 const TRUST: i64 = 10_000;
+/// How long one that is asked to end may take, and how far the time of day may be from its clock.
+const FINISH: i64 = 20_000;
+const APART: i64 = 60_000;
 /// Pause after a pass that broke off.
 const AGAIN: i64 = 5_000;
 /// Between two looks at an object that is held.
@@ -42,6 +46,8 @@ pub struct Replica<'p> {
     pub frozen_until: i64,
     /// No way to the API server.
     pub cut_off: bool,
+    /// Since when it is asked to end.
+    pub departing: Option<i64>,
     pub stalled_until: i64,
     /// How far its clock is off. It goes on evenly whatever the time of day does.
     pub skew: i64,
@@ -51,7 +57,7 @@ pub struct Replica<'p> {
     nonce: String,
     seen: Option<(Lease, i64)>,
     nodes: BTreeMap<usize, Rc<NodeObject>>,
-    pub pools: BTreeMap<usize, Rc<AzureVnetNode>>,
+    pub pools: BTreeMap<usize, Arc<AzureVnetNode>>,
     known: BTreeMap<usize, Box<Known>>,
     due: BTreeMap<usize, i64>,
     running: BTreeMap<usize, Box<Running<'p>>>,
@@ -87,7 +93,7 @@ impl Replica<'_> {
     }
 
     pub fn kill(&mut self) {
-        *self = Self { life: self.life + 1, skew: self.skew, ..Self::default() };
+        *self = Self { life: self.life + 1, skew: self.skew + self.wall, ..Self::default() };
     }
 
     /// When requests of a kind may be sent again, if Azure asked for patience.
@@ -191,11 +197,11 @@ impl<'p> World<'p> {
         let at = self.now + after;
         let one = &mut self.replicas[replica];
         let due = one.due.entry(name).or_insert(i64::MAX);
-        // One that is overdue waits for this process to lead.
+        // One that is overdue waits for this process to lead, or for what is under way.
         if at < *due || *due <= self.now {
-            *due = at;
-            let life = one.life;
-            self.after(after, Event::Turn { replica, life });
+            *due = at.min(*due);
+            let (life, pause) = (one.life, *due - self.now);
+            self.after(pause, Event::Turn { replica, life });
         }
     }
 
@@ -207,7 +213,7 @@ impl<'p> World<'p> {
             None => _ = one.nodes.remove(&name),
         }
         match server.objects.get(&name) {
-            Some(object) => _ = one.pools.insert(name, Rc::clone(object)),
+            Some(object) => _ = one.pools.insert(name, Arc::clone(object)),
             None => _ = one.pools.remove(&name),
         }
         self.mark(replica, name, 0);
@@ -215,12 +221,12 @@ impl<'p> World<'p> {
 
     /// Starts what is due.
     pub fn turn(&mut self, replica: usize) {
-        if !self.replicas[replica].leads(self.now) {
+        if !self.replicas[replica].leads(self.now) || self.replicas[replica].departing.is_some() {
             return;
         }
         let one = &self.replicas[replica];
-        let due: Vec<usize> =
-            one.due.iter().filter(|(name, at)| **at <= self.now && !one.running.contains_key(name)).map(|(name, _)| *name).collect();
+        let is_idle = |name: &usize| !one.running.contains_key(name) && !one.leaving.contains(name);
+        let due: Vec<usize> = one.due.iter().filter(|(name, at)| **at <= self.now && is_idle(name)).map(|(name, _)| *name).collect();
         for name in due {
             self.replicas[replica].due.remove(&name);
             self.begin(replica, name);
@@ -232,7 +238,7 @@ impl<'p> World<'p> {
         let nonce = self.replicas[replica].nonce.clone();
         let one = &mut self.replicas[replica];
         let mut known = one.known.remove(&name).unwrap_or_default();
-        let cached = one.pools.get(&name).map(|pool| (**pool).clone());
+        let cached = one.pools.get(&name).cloned();
         let (node, object) = (one.nodes.get(&name).cloned(), newer(cached, known.take_object(&nonce)));
         let Some(node) = node else {
             let pool = one.pools.get(&name).cloned();
@@ -241,7 +247,7 @@ impl<'p> World<'p> {
         };
         if object.as_ref().is_some_and(|object| object.metadata.deletion_timestamp.is_some()) {
             self.forget_gates(replica, Some(name));
-            return self.farewell(replica, name, object.map(Rc::new));
+            return self.farewell(replica, name, object);
         }
         let Some(policy) = policy else { return self.forget_gates(replica, Some(name)) };
         let facts = NodeFacts {
@@ -262,17 +268,19 @@ impl<'p> World<'p> {
     }
 
     /// Lets the object of a node that is gone go (safety rule RE4).
-    fn farewell(&mut self, replica: usize, name: usize, object: Option<Rc<AzureVnetNode>>) {
-        let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_some()) else { return };
+    fn farewell(&mut self, replica: usize, name: usize, object: Option<Arc<AzureVnetNode>>) {
+        let Some((object, deleted)) = object.and_then(|object| Some((Arc::clone(&object), object.metadata.deletion_timestamp.as_ref()?.0)))
+        else {
+            return;
+        };
         let grace = self.policy(name).map_or(std::time::Duration::from_mins(6), |policy| policy.grace);
         let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
-        if !may_vanish(cloud, grace, self.clock(replica)) && self.plan.mutation != Some(Mutation::NoFinalizer) {
+        if !may_vanish(cloud, deleted, grace, self.clock(replica)) && self.plan.mutation != Some(Mutation::NoFinalizer) {
             return self.mark(replica, name, FAREWELL);
         }
-        if self.replicas[replica].leaving.insert(name) {
-            let (life, pause) = (self.replicas[replica].life, self.latency());
-            self.after(pause, Event::LetGo { replica, life, name, object });
-        }
+        self.replicas[replica].leaving.insert(name);
+        let (life, pause) = (self.replicas[replica].life, self.latency());
+        self.after(pause, Event::LetGo { replica, life, name, object });
     }
 
     pub fn let_go(&mut self, replica: usize, name: usize, object: &AzureVnetNode) {
@@ -288,6 +296,7 @@ impl<'p> World<'p> {
             Err(crate::server::Denied::Failed) => self.mark(replica, name, AGAIN),
             Err(crate::server::Denied::Conflict) => {}
         }
+        self.mark_again(replica, name);
     }
 
     /// Asks the running pass what to do next, and begins it.
@@ -295,11 +304,12 @@ impl<'p> World<'p> {
         loop {
             let (now, draw) = (self.clock(replica), self.dice.token());
             let one = &mut self.replicas[replica];
+            let leaving = one.departing.is_some();
             let leads = one.renewed.is_some_and(|at| self.now - at < TRUST);
             let Some(running) = one.running.get_mut(&name) else { return };
             let (exhausted, real) = (&one.exhausted, self.now);
             let exhausted = |subnet: &str| exhausted.get(subnet).is_some_and(|at| real - at < EXHAUSTED);
-            let present = Present { now, nonce: leads.then_some(one.nonce.as_str()), draw: &draw, exhausted: &exhausted, leaving: false };
+            let present = Present { now, nonce: leads.then_some(one.nonce.as_str()), draw: &draw, exhausted: &exhausted, leaving };
             match running.pass.next(&present) {
                 Break(end) => return self.end(replica, name, end),
                 Continue(effect) => {
@@ -322,6 +332,7 @@ impl<'p> World<'p> {
             End::Endless => self.trace.violated(|| format!("n{name}: a pass does not come to an end")),
         }
         self.mark_again(replica, name);
+        self.exit_if_idle(replica);
     }
 
     /// A change during a pass makes the node due again.
@@ -338,6 +349,7 @@ impl<'p> World<'p> {
             self.replicas[caller.replica].known.insert(caller.name, Box::new(running.pass.into_known()));
         }
         self.mark(caller.replica, caller.name, AGAIN);
+        self.exit_if_idle(caller.replica);
     }
 
     /// Begins an effect. Whether its answer is to be waited for.
@@ -345,33 +357,21 @@ impl<'p> World<'p> {
         let (life, now) = (self.replicas[replica].life, self.clock(replica));
         let Some(running) = self.replicas[replica].running.get_mut(&name) else { return true };
         let caller = Caller { replica, life, name, pass: running.number };
+        let ground = || running.pass.known().object.as_ref().map(|object| Box::new(object.metadata.clone()));
         let task = match effect {
             Effect::Tell(_) => return false,
             Effect::ReadObject => Task::ReadObject,
-            Effect::Delete => Task::Delete,
-            Effect::WriteSpec(spec) => Task::WriteSpec(spec),
-            Effect::WriteStatus(cloud, conditions) => Task::WriteStatus(cloud, conditions),
+            Effect::Delete => Task::Delete(ground()),
+            Effect::WriteSpec(spec) => Task::WriteSpec(spec, ground()),
+            Effect::WriteStatus(cloud, conditions) => Task::WriteStatus(cloud, conditions, ground()),
             Effect::ReadNic(_) => Task::ReadNic { began: now },
-            Effect::Send(mut send) => {
-                let mut result = running.pass.prepare(&send);
-                if self.plan.mutation == Some(Mutation::SlotAlone)
-                    && let Some(nic) = &running.pass.known().nic
-                {
-                    let remove =
-                        send.change.remove.iter().filter_map(|at| {
-                            Some(azure_vnet_crds::node::SlotAddress { slot: at.slot, address: nic.view().address(at.slot)? })
-                        });
-                    send.change.remove = remove.collect();
-                    result = running.pass.prepare(&send);
+            Effect::Send(send) => match running.pass.prepare(&send) {
+                Err(result) => {
+                    running.pass.attempted(send.intent, result, now);
+                    return false;
                 }
-                match result {
-                    Err(result) => {
-                        running.pass.attempted(send.intent, result, now);
-                        return false;
-                    }
-                    Ok(write) => Task::Send { write: Box::new(write), send },
-                }
-            }
+                Ok(write) => Task::Send { write: Box::new(write), send },
+            },
         };
         self.issue(caller, task);
         true
@@ -396,7 +396,8 @@ impl<'p> World<'p> {
 
     /// The object that a pass rests on, and the Node as it saw it.
     pub fn ground(&self, caller: Caller) -> Option<(Option<ObjectMeta>, Rc<NodeObject>)> {
-        let running = self.replicas[caller.replica].running.get(&caller.name)?;
+        let one = &self.replicas[caller.replica];
+        let running = one.running.get(&caller.name).filter(|running| one.life == caller.life && running.number == caller.pass)?;
         Some((running.pass.known().object.as_ref().map(|object| object.metadata.clone()), Rc::clone(&running.node)))
     }
 
@@ -406,7 +407,7 @@ impl<'p> World<'p> {
             return true;
         }
         let one = &self.replicas[caller.replica];
-        let Some(running) = one.running.get(&caller.name) else { return false };
+        let Some(running) = one.running.get(&caller.name).filter(|_| one.departing.is_none()) else { return false };
         let time_of_day = time(self.now + one.skew + one.wall);
         one.nonce(self.now) == Some(running.pass.nonce()) && self.clock(caller.replica).max(time_of_day) < not_after
     }
@@ -422,7 +423,55 @@ impl<'p> World<'p> {
     /// Moves the time of day where a process runs.
     pub fn jump(&mut self, replica: usize, by: i64) {
         self.replicas[replica].wall += by;
-        self.trace.hit(Fault::O03ClockJumps);
+        let (life, pause) = (self.replicas[replica].life, self.dice.time(1, 1_000));
+        self.after(pause, Event::KeepTime { replica, life });
+    }
+
+    /// Goes by the time of day, in a new term, where the two have come apart.
+    pub fn keep_time(&mut self, replica: usize) {
+        let one = &mut self.replicas[replica];
+        if one.wall.abs() > APART {
+            one.renewed = None;
+            (one.skew, one.wall) = (one.skew + one.wall, 0);
+            self.trace.note(&[14, replica as u64], || format!("controller {replica} sets its clock"));
+        }
+    }
+
+    /// The leader is asked to end: it begins nothing, and sees what is under way to its end.
+    pub fn leave(&mut self) {
+        let Some(replica) = (0..self.replicas.len()).find(|replica| self.replicas[*replica].leads(self.now)) else { return };
+        self.trace.hit(Fault::O08Leaves);
+        let one = &mut self.replicas[replica];
+        one.departing = Some(self.now);
+        let removing = one.known.iter().filter(|(_, known)| known.removes()).map(|(name, _)| *name);
+        let removing: Vec<usize> = removing.filter(|name| !one.running.contains_key(name)).collect();
+        let life = one.life;
+        for name in removing {
+            self.begin(replica, name);
+        }
+        self.after(FINISH, Event::Exit { replica, life });
+        self.exit_if_idle(replica);
+    }
+
+    fn exit_if_idle(&mut self, replica: usize) {
+        let one = &self.replicas[replica];
+        if one.departing.is_some() && one.running.is_empty() {
+            let life = one.life;
+            self.after(1, Event::Exit { replica, life });
+        }
+    }
+
+    /// It gives the lease up and ends; another process is started in its place.
+    pub fn exit(&mut self, replica: usize) {
+        let reachable = !self.server.down && !self.replicas[replica].cut_off;
+        let lease = &mut self.server.lease;
+        if reachable && lease.holder == self.replicas[replica].identity {
+            lease.holder.clear();
+            lease.renewals += 1;
+        }
+        self.replicas[replica].kill();
+        let pause = self.dice.time(500, 10_000);
+        self.after(pause, Event::StartReplica { replica });
     }
 }
 

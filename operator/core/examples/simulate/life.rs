@@ -1,9 +1,13 @@
 //! Nodes and their pods: they join, boot, fall silent and go; the kubelet starts and stops pods; the agent looks after all of it.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    rc::Rc,
+};
 
 use azure_vnet_crds::node;
-use azure_vnet_operator_core::{decide::Ready, demand};
+use azure_vnet_operator_core::decide::Ready;
 
 use crate::{
     agent::{self, Agent, Seen},
@@ -43,6 +47,8 @@ pub struct Machine {
     pub waits: bool,
     due: Option<i64>,
     behind: bool,
+    /// What its metadata or its object showed in this boot.
+    pub witnessed: BTreeSet<Ipv4Addr>,
     /// When its agent began to follow everything without a break.
     pub undisturbed_since: i64,
 }
@@ -60,7 +66,7 @@ impl World<'_> {
     /// A machine is made and joins.
     pub fn join(&mut self, name: usize, foreign: usize) {
         let id = format!("vm-{}", self.next_number());
-        let disk = Disk { id: self.dice.token(), ..Disk::default() };
+        let disk = Disk { id: self.dice.token(), number: self.next_number(), ..Disk::default() };
         let subnet = self.nics[name].subnet;
         self.nics[name].create(&mut self.subnets[subnet], foreign, self.now);
         let life = self.machines[name].agent.life + 1;
@@ -84,6 +90,7 @@ impl World<'_> {
         machine.boot_id = format!("{}-boot-{}", machine.id, machine.boots);
         (machine.on, machine.ready) = (true, false);
         machine.store.boot();
+        machine.witnessed.clear();
         self.nics[name].running = true;
         if !self.server.nodes.contains_key(&name) {
             let uid = self.server.new_uid("node");
@@ -180,10 +187,18 @@ impl World<'_> {
         }
         let (late, mute) = (machine.late, machine.mute);
         let shown = (poll && !mute).then(|| self.nics[name].shown(self.now, late));
-        let pods: Vec<demand::Pod> = self.machines[name].pods.iter().map(|(uid, pod)| of_demand(uid, pod)).collect();
+        let listed = self.machines[name].agent.object.iter().flat_map(|object| object.spec.addresses.iter().map(|at| at.address));
+        let witnessed: Vec<Ipv4Addr> = shown.iter().flat_map(|shown| shown.iter().copied()).chain(listed).collect();
+        self.machines[name].witnessed.extend(witnessed);
         let machine = &mut self.machines[name];
-        let seen =
-            Seen { now: self.now, boot_id: &machine.boot_id, machine: &machine.id, pods: &pods, shown, mutation: self.plan.mutation };
+        let seen = Seen {
+            now: self.now,
+            boot_id: &machine.boot_id,
+            machine: &machine.id,
+            pods: &machine.pods,
+            shown,
+            mutation: self.plan.mutation,
+        };
         let Ok(outcome) = machine.agent.reconcile(&mut machine.store, &seen) else {
             machine.store.fuse = None;
             self.trace.hit(Fault::N01AgentKilledMidway);
@@ -207,10 +222,10 @@ impl World<'_> {
     }
 
     /// Tells, if there is something new; numbers alone wait for their turn.
-    fn tell(&mut self, name: usize, report: node::Agent, regressed: bool) {
+    fn tell(&mut self, name: usize, report: Rc<node::Agent>, regressed: bool) {
         let agent = &mut self.machines[name].agent;
         let forgotten = self.now - agent.told_at > ECHO
-            && agent.object.as_ref().and_then(|object| object.status.as_ref()?.agent.as_ref()) != agent.told.as_ref().map(|told| &told.0);
+            && agent.object.as_ref().and_then(|object| object.status.as_ref()?.agent.as_ref()) != agent.told.as_ref().map(|told| &*told.0);
         if agent.told.as_ref().is_some_and(|(told, behind)| *told == report && *behind == regressed) && !forgotten {
             return;
         }
@@ -227,15 +242,15 @@ impl World<'_> {
         }
         agent.told_at = self.now;
         let (life, pause) = (agent.life, self.latency());
-        self.after(pause, Event::Report { name, life, agent: Box::new(report), regressed });
+        self.after(pause, Event::Report { name, life, agent: report, regressed });
     }
 
-    pub fn report(&mut self, name: usize, life: u64, report: node::Agent, regressed: bool) {
+    pub fn report(&mut self, name: usize, life: u64, report: Rc<node::Agent>, regressed: bool) {
         if self.machines[name].silent || self.machines[name].agent.life != life {
             return;
         }
-        let told = (report.clone(), regressed);
-        if self.server.apply_agent(name, report, agent::adopted(regressed)).is_ok() {
+        if self.server.apply_agent(name, &report, agent::adopted(regressed)).is_ok() {
+            let told = (report, regressed);
             self.trace.note(&[33, name as u64, told.0.revision_adopted, u64::from(told.0.demand)], || {
                 format!(
                     "n{name}: reports revision {} demand {} {:?} acks {:?}",
@@ -243,6 +258,7 @@ impl World<'_> {
                 )
             });
             self.machines[name].agent.told = Some(told);
+            self.book.reported.insert(name, self.machines[name].store.disk.number);
             self.changed(name);
         }
     }
@@ -300,13 +316,13 @@ impl World<'_> {
         let Some(bound) = machine.pods.get_mut(pod) else { return };
         let Some(address) = address else {
             bound.failures += 1;
-            machine.store.run.wants.insert(pod.to_owned(), self.now + WANT);
+            machine.store.want(pod, Some(self.now + WANT));
             let pause = self.dice.time(3_000, 12_000);
             self.after(pause, Event::Add { name, pod: pod.to_owned() });
             return self.wake_agent(name, 100);
         };
         bound.address = Some(address);
-        machine.store.run.wants.remove(pod);
+        machine.store.want(pod, None);
         self.trace.note(&[35, name as u64, u64::from(address.to_bits())], || format!("n{name}: {pod} has {address}"));
         self.check_grant(name, address);
         self.wake_agent(name, 100);
@@ -365,8 +381,4 @@ impl World<'_> {
             self.changed(name);
         }
     }
-}
-
-fn of_demand(uid: &str, pod: &Pod) -> demand::Pod {
-    demand::Pod { uid: uid.to_owned(), host_network: false, finished: pod.finished, terminating: pod.terminating }
 }

@@ -26,16 +26,18 @@ mod tests;
 mod trace;
 mod world;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use crate::{fault::Mutation, report::Report};
 
-const USAGE: &str = "usage: simulate [--seeds N] [--seed S] [--mutate NAME|all] [--json]";
+const USAGE: &str = "usage: simulate [--seeds N] [--within SECONDS] [--seed S] [--mutate NAME|all] [--json]";
 
 /// What is asked for.
 #[derive(Debug, Default)]
 struct Arguments {
     seeds: Option<u64>,
+    /// No seed is begun after that.
+    within: Option<Duration>,
     seed: Option<u64>,
     mutate: Option<String>,
     json: bool,
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
         (Some(name), _) => mutate(name, arguments.seeds.unwrap_or(2_000)),
         (None, Some(seed)) => report::tell(seed),
         (None, None) => {
-            let report = Report::of(arguments.seeds.unwrap_or(10_000));
+            let report = Report::of(arguments.seeds.unwrap_or(10_000), arguments.within);
             report.print(arguments.json);
             report.is_good()
         }
@@ -58,19 +60,10 @@ fn main() -> ExitCode {
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Plants a defect, or each in turn, and sees that some seed shows it.
+/// Plants a defect, or each of them, and sees that some seed shows it.
 fn mutate(name: &str, seeds: u64) -> bool {
     let chosen: Vec<Mutation> = Mutation::ALL.into_iter().filter(|one| name == "all" || format!("{one:?}") == name).collect();
-    let mut caught = !chosen.is_empty();
-    for mutation in chosen {
-        if let Some((seed, violation)) = report::first_violation(mutation, seeds) {
-            println!("{mutation:?} is caught by seed {seed}: {violation}");
-        } else {
-            println!("{mutation:?} is not caught by {seeds} seeds");
-            caught = false;
-        }
-    }
-    caught
+    report::plant(&chosen, seeds)
 }
 
 impl Arguments {
@@ -79,6 +72,7 @@ impl Arguments {
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--seeds" => parsed.seeds = Some(words.next()?.parse().ok()?),
+                "--within" => parsed.within = Some(Duration::from_secs(words.next()?.parse().ok()?)),
                 "--seed" => parsed.seed = Some(words.next()?.parse().ok()?),
                 "--mutate" => parsed.mutate = Some(words.next()?),
                 "--json" => parsed.json = true,

@@ -61,6 +61,10 @@ pub enum Strike {
     KillReplica(usize),
     KillLeader,
     KillAll,
+    /// The leader is asked to end, as in a rollout.
+    Leave,
+    /// The leader is killed, or frozen for a time, when it next comes to a point.
+    Arm(Armed),
     Freeze {
         pause: i64,
     },
@@ -106,8 +110,10 @@ pub enum Strike {
         name: usize,
         steps: u32,
     },
+    /// In the dark, neither the API server nor the metadata answers for a while.
     Reboot {
         name: usize,
+        dark: Option<i64>,
     },
     Deallocate {
         name: usize,
@@ -127,6 +133,7 @@ pub enum Strike {
         pause: i64,
     },
     ForeignDrop(usize),
+    ForeignSwap(usize),
     ForeignAdd {
         name: usize,
         many: usize,
@@ -140,11 +147,47 @@ pub enum Strike {
     End(Box<Undo>),
 }
 
+/// What happens to a leader at a point.
+#[derive(Clone, Copy, Debug)]
+pub struct Armed {
+    pub point: Point,
+    /// For how long it is frozen; none: it is killed.
+    pub freeze: Option<i64>,
+}
+
+/// A point on the way of a write at which its leader waits for somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    Recorded,
+    Departed,
+    Accepted,
+    Ended,
+    ReadBack,
+    Published,
+}
+
+impl Point {
+    const ALL: [Self; 6] = [Self::Recorded, Self::Departed, Self::Accepted, Self::Ended, Self::ReadBack, Self::Published];
+
+    /// A kill there, by its name.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Recorded => Fault::O01KilledBeforeSending,
+            Self::Departed => Fault::O01KilledInFlight,
+            Self::Accepted => Fault::O01KilledOnceAccepted,
+            Self::Ended => Fault::O01KilledBeforeReadBack,
+            Self::ReadBack => Fault::O01KilledBeforePublishing,
+            Self::Published => Fault::O01KilledBeforeClosing,
+        }
+    }
+}
+
 /// The end of a strike.
 #[derive(Clone, Debug)]
 pub enum Undo {
     CutOff(usize),
     Clock(usize, i64),
+    Dark(usize),
     Api,
     Config(usize),
     Cordon(usize),
@@ -155,7 +198,7 @@ pub enum Undo {
     Subnet(usize, Vec<Ipv4Addr>),
 }
 
-const WEATHERS: [Fault; 23] = [
+const WEATHERS: [Fault; 24] = [
     Fault::A01ThrottledWithTime,
     Fault::A02ThrottledWithoutTime,
     Fault::A03ThrottledWrites,
@@ -179,6 +222,7 @@ const WEATHERS: [Fault; 23] = [
     Fault::A27NoConnection,
     Fault::O04LateWrite,
     Fault::N08AnswerLost,
+    Fault::K05RequestLate,
 ];
 
 impl Plan {
@@ -223,11 +267,12 @@ impl Plan {
         }
         for _ in 0..2 + dice.below(4) {
             let Some(fault) = dice.pick(&WEATHERS) else { continue };
-            let per_mille = if fault == Fault::N08AnswerLost { 30 } else { [80, 300, 600][dice.below(3)] };
+            let rare = matches!(fault, Fault::N08AnswerLost | Fault::K05RequestLate);
+            let per_mille = if rare { 30 } else { [80, 300, 600][dice.below(3)] };
             let from = dice.time(0, 60 * MINUTE);
             self.at(from, Strike::Weather(Weather { fault, per_mille, until: from + dice.time(3 * MINUTE, 20 * MINUTE) }));
         }
-        for _ in 0..8 + dice.below(14) {
+        for _ in 0..9 + dice.below(17) {
             let at = dice.time(3 * MINUTE, CALM_FROM - 2 * MINUTE);
             let strike = self.everyday(dice);
             self.at(at, strike);
@@ -237,7 +282,7 @@ impl Plan {
     fn everyday(&self, dice: &mut Dice) -> Strike {
         let name = dice.below(self.machines.len());
         let pause = dice.time(5_000, 5 * MINUTE);
-        match dice.below(31) {
+        match dice.below(37) {
             0 | 1 => Strike::KillLeader,
             2 => Strike::KillReplica(dice.below(2)),
             3 => Strike::KillAll,
@@ -255,12 +300,18 @@ impl Plan {
             17 | 18 => Strike::Cordon { name, drain: dice.chance(500), pause },
             19 => Strike::KillAgent { name, pause: if dice.chance(200) { 25 * MINUTE } else { pause } },
             20..=22 => Strike::Fuse { name, steps: u32::try_from(dice.below(14)).unwrap_or_default() },
-            23 => Strike::Reboot { name },
+            23 => Strike::Reboot { name, dark: dice.chance(500).then(|| dice.time(20_000, 5 * MINUTE)) },
             24 => Strike::Deallocate { name, pause },
             25 => Strike::Reimage { name },
             26 => Strike::Metadata { name, late: dice.time(10_000, 4 * MINUTE), mute: dice.chance(400), pause: 2 * pause },
             27 => Strike::Silent { name, pause: 2 * pause },
             28 => Strike::ForeignDrop(name),
+            30..=32 => {
+                let freeze = dice.chance(350).then(|| dice.time(8_000, 90_000));
+                Strike::Arm(Armed { point: Point::ALL[dice.below(Point::ALL.len())], freeze })
+            }
+            33 | 34 => Strike::Leave,
+            35 => Strike::ForeignSwap(name),
             29 => Strike::ForeignAdd { name, many: 1 + dice.below(4) },
             _ => Strike::SubnetShrinks { subnet: dice.below(2), leave: dice.below(6), pause: 3 * pause },
         }

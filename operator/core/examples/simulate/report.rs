@@ -5,6 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicUsize, Ordering},
     thread::available_parallelism,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -27,7 +28,7 @@ pub struct Outcome {
 pub struct Report {
     seeds: u64,
     hits: BTreeMap<Fault, u64>,
-    failed: Vec<(u64, String)>,
+    failed: Vec<u64>,
     hash: u64,
 }
 
@@ -60,21 +61,48 @@ pub fn first_violation(mutation: Mutation, seeds: u64) -> Option<(u64, String)> 
     (0..seeds).find_map(|seed| Some((seed, run(seed, Some(mutation), &Trace::default()).violation?)))
 }
 
+/// Plants each of these defects. Whether all are caught.
+pub fn plant(mutations: &[Mutation], seeds: u64) -> bool {
+    let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(usize::from(mutations.is_empty())));
+    let work = || {
+        while let Some(&mutation) = mutations.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some((seed, violation)) = first_violation(mutation, seeds) {
+                println!("{mutation:?} is caught by seed {seed}: {violation}");
+            } else {
+                println!("{mutation:?} is not caught by {seeds} seeds");
+                missed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    missed.into_inner() == 0
+}
+
 /// Seeds that once failed; each stays.
 pub fn once_failed() -> impl Iterator<Item = u64> {
     include_str!("once-failed.txt").lines().filter_map(|line| line.split_whitespace().next()?.parse().ok())
 }
 
 impl Report {
-    /// Runs the seeds that once failed, and the first so many.
-    pub fn of(seeds: u64) -> Self {
+    /// Runs the seeds that once failed, and the first so many; begins none after the time is over.
+    pub fn of(seeds: u64, within: Option<Duration>) -> Self {
+        let begun = Instant::now();
+        let in_time = || within.is_none_or(|within| begun.elapsed() < within);
         let first: Vec<u64> = once_failed().collect();
         let all: Vec<u64> = first.iter().copied().chain((0..seeds).filter(|seed| !first.contains(seed))).collect();
         let next = AtomicUsize::new(0);
         let work = || {
             let mut mine = vec![];
-            while let Some(&seed) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                mine.push((seed, run(seed, None, &Trace::default())));
+            while let Some(&seed) = all.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| in_time()) {
+                let outcome = run(seed, None, &Trace::default());
+                if let Some(violation) = &outcome.violation {
+                    println!("seed {seed} failed: {violation}");
+                }
+                mine.push((seed, outcome));
             }
             mine
         };
@@ -84,13 +112,13 @@ impl Report {
             workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
         });
         outcomes.sort_by_key(|(seed, _)| *seed);
-        let mut report = Self { seeds: all.len().try_into().unwrap_or_default(), hits: BTreeMap::new(), failed: vec![], hash: 0 };
+        let mut report = Self { seeds: outcomes.len().try_into().unwrap_or_default(), hits: BTreeMap::new(), failed: vec![], hash: 0 };
         for (seed, Outcome { hash, hits, violation }) in outcomes {
             report.hash = report.hash.rotate_left(1) ^ hash;
             for (fault, count) in hits {
                 *report.hits.entry(fault).or_default() += count;
             }
-            report.failed.extend(violation.map(|violation| (seed, violation)));
+            report.failed.extend(violation.map(|_| seed));
         }
         report
     }
@@ -112,12 +140,8 @@ impl Report {
         for fault in Fault::ALL {
             line(&format!("{fault:?}"), &self.hits.get(&fault).copied().unwrap_or_default().to_string(), "hits");
         }
-        for (seed, violation) in &self.failed {
-            if json {
-                line("failed seed", &seed.to_string(), "seed");
-            } else {
-                println!("seed {seed} failed: {violation}");
-            }
+        for seed in self.failed.iter().filter(|_| json) {
+            line("failed seed", &seed.to_string(), "seed");
         }
         line("seeds", &self.seeds.to_string(), "seeds");
         line("failed", &self.failed.len().to_string(), "seeds");

@@ -1,15 +1,15 @@
 //! Requests on their way, and what can happen to them there.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use azure_vnet_crds::{
-    AzureVnetNodeSpec,
-    node::{self, Cloud, MachineKind},
+    AzureVnetNode, AzureVnetNodeSpec,
+    node::{self, Cloud, Intent, MachineKind, SlotAddress},
 };
 use azure_vnet_operator_core::{
     arm::{Budget, Class, Error, Trace, Write},
     decide::Send,
-    nic::Nic,
+    nic::{Nic, name_of},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -19,8 +19,9 @@ use crate::{
     cloud::{Documents, End, NETWORK, document},
     controller::{Caller, time},
     fault::{Fault, Mutation},
+    plan::Point,
     server::Denied,
-    world::{Answer, Event, Flight, Task, World},
+    world::{Answer, Event, Flight, Ground, Task, World},
 };
 
 /// How long the client waits for an answer, and for an operation.
@@ -39,18 +40,17 @@ impl World<'_> {
             Task::ReadNic { began } => return self.read_nic(caller, began),
             Task::Send { write, send } => return self.depart(caller, write, send),
             _ if !reachable => Answer::Failed,
-            Task::ReadObject => Answer::Object(self.server.objects.get(&name).map(Rc::clone)),
-            Task::Delete => {
+            Task::ReadObject => Answer::Object(self.server.objects.get(&name).cloned()),
+            Task::Delete(ground) => {
                 let at = time(self.now);
-                let fresh = self.ground(caller).and_then(|(metadata, _)| metadata).is_some_and(|metadata| self.is_current(name, &metadata));
-                if fresh {
+                if ground.is_some_and(|metadata| self.is_current(name, &metadata)) {
                     self.server.delete(name, at);
                     self.changed(name);
                 }
                 Answer::Deleted
             }
-            Task::WriteSpec(spec) => self.write_spec(caller, *spec),
-            Task::WriteStatus(cloud, conditions) => self.write_status(caller, *cloud, conditions),
+            Task::WriteSpec(spec, ground) => self.write_spec(caller, *spec, &ground),
+            Task::WriteStatus(cloud, conditions, ground) => self.write_status(caller, *cloud, conditions, &ground),
         };
         if let Answer::Written(None) = &answer {
             self.trace.hit(Fault::K04Conflict);
@@ -63,11 +63,10 @@ impl World<'_> {
         self.server.objects.get(&name).is_some_and(|stored| stored.metadata.resource_version == metadata.resource_version)
     }
 
-    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec) -> Answer {
-        let Some((object, _)) = self.ground(caller) else { return Answer::Failed };
+    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec, ground: &Ground) -> Answer {
         let (name, at) = (caller.name, time(self.now));
         let before = self.server.objects.get(&name).cloned();
-        match self.server.apply_spec(name, object.as_ref(), spec, at) {
+        match self.server.apply_spec(name, ground.as_deref(), spec, at) {
             Ok(object) => {
                 self.trace.note(&[20, name as u64, object.spec.revision], || {
                     let list = |list: &[node::SlotAddress]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -76,17 +75,21 @@ impl World<'_> {
                     let (addresses, gone) = (list(&object.spec.addresses), list(&object.spec.lost));
                     format!("n{name}: spec {} [{addresses}] release {asked:?} lost [{gone}] by {}", object.spec.revision, caller.replica)
                 });
-                self.check_spec(name, before.as_deref(), &object);
+                self.check_ground(caller, before.as_deref(), ground.as_deref());
+                self.check_spec(caller, before.as_deref(), &object);
                 self.changed(name);
-                Answer::Written(Some(Box::new(object)))
+                if open_intent(&object).is_some() {
+                    self.reach(Point::Published, caller);
+                }
+                Answer::Written(Some(object))
             }
             Err(Denied::Conflict) => Answer::Written(None),
             Err(Denied::Failed) => Answer::Failed,
         }
     }
 
-    fn write_status(&mut self, caller: Caller, mut cloud: Cloud, conditions: Vec<Condition>) -> Answer {
-        let Some((Some(object), _)) = self.ground(caller) else { return Answer::Failed };
+    fn write_status(&mut self, caller: Caller, mut cloud: Cloud, conditions: Vec<Condition>, ground: &Ground) -> Answer {
+        let Some(ground) = ground else { return Answer::Failed };
         let name = caller.name;
         let before = self.server.objects.get(&name).cloned();
         let planted = self.plan.mutation == Some(Mutation::IntentNotStored);
@@ -94,22 +97,26 @@ impl World<'_> {
         if planted {
             cloud.intent = None;
         }
-        match self.server.apply_cloud(name, &object, cloud, conditions) {
+        match self.server.apply_cloud(name, ground, cloud, conditions) {
             Ok(mut object) => {
-                let intent = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.clone());
+                let intent = open_intent(&object).cloned();
                 self.trace.note(&[21, name as u64, intent.as_ref().map_or(0, |intent| intent.id)], || {
                     let intent =
                         intent.as_ref().map(|intent| format!("{} {:?} +{:?} -{:?}", intent.id, intent.op, intent.add, intent.remove));
                     format!("n{name}: status, intent {intent:?} by {}", caller.replica)
                 });
-                self.check_status(name, before.as_deref(), &object);
+                self.check_ground(caller, before.as_deref(), Some(ground));
+                self.check_status(caller, before.as_deref(), &object);
+                if intent.is_some_and(|intent| before.as_deref().and_then(open_intent).is_none_or(|before| before.id != intent.id)) {
+                    self.reach(Point::Recorded, caller);
+                }
                 if before.is_none_or(|before| before.metadata.resource_version != object.metadata.resource_version) {
                     self.changed(name);
                 }
-                if planted && let Some(status) = &mut object.status {
+                if planted && let Some(status) = &mut Arc::make_mut(&mut object).status {
                     status.cloud = Some(told);
                 }
-                Answer::Written(Some(Box::new(object)))
+                Answer::Written(Some(object))
             }
             Err(Denied::Conflict) => Answer::Written(None),
             Err(Denied::Failed) => Answer::Failed,
@@ -157,6 +164,9 @@ impl World<'_> {
             format!("n{name}: NIC {shown:?} for {}", caller.replica)
         });
         self.reply(caller, pause, Answer::Nic { began, result: Box::new(result) });
+        if self.server.objects.get(&name).is_some_and(|object| open_intent(object).is_some()) {
+            self.reach(Point::ReadBack, caller);
+        }
     }
 
     fn parse(&mut self, caller: Caller, ago: i64, broken: bool) -> Result<(Nic, node::Machine), Error> {
@@ -167,10 +177,14 @@ impl World<'_> {
         let main = self.nics[name].documents(self.now, older);
         let rest = if instance { self.nics[name].documents(self.now, ago) } else { Rc::clone(&main) };
         let early = self.plan.mutation == Some(Mutation::PublishedAtOnce);
+        let blind = self.plan.mutation == Some(Mutation::SlotAlone);
         let print = |value: &Value, documents: &Documents| {
             let mut value = value.clone();
             if early {
                 hasten(&mut value);
+            }
+            if blind && let Some(object) = self.server.objects.get(&name) {
+                object.spec.addresses.iter().for_each(|at| pretend(&mut value, *at));
             }
             if broken && let Some(properties) = value.get_mut("properties").and_then(Value::as_object_mut) {
                 properties.remove("ipConfigurations");
@@ -179,11 +193,15 @@ impl World<'_> {
             debug_assert!(documents.etag > 0);
             document(value)
         };
-        let nic = if instance {
-            Nic::instance(&print(&main.main, &main), &print(&rest.nics, &rest))
-        } else {
-            Nic::whole(print(&main.main, &main))
+        let plain = !early && !blind && !broken && Rc::ptr_eq(&main, &rest);
+        let nic = match main.read.get().filter(|_| plain) {
+            Some(nic) => Ok(nic.clone()),
+            None if instance => Nic::instance(&print(&main.main, &main), &print(&rest.nics, &rest)),
+            None => Nic::whole(print(&main.main, &main)),
         };
+        if let Some(nic) = nic.as_ref().ok().filter(|_| plain) {
+            main.read.get_or_init(|| nic.clone());
+        }
         let nic = nic.map_err(|error| {
             Error::from_answer(400, None, json!({"error": {"code": "NotUnderstood", "message": error.to_string()}}).to_string().as_bytes())
         })?;
@@ -282,6 +300,7 @@ impl World<'_> {
         }
         self.flights.insert(id, Flight { caller, write, send, object, fate });
         self.after(pause, Event::Put { flight: id });
+        self.reach(Point::Departed, caller);
     }
 
     /// A write arrives.
@@ -385,6 +404,7 @@ impl World<'_> {
                 self.followed.insert(id, (flight.caller, flight.send.intent));
             }
         }
+        self.reach(Point::Accepted, flight.caller);
         Ok(())
     }
 
@@ -406,6 +426,7 @@ impl World<'_> {
         };
         let pause = self.dice.time(100, 5_000);
         self.reply(caller, pause, Answer::Sent { intent, result });
+        self.reach(Point::Ended, caller);
     }
 
     /// Whether one of these faults strikes.
@@ -446,6 +467,10 @@ impl World<'_> {
     }
 }
 
+fn open_intent(object: &AzureVnetNode) -> Option<&Intent> {
+    object.status.as_ref()?.cloud.as_ref()?.intent.as_ref()
+}
+
 fn refusal(status: u16, code: &str, message: &str) -> Error {
     Error::from_answer(status, None, json!({"error": {"code": code, "message": message}}).to_string().as_bytes())
 }
@@ -472,6 +497,20 @@ fn hasten(value: &mut Value) {
         Value::Object(map) => map.values_mut().for_each(hasten),
         Value::Array(list) => list.iter_mut().for_each(hasten),
         Value::String(text) if text == "Updating" => *text = "Succeeded".into(),
+        _ => {}
+    }
+}
+
+/// The slot seems to have the address that is listed.
+fn pretend(value: &mut Value, at: SlotAddress) {
+    match value {
+        Value::Object(map) if map.get("name").and_then(Value::as_str) == Some(&name_of(at.slot)) => {
+            if let Some(address) = map.get_mut("properties").and_then(|properties| properties.get_mut("privateIPAddress")) {
+                *address = json!(at.address);
+            }
+        }
+        Value::Object(map) => map.values_mut().for_each(|value| pretend(value, at)),
+        Value::Array(list) => list.iter_mut().for_each(|value| pretend(value, at)),
         _ => {}
     }
 }

@@ -1,6 +1,10 @@
 //! The API server: objects with versions, the conditions under which a write is taken, and the rules of the kinds that matter for safety.
 
-use std::{collections::BTreeMap, collections::BTreeSet, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+};
 
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus, FINALIZER,
@@ -37,7 +41,7 @@ pub enum Denied {
     Failed,
 }
 
-type Object = Rc<AzureVnetNode>;
+type Object = Arc<AzureVnetNode>;
 
 /// What the server holds.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +80,7 @@ impl Server {
         expected: Option<&ObjectMeta>,
         spec: AzureVnetNodeSpec,
         now: Timestamp,
-    ) -> Result<AzureVnetNode, Denied> {
+    ) -> Result<Object, Denied> {
         self.check(name, expected)?;
         let Some(stored) = self.objects.get(&name) else {
             let mut object = AzureVnetNode::new("", spec);
@@ -91,50 +95,41 @@ impl Server {
             return Err(Denied::Failed);
         }
         if stored.spec == spec {
-            return Ok((**stored).clone());
+            return Ok(Arc::clone(stored));
         }
         let object = AzureVnetNode { spec, metadata: stored.metadata.clone(), status: stored.status.clone() };
         Ok(self.store(name, object))
     }
 
     /// Applies all of the status that is the controller's.
-    pub fn apply_cloud(
-        &mut self,
-        name: usize,
-        expected: &ObjectMeta,
-        cloud: Cloud,
-        conditions: Vec<Condition>,
-    ) -> Result<AzureVnetNode, Denied> {
+    pub fn apply_cloud(&mut self, name: usize, expected: &ObjectMeta, cloud: Cloud, conditions: Vec<Condition>) -> Result<Object, Denied> {
         self.check(name, Some(expected))?;
         let stored = self.objects.get(&name).ok_or(Denied::Conflict)?;
-        let mut status = stored.status.clone().unwrap_or_default();
-        let before = status.clone();
         if let Some(intent) = &cloud.intent {
             self.intents.insert((stored.metadata.uid.clone().unwrap_or_default(), intent.id));
         }
-        status.cloud = Some(cloud);
-        let agents = status.conditions.drain(..).filter(|condition| condition.type_ == "PoolAdopted").collect::<Vec<_>>();
-        status.conditions = conditions;
-        status.conditions.extend(agents);
-        if status == before {
-            return Ok((**stored).clone());
+        let agent = stored.status.as_ref().and_then(|status| status.agent.clone());
+        let agents = stored.status.iter().flat_map(|status| &status.conditions).filter(|condition| condition.type_ == "PoolAdopted");
+        let status = AzureVnetNodeStatus { cloud: Some(cloud), agent, conditions: conditions.into_iter().chain(agents.cloned()).collect() };
+        if stored.status.as_ref() == Some(&status) {
+            return Ok(Arc::clone(stored));
         }
         let object = AzureVnetNode { status: Some(status), metadata: stored.metadata.clone(), spec: stored.spec.clone() };
         Ok(self.store(name, object))
     }
 
     /// Applies what the agent reports; whoever wrote meanwhile.
-    pub fn apply_agent(&mut self, name: usize, agent: Agent, adopted: Condition) -> Result<(), Denied> {
+    pub fn apply_agent(&mut self, name: usize, agent: &Agent, adopted: Condition) -> Result<(), Denied> {
         if self.down {
             return Err(Denied::Failed);
         }
         let stored = self.objects.get(&name).ok_or(Denied::Conflict)?;
-        let mut status = stored.status.clone().unwrap_or_default();
-        let before = status.clone();
-        status.agent = Some(agent);
-        status.conditions.retain(|condition| condition.type_ != "PoolAdopted");
-        status.conditions.push(adopted);
-        if status != before {
+        let said = |status: &AzureVnetNodeStatus| status.agent.as_ref() == Some(agent) && status.conditions.contains(&adopted);
+        if !stored.status.as_ref().is_some_and(said) {
+            let mut status = stored.status.clone().unwrap_or_default();
+            status.agent = Some(agent.clone());
+            status.conditions.retain(|condition| condition.type_ != "PoolAdopted");
+            status.conditions.push(adopted);
             let object = AzureVnetNode { status: Some(status), metadata: stored.metadata.clone(), spec: stored.spec.clone() };
             self.store(name, object);
         }
@@ -169,9 +164,10 @@ impl Server {
         if self.objects.get(&name).is_some_and(same) { Ok(()) } else { Err(Denied::Conflict) }
     }
 
-    fn store(&mut self, name: usize, mut object: AzureVnetNode) -> AzureVnetNode {
+    fn store(&mut self, name: usize, mut object: AzureVnetNode) -> Object {
         object.metadata.resource_version = Some(self.next_version().to_string());
-        self.objects.insert(name, Rc::new(object.clone()));
+        let object = Arc::new(object);
+        self.objects.insert(name, Arc::clone(&object));
         object
     }
 }

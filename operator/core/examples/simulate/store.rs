@@ -23,13 +23,15 @@ pub struct Adopted {
     pub uid: String,
     pub revision: u64,
     pub content: u64,
-    pub addresses: BTreeSet<SlotAddress>,
+    pub addresses: Rc<BTreeSet<SlotAddress>>,
 }
 
 /// What survives a boot.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     pub id: String,
+    /// Which disk it is, whatever it says.
+    pub number: u64,
     pub adopted: Option<Adopted>,
     pub markers: BTreeMap<Ipv4Addr, SlotAddress>,
     pub spec: Option<Rc<AzureVnetNodeSpec>>,
@@ -60,6 +62,8 @@ pub struct Store {
     pub cool_down: i64,
     /// After so many more steps the agent is killed.
     pub fuse: Option<u32>,
+    /// How often somebody but the agent changed something.
+    pub touched: u64,
 }
 
 /// The agent was killed.
@@ -89,6 +93,7 @@ impl Store {
         };
         let free: Vec<Ipv4Addr> = pool.iter().filter(free).filter(|address| !self.kernel.contains_key(*address)).copied().collect();
         let address = choose(&free)?;
+        self.touched += 1;
         self.run.records.insert(address, Record::Leased(pod.to_owned()));
         self.kernel.insert(address, pod.to_owned());
         Some(address)
@@ -97,6 +102,7 @@ impl Store {
     /// DEL: the kernel first, then the rest.
     pub fn delete(&mut self, pod: &str, now: i64) -> Option<Ipv4Addr> {
         let address = self.address_of(pod)?;
+        self.touched += 1;
         self.kernel.remove(&address);
         if matches!(self.run.records.get(&address), Some(Record::Leased(_))) {
             self.run.records.insert(address, Record::Cooling { since: now });
@@ -109,6 +115,7 @@ impl Store {
     }
 
     pub fn boot(&mut self) {
+        self.touched += 1;
         self.run = Run::default();
         self.kernel.clear();
     }
@@ -219,6 +226,19 @@ impl Store {
         let cool_down = self.cool_down;
         self.run.records.retain(|_, record| !matches!(record, Record::Cooling { since } if *since + cool_down <= now));
         self.run.wants.retain(|_, until| *until > now);
+    }
+
+    /// Until when an ADD that failed counts as demand.
+    pub fn want(&mut self, pod: &str, until: Option<i64>) {
+        let before = self.run.wants.remove(pod);
+        self.touched += u64::from(before.is_some() || until.is_some());
+        self.run.wants.extend(until.map(|until| (pod.to_owned(), until)));
+    }
+
+    /// When the next rest or want is over.
+    pub fn next_end(&self) -> i64 {
+        let rests = self.run.records.values().filter_map(|record| if let Record::Cooling { since } = record { Some(*since) } else { None });
+        rests.map(|since| since + self.cool_down).chain(self.run.wants.values().copied()).min().unwrap_or(i64::MAX)
     }
 
     pub fn leased(&self) -> impl Iterator<Item = &String> + '_ {

@@ -1,6 +1,8 @@
 //! How each fault strikes, and how it ends.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc, sync::Arc};
+
+use azure_vnet_crds::AzureVnetNode;
 
 use crate::{
     controller::time,
@@ -22,6 +24,8 @@ impl World<'_> {
             Strike::KillReplica(replica) => self.kill(replica, Fault::O01Killed),
             Strike::KillLeader => self.kill_leader(),
             Strike::KillAll => (0..self.replicas.len()).for_each(|replica| self.kill(replica, Fault::O05AllKilled)),
+            Strike::Leave => self.leave(),
+            Strike::Arm(armed) => self.armed = Some(armed),
             Strike::Freeze { pause } => {
                 if let Some(leader) = self.leader() {
                     self.trace.hit(Fault::O02LeaderFrozen);
@@ -72,7 +76,14 @@ impl World<'_> {
                 self.kill_agent(name, pause);
             }
             Strike::Fuse { name, steps } => self.machines[name].store.fuse = Some(steps),
-            Strike::Reboot { name } => self.reboot(name, Fault::N03Rebooted, false),
+            Strike::Reboot { name, dark: None } => self.reboot(name, Fault::N03Rebooted, false),
+            Strike::Reboot { name, dark: Some(pause) } => {
+                if self.machines[name].on {
+                    self.reboot(name, Fault::N03RebootedInTheDark, false);
+                    (self.machines[name].silent, self.machines[name].mute) = (true, true);
+                    self.ends(pause, Undo::Dark(name));
+                }
+            }
             Strike::Reimage { name } => self.reboot(name, Fault::N04Reimaged, true),
             Strike::Deallocate { name, pause } => self.deallocate(name, pause),
             Strike::Metadata { name, late, mute, pause } => {
@@ -90,6 +101,7 @@ impl World<'_> {
                 }
             }
             Strike::ForeignDrop(name) => self.foreign_drop(name),
+            Strike::ForeignSwap(name) => self.foreign_swap(name),
             Strike::ForeignAdd { name, many } => self.foreign_add(name, many),
             Strike::SubnetShrinks { subnet, leave, pause } => {
                 let free = &mut self.subnets[subnet].free;
@@ -119,7 +131,11 @@ impl World<'_> {
                 }
                 self.names().for_each(|name| self.catch_up(name));
             }
-            Undo::Clock(replica, by) => self.replicas[replica].wall -= if self.replicas[replica].wall == by { by } else { 0 },
+            Undo::Clock(replica, by) => self.jump(replica, -by),
+            Undo::Dark(name) => {
+                self.undo(Undo::Metadata(name));
+                self.undo(Undo::Silent(name));
+            }
             Undo::Config(name) => self.configure(name, Some(0)),
             Undo::Cordon(name) => self.uncordon(name),
             Undo::Metadata(name) => {
@@ -151,6 +167,7 @@ impl World<'_> {
     pub fn cease(&mut self) {
         self.calm = true;
         self.weather.clear();
+        self.armed = None;
         self.trace.note(&[40], || "the storms are over".into());
         for name in self.names() {
             self.machines[name].store.fuse = None;
@@ -168,7 +185,7 @@ impl World<'_> {
         }
     }
 
-    fn kill(&mut self, replica: usize, fault: Fault) {
+    pub fn kill(&mut self, replica: usize, fault: Fault) {
         if !self.replicas[replica].alive {
             return;
         }
@@ -185,6 +202,7 @@ impl World<'_> {
             return self.trace.hit(Fault::A26ClocksDiffer);
         }
         if let Some(leader) = self.leader() {
+            self.trace.hit(Fault::O03ClockJumps);
             self.jump(leader, by);
             self.ends(300_000, Undo::Clock(leader, by));
         }
@@ -319,11 +337,10 @@ impl World<'_> {
         }
         self.trace.hit(fault);
         self.power_off(name);
-        if anew && self.plan.mutation != Some(Mutation::StoreIdKept) {
-            self.machines[name].store.disk = Disk { id: self.dice.token(), ..Disk::default() };
-        } else if anew {
-            let id = self.machines[name].store.disk.id.clone();
-            self.machines[name].store.disk = Disk { id, ..Disk::default() };
+        if anew {
+            let kept = self.plan.mutation == Some(Mutation::StoreIdKept);
+            let id = if kept { self.machines[name].store.disk.id.clone() } else { self.dice.token() };
+            self.machines[name].store.disk = Disk { id, number: self.next_number(), ..Disk::default() };
         }
         self.book.reset_at.insert(name, self.now);
         let pause = self.dice.time(10_000, 90_000);
@@ -346,6 +363,25 @@ impl World<'_> {
         if let Some(address) = self.nics[name].drop_slot(slot, &mut self.subnets[subnet], self.now) {
             self.trace.hit(Fault::A16ForeignWriterDrops);
             self.trace.note(&[42, name as u64], || format!("n{name}: somebody takes {slot}/{address} away"));
+            self.book.dropped.insert(address, self.now);
+        }
+    }
+
+    /// Somebody makes one of ours anew, rather one that is on its way back.
+    fn foreign_swap(&mut self, name: usize) {
+        let leaving = |object: &Arc<AzureVnetNode>| {
+            let released = object.spec.release.iter().flat_map(|release| &release.addresses);
+            released.map(|at| at.slot).collect::<BTreeSet<u8>>()
+        };
+        let leaving = self.server.objects.get(&name).map(leaving).unwrap_or_default();
+        let slots: Vec<u8> = self.nics[name].good().map(|(slot, _)| slot).collect();
+        let preferred: Vec<u8> = slots.iter().filter(|slot| leaving.contains(slot)).copied().collect();
+        let chosen = self.dice.pick(if preferred.is_empty() { &slots } else { &preferred });
+        let Some(slot) = chosen.filter(|_| self.nics[name].operation.is_none()) else { return };
+        let subnet = self.nics[name].subnet;
+        if let Some(address) = self.nics[name].swap_slot(slot, &mut self.subnets[subnet], self.now) {
+            self.trace.hit(Fault::A16ForeignWriterReplaces);
+            self.trace.note(&[45, name as u64], || format!("n{name}: somebody gives slot {slot} another address than {address}"));
             self.book.dropped.insert(address, self.now);
         }
     }

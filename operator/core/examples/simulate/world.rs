@@ -1,6 +1,6 @@
 //! Everything, on one clock: what is due next happens next, and nothing happens beside it.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec,
@@ -12,15 +12,16 @@ use azure_vnet_operator_core::{
     policy::Policy,
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 
 use crate::{
     check::Book,
     cloud::{Nic, Subnet},
     controller::{Caller, Replica},
     dice::Dice,
+    fault::{Fault, Mutation},
     life::Machine,
-    plan::{Plan, Strike, Weather},
+    plan::{Armed, Plan, Point, Strike, Weather},
     server::Server,
     trace::Trace,
 };
@@ -37,6 +38,8 @@ pub struct World<'p> {
     pub nics: Vec<Nic>,
     pub subnets: Vec<Subnet>,
     pub weather: Vec<Weather>,
+    /// What is to happen to a leader at a point.
+    pub armed: Option<Armed>,
     /// Operations that somebody follows.
     pub followed: BTreeMap<u64, (Caller, u64)>,
     /// Requests under way to Azure.
@@ -59,25 +62,34 @@ pub struct Flight {
     pub send: Send,
     /// The object that its intent is recorded in.
     pub object: String,
-    pub fate: Option<crate::fault::Fault>,
+    pub fate: Option<Fault>,
 }
+
+/// The object that a write was decided on, if there was one.
+pub type Ground = Option<Box<ObjectMeta>>;
 
 /// What a pass waits for.
 #[derive(Clone, Debug)]
 pub enum Task {
     ReadObject,
-    Delete,
-    WriteSpec(Box<AzureVnetNodeSpec>),
-    WriteStatus(Box<Cloud>, Vec<Condition>),
-    ReadNic { began: Timestamp },
-    Send { write: Box<Write>, send: Send },
+    /// Writes name the object that they were decided on.
+    Delete(Ground),
+    WriteSpec(Box<AzureVnetNodeSpec>, Ground),
+    WriteStatus(Box<Cloud>, Vec<Condition>, Ground),
+    ReadNic {
+        began: Timestamp,
+    },
+    Send {
+        write: Box<Write>,
+        send: Send,
+    },
 }
 
 /// How it went.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    Object(Option<Rc<AzureVnetNode>>),
-    Written(Option<Box<AzureVnetNode>>),
+    Object(Option<Arc<AzureVnetNode>>),
+    Written(Option<Arc<AzureVnetNode>>),
     Deleted,
     Nic { began: Timestamp, result: Box<Result<(azure_vnet_operator_core::nic::Nic, node::Machine), Error>> },
     Sent { intent: u64, result: Result<(), Error> },
@@ -91,7 +103,7 @@ pub enum Event {
     Elected { replica: usize, life: u64, asked: i64 },
     Relist { replica: usize, life: u64 },
     Turn { replica: usize, life: u64 },
-    LetGo { replica: usize, life: u64, name: usize, object: Rc<AzureVnetNode> },
+    LetGo { replica: usize, life: u64, name: usize, object: Arc<AzureVnetNode> },
     Task { caller: Caller, task: Task },
     Answer { caller: Caller, answer: Answer },
     Put { flight: u64 },
@@ -100,7 +112,7 @@ pub enum Event {
     DeliverToAgent { name: usize, life: u64 },
     Agent { name: usize, life: u64 },
     Poll { name: usize, life: u64 },
-    Report { name: usize, life: u64, agent: Box<node::Agent>, regressed: bool },
+    Report { name: usize, life: u64, agent: Rc<node::Agent>, regressed: bool },
     StartAgent { name: usize },
     Churn { name: usize },
     Add { name: usize, pod: String },
@@ -109,6 +121,8 @@ pub enum Event {
     Kubelet { name: usize },
     Collect { name: usize },
     StartReplica { replica: usize },
+    KeepTime { replica: usize, life: u64 },
+    Exit { replica: usize, life: u64 },
     Strike(Strike),
     Calm,
 }
@@ -120,12 +134,13 @@ impl<'p> World<'p> {
             now: 0,
             dice: Dice::new(plan.seed ^ 0x5eed),
             trace,
-            server: Server::new(plan.mutation == Some(crate::fault::Mutation::UnconditionalWrites)),
+            server: Server::new(plan.mutation == Some(Mutation::UnconditionalWrites)),
             replicas: (0..2).map(|_| Replica::default()).collect(),
             machines: plan.machines.iter().map(|_| Machine::default()).collect(),
             nics: plan.nics(),
             subnets: plan.subnets(),
             weather: vec![],
+            armed: None,
             followed: BTreeMap::new(),
             flights: BTreeMap::new(),
             snapshot: None,
@@ -200,6 +215,8 @@ impl<'p> World<'p> {
             | Event::Relist { replica, life }
             | Event::Turn { replica, life }
             | Event::LetGo { replica, life, .. }
+            | Event::KeepTime { replica, life }
+            | Event::Exit { replica, life }
             | Event::Deliver { replica, life, .. } => Some((*replica, *life)),
             Event::Answer { caller, .. } => Some((caller.replica, caller.life)),
             _ => None,
@@ -234,7 +251,7 @@ impl<'p> World<'p> {
             Event::DeliverToAgent { name, life } => self.deliver_to_agent(name, life),
             Event::Agent { name, life } => self.agent(name, life, false),
             Event::Poll { name, life } => self.agent(name, life, true),
-            Event::Report { name, life, agent, regressed } => self.report(name, life, *agent, regressed),
+            Event::Report { name, life, agent, regressed } => self.report(name, life, agent, regressed),
             Event::StartAgent { name } => self.start_agent(name),
             Event::Churn { name } => self.churn(name),
             Event::Add { name, pod } => self.add(name, &pod),
@@ -243,6 +260,8 @@ impl<'p> World<'p> {
             Event::Kubelet { name } => self.kubelet(name),
             Event::Collect { name } => self.collect(name),
             Event::StartReplica { replica } => self.start_replica(replica),
+            Event::KeepTime { replica, .. } => self.keep_time(replica),
+            Event::Exit { replica, .. } => self.exit(replica),
             Event::Strike(strike) => self.strike(strike),
             Event::Calm => self.cease(),
         }
@@ -250,8 +269,8 @@ impl<'p> World<'p> {
 
     fn take_answer(&mut self, caller: Caller, answer: Answer) {
         match answer {
-            Answer::Object(object) => self.answer(caller, |pass, _| pass.object_read(object.map(|object| (*object).clone()))),
-            Answer::Written(object) => self.answer(caller, |pass, _| pass.written(object.map(|object| *object))),
+            Answer::Object(object) => self.answer(caller, |pass, _| pass.object_read(object)),
+            Answer::Written(object) => self.answer(caller, |pass, _| pass.written(object)),
             Answer::Deleted => self.answer(caller, |_, _| {}),
             Answer::Nic { began, result } => self.answer(caller, |pass, now| pass.nic_read(began, *result, now)),
             Answer::Sent { intent, result } => {
@@ -274,8 +293,23 @@ impl<'p> World<'p> {
             self.check_patience(caller, &send);
             return self.depart(caller, write, send);
         }
-        let pause = self.latency();
+        let late = !matches!(task, Task::ReadNic { .. }) && self.roll(&[Fault::K05RequestLate]).is_some();
+        let pause = self.latency() + if late { self.dice.time(1_000, 30_000) } else { 0 };
         self.after(pause, Event::Task { caller, task });
+    }
+
+    /// A leader comes to a point at which something may befall it.
+    pub fn reach(&mut self, point: Point, caller: Caller) {
+        let one = &mut self.replicas[caller.replica];
+        let Some(armed) = self.armed.filter(|armed| armed.point == point && one.alive && one.life == caller.life) else { return };
+        self.armed = None;
+        match armed.freeze {
+            Some(pause) => {
+                one.frozen_until = self.now + pause;
+                self.trace.hit(Fault::O02FrozenMidway);
+            }
+            None => self.kill(caller.replica, point.fault()),
+        }
     }
 
     pub fn reply(&mut self, caller: Caller, pause: i64, answer: Answer) {

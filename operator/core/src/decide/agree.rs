@@ -5,10 +5,19 @@ use std::collections::BTreeSet;
 use azure_vnet_crds::node::{Intent, SlotAddress};
 
 use super::{
-    Attempt, Event, NicRead, since,
+    Event, NicRead, since,
     step::{MISSING, Step},
 };
 use crate::nic::{Slot, View};
+
+/// How old an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// It may be older than the last write.
+    Unknown,
+    /// It shows the effect of the last write.
+    AfterWrite,
+}
 
 impl Step<'_> {
     /// Publishes what of an addition is there, while the rest of it is not (A10).
@@ -22,15 +31,15 @@ impl Step<'_> {
     }
 
     /// Makes the list agree with the NIC: takes in what is attached, and gives up what is missing for long enough.
-    pub fn take_over(&mut self, nic: &NicRead) {
+    pub fn take_over(&mut self, nic: &NicRead, age: Age) {
         self.looked = true;
         let attached: BTreeSet<SlotAddress> = nic.view.attached().collect();
+        // What the machine's model has dropped goes with the next write: pods must not rest on it.
         let hidden = |at: &SlotAddress| matches!(nic.view.slots.get(&at.slot), Some(Slot::Provisioning | Slot::Failed));
         let missing: BTreeSet<SlotAddress> =
             self.spec.addresses.iter().copied().filter(|at| !attached.contains(at) && !hidden(at)).collect();
         self.memory.missing.retain(|at, _| missing.contains(at));
-        let written = |last: &Attempt| last.intent.is_some() && last.result.is_ok() && nic.at > last.at && since(last.at, nic.at) < MISSING;
-        let sure = self.observed.last.as_ref().is_some_and(written) || self.regressed();
+        let sure = age == Age::AfterWrite || self.regressed();
         let mut lost = vec![];
         for at in missing {
             let first = *self.memory.missing.entry(at).or_insert(nic.at);

@@ -31,10 +31,9 @@ pub fn write(step: &mut Step<'_>) {
         None => {}
     }
     let conditions = conditions(step, sizes.as_ref(), writes.and_then(|last| last.result.as_ref().err()));
-    let stored = step.stored.status.cloud.clone().unwrap_or_default();
+    let stored = step.status.cloud.clone().unwrap_or_default();
     let ours = |condition: &&Condition| OURS.contains(&condition.type_.as_str());
-    let same =
-        step.cloud == stored && step.stored.status.conditions.iter().filter(ours).eq(&conditions) && step.stored.status.cloud.is_some();
+    let same = step.cloud == stored && step.status.conditions.iter().filter(ours).eq(&conditions) && step.status.cloud.is_some();
     let noted = stored.last_read_at.as_ref().map(|at| at.0);
     let read = step.observed.nic.as_ref().map(|nic| nic.at);
     // A stamp from ahead of the clock would hide every read until the clock is there.
@@ -84,7 +83,7 @@ fn conditions(step: &Step<'_>, sizes: Option<&Sizes>, error: Option<&Error>) -> 
     }
     found.push(("NicWritable", writable));
     found.push(("AgentAlive", alive(step)));
-    let stored = |kind: &str| step.stored.status.conditions.iter().find(|condition| condition.type_ == kind);
+    let stored = |kind: &str| step.status.conditions.iter().find(|condition| condition.type_ == kind);
     let fresh = |kind: &str| found.iter().find(|(of, _)| *of == kind).map(|(_, said)| said);
     let keep = |kind: &&str| match (fresh(kind), stored(kind)) {
         (Some((status, reason, message)), old) => Some(condition(kind, (*status, reason, message), old, step)),

@@ -49,6 +49,8 @@ pub struct Case<'a> {
     pub read_at: Timestamp,
     /// Who opened it.
     pub origin: Origin,
+    /// When this controller saw it first.
+    pub seen: Timestamp,
     /// Whether a request of this term for it may still land.
     pub unknown: bool,
     /// The last request for it, if it was this process's.
@@ -70,15 +72,11 @@ impl Case<'_> {
     /// Judges.
     pub fn settle(&self) -> Settled {
         let Self { intent, view, now, .. } = *self;
-        let (begun, quiet_since) = (self.begun(), self.quiet_since());
         if self.leaving && self.is_unsent_removal() {
             // A successor would not know that nothing was sent, and watch it for as long as something could be.
             return Settled::Close { complete: false };
         }
-        if begun > now {
-            // The clock of who opened it was ahead: until this one is there too, no read is late enough.
-            return Settled::Wait(since(now, begun).clamp(Duration::from_secs(1), PACE.1));
-        }
+        let (ended, quiet_since) = (self.ended(), self.quiet_since());
         if !self.is_read_since() {
             return Settled::Read;
         }
@@ -86,18 +84,25 @@ impl Case<'_> {
         match view.state {
             State::Settled if complete => Settled::Close { complete: true },
             State::Moving => self.watch(quiet_since),
-            State::Settled | State::Lagging if now >= ends(intent, begun) => self.expired(ends(intent, begun), complete),
+            State::Settled | State::Lagging if now >= ended => self.expired(ended, complete),
             State::Lagging if since(quiet_since, now) < INVISIBLE => self.watch(quiet_since),
             // An earlier term's removal is not repeated: after a restored API server, what it names may be a pod's again (safety rule RE1).
             State::Settled | State::Lagging => match (self.origin, intent.op) {
                 (Origin::This, _) | (Origin::Earlier, IntentOp::Add) => self.retry(quiet_since),
-                (Origin::Earlier, IntentOp::Remove) | (Origin::Closed, _) => self.watch_until(quiet_since, ends(intent, begun)),
+                (Origin::Earlier, IntentOp::Remove) | (Origin::Closed, _) => self.watch_until(quiet_since, ended),
             },
         }
     }
 
+    /// When it was opened: before it was seen, whatever the clock of who opened it said.
     fn begun(&self) -> Timestamp {
-        self.intent.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0)
+        begun(self.intent).min(self.seen)
+    }
+
+    /// When it ends. It lives as long as it says, by whatever clock.
+    pub fn ended(&self) -> Timestamp {
+        let ahead = since(self.begun(), begun(self.intent));
+        ends(self.intent).checked_sub(ahead).unwrap_or(Timestamp::MIN)
     }
 
     /// Since when nothing was sent for it, as far as this controller knows.
@@ -171,9 +176,14 @@ impl Case<'_> {
     }
 }
 
-/// When an intent ends. One without an end ended when it began.
-pub fn ends(intent: &Intent, begun: Timestamp) -> Timestamp {
-    intent.not_after.as_ref().map_or(begun, |at| at.0)
+/// When an intent was opened, by its own word.
+fn begun(intent: &Intent) -> Timestamp {
+    intent.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0)
+}
+
+/// When an intent ends, by its own word. One without an end ended when it began.
+fn ends(intent: &Intent) -> Timestamp {
+    intent.not_after.as_ref().map_or_else(|| begun(intent), |at| at.0)
 }
 
 /// Whether the NIC shows all of an intent.
@@ -183,7 +193,7 @@ fn complete(intent: &Intent, view: &View) -> bool {
         IntentOp::Remove => intent.remove.iter().all(|at| match view.slots.get(&at.slot) {
             None => true,
             Some(Slot::Attached(address)) => *address != at.address,
-            Some(Slot::Provisioning | Slot::Failed) => false,
+            Some(Slot::Provisioning | Slot::Failed | Slot::Dropped(_)) => false,
         }),
     }
 }
@@ -228,10 +238,12 @@ pub fn back_off(error: &Error, failures: u32) -> Duration {
     doubled.min(Duration::from_secs(most)).max(error.retry_after().unwrap_or_default())
 }
 
-/// Whether the finalizer may go: no intent is open whose write may still land (safety rule RE4).
+/// Whether the finalizer of an object may go that is being deleted since a time: no intent is open whose write may still land (safety rule RE4). None is
+/// opened after that time: one from ahead of this clock was dated by another, and lives as long as it says.
 #[must_use]
-pub fn may_vanish(cloud: Option<&Cloud>, grace: Duration, now: Timestamp) -> bool {
+pub fn may_vanish(cloud: Option<&Cloud>, deleted: Timestamp, grace: Duration, now: Timestamp) -> bool {
     let Some(intent) = cloud.and_then(|cloud| cloud.intent.as_ref()) else { return true };
-    let begun = intent.created_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0);
-    now >= later(ends(intent, begun), grace)
+    let lives = since(begun(intent), ends(intent));
+    let ended = if begun(intent) > now { ends(intent).min(later(deleted, lives)) } else { ends(intent) };
+    now >= later(ended, grace)
 }

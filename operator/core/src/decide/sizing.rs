@@ -36,7 +36,7 @@ pub struct Sizes {
 impl Sizes {
     pub fn of(step: &Step<'_>, view: &View) -> Self {
         let leaving = releasing(&step.spec);
-        let present = view.slots.iter().filter(|(_, state)| !matches!(state, Slot::Failed)).count();
+        let present = view.slots.iter().filter(|(_, state)| !matches!(state, Slot::Failed | Slot::Dropped(_))).count();
         let leaving_here = leaving.iter().filter(|at| view.address(at.slot) == Some(at.address)).count();
         // Before the agent has adopted what is published, its markers may be of addresses that have left.
         let used = step.observed.agent().map_or(0, |agent| {
@@ -80,7 +80,7 @@ pub fn keep_time(step: &mut Step<'_>, sizes: &Sizes) {
     let surplus = sizes.surplus() >= sizes.step && step.observed.agent().is_some() && !step.observed.node.cordoned;
     if !surplus {
         step.cloud.surplus_since = None;
-    } else if step.cloud.surplus_since.is_none() {
+    } else if step.cloud.surplus_since.as_ref().is_none_or(|since| since.0 > now) {
         step.cloud.surplus_since = Some(stamp(now));
     }
 }
@@ -124,10 +124,11 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     step.spec.release.push(Release { id, nonce, addresses: candidates });
 }
 
-/// Slots for that many more addresses: those that Azure failed to provision, then the lowest that neither the NIC nor the object knows (I5).
+/// Slots for that many more addresses: those that Azure failed to provision or to take away, then the lowest that neither the NIC nor the object knows (I5).
 pub fn slots(spec: &AzureVnetNodeSpec, view: &View, wanted: u16) -> Vec<u8> {
     let known: BTreeSet<u8> = spec.addresses.iter().chain(&spec.lost).map(|at| at.slot).collect();
-    let failed = view.slots.iter().filter(|(slot, state)| matches!(state, Slot::Failed) && !known.contains(slot)).map(|(&slot, _)| slot);
+    let failed = |(slot, state): &(&u8, &Slot)| matches!(state, Slot::Failed | Slot::Dropped(_)) && !known.contains(*slot);
+    let failed = view.slots.iter().filter(failed).map(|(&slot, _)| slot);
     let room = usize::from(view.room()).saturating_sub(view.slots.len());
     let free = (1..=u8::MAX).filter(|slot| !view.slots.contains_key(slot) && !known.contains(slot)).take(room);
     let mut slots: Vec<u8> = failed.chain(free).take(usize::from(wanted)).collect();

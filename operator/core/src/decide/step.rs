@@ -3,18 +3,20 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use azure_vnet_crds::{
-    AzureVnetNodeSpec,
+    AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus,
     config::Mode,
     node::{Cloud, Intent, IntentOp, SlotAddress},
 };
 use jiff::Timestamp;
 
 use super::{
-    Attempt, Decision, Event, Memory, NicRead, Observed, Planned, READ_EVERY, Send, Stored, later, release, report,
+    Attempt, Decision, Event, Memory, NicRead, Observed, Planned, READ_EVERY, Send,
+    agree::Age,
+    later, release, report,
     settle::{self, Case, Origin, Settled},
     since,
     sizing::{self, Sizes},
-    stamp,
+    stamp, status,
 };
 use crate::{
     arm::{Class, Trace, Urgency},
@@ -36,7 +38,8 @@ const FRESH: Duration = Duration::from_mins(1);
 /// A decision in the making.
 pub struct Step<'a> {
     pub observed: &'a Observed,
-    pub stored: &'a Stored,
+    pub stored: &'a AzureVnetNode,
+    pub status: &'a AzureVnetNodeStatus,
     pub policy: &'a Policy,
     pub now: Timestamp,
     pub spec: AzureVnetNodeSpec,
@@ -50,8 +53,9 @@ pub struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    pub fn new(observed: &'a Observed, stored: &'a Stored, policy: &'a Policy, now: Timestamp) -> Self {
-        let cloud = stored.status.cloud.clone().unwrap_or_default();
+    pub fn new(observed: &'a Observed, stored: &'a AzureVnetNode, policy: &'a Policy, now: Timestamp) -> Self {
+        let status = status(stored);
+        let cloud = status.cloud.clone().unwrap_or_default();
         let mut memory = observed.memory.clone();
         memory.calm_since.get_or_insert(now);
         // A cordon counts though it ends while something else is decided.
@@ -64,7 +68,7 @@ impl<'a> Step<'a> {
             effective: policy.effective.clone(),
             ..stored.spec.clone()
         };
-        Self { observed, stored, policy, now, spec, cloud, memory, out: Decision::default(), note_read: false, looked: false }
+        Self { observed, stored, status, policy, now, spec, cloud, memory, out: Decision::default(), note_read: false, looked: false }
     }
 
     pub fn decide(mut self) -> Decision {
@@ -99,7 +103,7 @@ impl<'a> Step<'a> {
         if nic.at < from {
             return self.read();
         }
-        self.take_over(nic);
+        self.take_over(nic, Age::Unknown);
         self.judge_releases(&nic.view);
         self.size(nic);
         self.end_probation(nic);
@@ -142,6 +146,7 @@ impl<'a> Step<'a> {
             view: &nic.view,
             read_at: nic.at,
             origin: self.origin(intent),
+            seen: self.seen(intent),
             unknown: self.memory.unknown == Some(intent.id),
             last: self.observed.last.as_ref().filter(|last| last.intent == Some(intent.id)),
             grace: self.policy.grace,
@@ -149,7 +154,7 @@ impl<'a> Step<'a> {
             now: self.now,
         };
         let arrived = intent.op == IntentOp::Add && nic.view.state == State::Settled && case.is_read_since();
-        let settled = case.settle();
+        let (settled, not_after) = (case.settle(), case.ended());
         if arrived && !matches!(settled, Settled::Close { .. }) {
             self.publish_arrived(intent, &nic.view);
         }
@@ -162,13 +167,19 @@ impl<'a> Step<'a> {
             }
             // The next leader's to send.
             Settled::Send if self.observed.leaving => {}
-            Settled::Send if self.may_write() => self.out.send = Some(self.send(intent, &nic.view)),
+            Settled::Send if self.may_write() => self.out.send = Some(self.send(intent, &nic.view, not_after)),
             Settled::Send => {
                 self.plan(settle::change(intent));
                 self.wake(Duration::from_mins(1));
             }
             Settled::Close { complete } => self.close(intent, complete, nic),
         }
+    }
+
+    /// When this controller saw an intent first.
+    fn seen(&mut self, intent: &Intent) -> Timestamp {
+        let (_, seen) = *self.memory.seen.insert(self.memory.seen.filter(|(id, _)| *id == intent.id).unwrap_or((intent.id, self.now)));
+        seen
     }
 
     fn origin(&self, intent: &Intent) -> Origin {
@@ -195,7 +206,7 @@ impl<'a> Step<'a> {
         self.out.planned = Planned::Change(change);
     }
 
-    fn send(&mut self, intent: &Intent, view: &View) -> Send {
+    fn send(&mut self, intent: &Intent, view: &View, not_after: Timestamp) -> Send {
         self.memory.sends += 1;
         let starving = self.observed.agent().is_some_and(|agent| agent.counts.free == 0) || view.attached().next().is_none();
         let urgency = match intent.op {
@@ -203,8 +214,7 @@ impl<'a> Step<'a> {
             IntentOp::Add if starving => Urgency::Starving,
             IntentOp::Add => Urgency::Fill,
         };
-        let begun = intent.created_at.as_ref().map_or(self.now, |at| at.0);
-        Send { intent: intent.id, change: settle::change(intent), not_after: settle::ends(intent, begun), urgency }
+        Send { intent: intent.id, change: settle::change(intent), not_after, urgency }
     }
 
     /// Publishes what the NIC shows and closes the intent, in one decision: `spec` is written first, so a crash between repeats it.
@@ -232,7 +242,8 @@ impl<'a> Step<'a> {
             }
         }
         if nic.view.state == State::Settled {
-            self.take_over(nic);
+            let age = if complete && intent.op == IntentOp::Add { Age::AfterWrite } else { Age::Unknown };
+            self.take_over(nic, age);
         }
         self.cloud.intent = None;
         self.memory.closed = self.memory.closed.max(intent.id);
@@ -267,14 +278,17 @@ impl<'a> Step<'a> {
             return Timestamp::MIN;
         }
         let rest = if view.slots.is_empty() { Duration::ZERO } else { self.policy.intent_ttl + self.policy.grace };
-        self.cloud.publish_from.get_or_insert(stamp(later(self.stored.created, rest))).0
+        self.cloud.publish_from.get_or_insert(stamp(later(self.created(), rest))).0
+    }
+
+    fn created(&self) -> Timestamp {
+        self.stored.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0)
     }
 
     /// Whether the node adopted more than the object says (safety rule RE3): an older state of the API server came back.
     pub fn regressed(&self) -> bool {
-        let Some(agent) = &self.stored.status.agent else { return false };
-        let refuses =
-            self.stored.status.conditions.iter().any(|condition| condition.reason == "RevisionRegressed" && condition.status == "False");
+        let Some(agent) = &self.status.agent else { return false };
+        let refuses = self.status.conditions.iter().any(|condition| condition.reason == "RevisionRegressed" && condition.status == "False");
         agent.revision_adopted > self.stored.spec.revision || (refuses && agent.revision_adopted == self.stored.spec.revision)
     }
 
@@ -285,6 +299,11 @@ impl<'a> Step<'a> {
             return;
         }
         self.out.planned = Planned::Nothing;
+        let listed = |at: &SlotAddress| self.spec.addresses.contains(at);
+        if nic.view.dropped().any(|at| listed(&at)) {
+            // Any write would take it from its pod; it is lost in a minute, or the model names it again.
+            return;
+        }
         let busy = !self.spec.release.is_empty();
         if sizes.holding < sizes.target && busy {
             // Demand is back: what was to go stays (it rests with the agent, safety rule RE8).
@@ -293,7 +312,10 @@ impl<'a> Step<'a> {
         } else if sizes.holding < sizes.target {
             self.add(&sizes, &nic.view);
         } else if let Some(acknowledged) = release::acknowledged(self.observed, &self.spec.release, &nic.view) {
-            self.remove(acknowledged, nic);
+            let (release, addresses) = acknowledged;
+            self.remove(Some(release), addresses, nic);
+        } else if let Some(rest) = self.half_removed(&nic.view) {
+            self.remove(None, rest, nic);
         } else if !busy {
             sizing::release_when_due(self, &sizes, &nic.view);
         }
@@ -334,8 +356,15 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Opens the removal of what is set aside (safety rule RE1), on a fresh look at the NIC.
-    fn remove(&mut self, (release_id, remove): (u64, Vec<SlotAddress>), nic: &NicRead) {
+    /// What a removal left on the NIC when it failed half way. The model has dropped it, no pod can have it, and nothing but a write ends it.
+    fn half_removed(&self, view: &View) -> Option<Vec<SlotAddress>> {
+        let heard = self.observed.agent().is_some_and(|agent| agent.revision_adopted >= self.stored.spec.revision);
+        let rest: Vec<SlotAddress> = view.dropped().filter(|at| !self.spec.lost.contains(at)).collect();
+        (heard && !rest.is_empty()).then_some(rest)
+    }
+
+    /// Opens a removal on a fresh look at the NIC: of what is set aside (safety rule RE1), or the rest of one that failed half way.
+    fn remove(&mut self, release_id: Option<u64>, remove: Vec<SlotAddress>, nic: &NicRead) {
         if !self.may_write() {
             return self.plan(Change { remove: remove.into_iter().collect(), ..Change::default() });
         }
@@ -345,20 +374,21 @@ impl<'a> Step<'a> {
         if since(nic.at, self.now) > FRESH {
             return self.read();
         }
-        self.open(Intent { op: IntentOp::Remove, remove, release_id: Some(release_id), ..Intent::default() }, &nic.view);
+        self.open(Intent { op: IntentOp::Remove, remove, release_id, ..Intent::default() }, &nic.view);
     }
 
     fn open(&mut self, intent: Intent, view: &View) {
         self.memory.sends = 0;
         self.memory.opened = self.next_id();
+        let not_after = stamp(later(self.now, self.policy.intent_ttl));
         let intent = Intent {
             id: self.memory.opened,
             leader: self.observed.me.identity.clone(),
             created_at: Some(stamp(self.now)),
-            not_after: Some(stamp(later(self.now, self.policy.intent_ttl))),
+            not_after: Some(not_after.clone()),
             ..intent
         };
-        self.out.send = Some(self.send(&intent, view));
+        self.out.send = Some(self.send(&intent, view, not_after.0));
         self.cloud.intent = Some(intent);
     }
 
@@ -370,7 +400,7 @@ impl<'a> Step<'a> {
 
     /// Writes only what differs.
     fn finish(mut self) -> Decision {
-        let reported = self.stored.status.agent.as_ref().map_or(0, |agent| agent.revision_adopted);
+        let reported = self.status.agent.as_ref().map_or(0, |agent| agent.revision_adopted);
         let changed = self.spec != self.stored.spec && self.stored.spec.revision > 0;
         let content = self.content_differs() || (self.looked && (self.regressed() || self.begins_empty()));
         if changed || content {

@@ -1,7 +1,7 @@
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigSpec,
     config::Mode,
-    node::{IntentOp, ReleaseAck},
+    node::{Intent, IntentOp, ReleaseAck},
 };
 
 use super::*;
@@ -91,14 +91,23 @@ impl World {
         let stored = world.stored();
         stored.spec.addresses = (1..=slots).map(at).collect();
         stored.spec.revision = 1;
-        stored.status.cloud = Some(Cloud { last_id: 1, ..Cloud::default() });
+        world.status().cloud = Some(Cloud { last_id: 1, ..Cloud::default() });
         world.observed.memory.calm_since = Some(world.now);
         world.report(used);
         world
     }
 
-    pub fn stored(&mut self) -> &mut Stored {
-        self.observed.object.as_mut().unwrap()
+    pub fn stored(&mut self) -> &mut AzureVnetNode {
+        Arc::make_mut(self.observed.object.as_mut().unwrap())
+    }
+
+    pub fn status(&mut self) -> &mut AzureVnetNodeStatus {
+        self.stored().status.get_or_insert_default()
+    }
+
+    /// What a condition of the controller's says.
+    pub fn condition(&self, kind: &str) -> Condition {
+        status(self.observed.object.as_ref().unwrap()).conditions.iter().find(|condition| condition.type_ == kind).unwrap().clone()
     }
 
     pub fn spec(&self) -> &AzureVnetNodeSpec {
@@ -106,17 +115,17 @@ impl World {
     }
 
     pub fn cloud(&self) -> Cloud {
-        self.observed.object.as_ref().unwrap().status.cloud.clone().unwrap_or_default()
+        status(self.observed.object.as_ref().unwrap()).cloud.clone().unwrap_or_default()
     }
 
     pub fn agent(&mut self) -> &mut Agent {
-        self.stored().status.agent.as_mut().unwrap()
+        self.status().agent.as_mut().unwrap()
     }
 
     /// The agent adopts what is published and reports that demand.
     pub fn report(&mut self, demand: u16) {
         let revision = self.spec().revision;
-        let agent = self.stored().status.agent.get_or_insert_default();
+        let agent = self.status().agent.get_or_insert_default();
         (agent.object_uid, agent.boot_id, agent.store_id) = ("object".into(), "boot".into(), "store".into());
         (agent.demand, agent.revision_adopted, agent.ready) = (demand, revision, true);
     }
@@ -156,22 +165,21 @@ impl World {
         self.observed.memory = decision.memory.clone();
         if let Some(spec) = &decision.spec {
             let created = self.now;
-            let stored = self.observed.object.get_or_insert_with(|| Stored {
-                uid: "object".into(),
-                created,
-                deleting: false,
-                spec: AzureVnetNodeSpec::default(),
-                status: AzureVnetNodeStatus::default(),
+            self.observed.object.get_or_insert_with(|| {
+                let mut object = AzureVnetNode::new("n1", AzureVnetNodeSpec::default());
+                (object.metadata.uid, object.metadata.creation_timestamp) = (Some("object".into()), Some(Time(created)));
+                Arc::new(object)
             });
+            let stored = self.stored();
             assert!(spec.revision >= stored.spec.revision);
             stored.spec = spec.clone();
         }
         if let Some(cloud) = &decision.cloud {
-            let stored = self.stored();
-            let both = stored.status.cloud.as_ref().and_then(|old| Some((old.intent.as_ref()?, cloud.intent.as_ref()?)));
+            let stored = self.status();
+            let both = stored.cloud.as_ref().and_then(|old| Some((old.intent.as_ref()?, cloud.intent.as_ref()?)));
             assert!(both.is_none_or(|(old, new)| old == new), "i4: one intent at a time");
-            stored.status.cloud = Some(cloud.clone());
-            stored.status.conditions = decision.conditions.clone();
+            stored.cloud = Some(cloud.clone());
+            stored.conditions = decision.conditions.clone();
         }
     }
 
@@ -184,7 +192,8 @@ impl World {
     pub fn apply(&mut self, change: &Change) {
         self.version += 1;
         for at in &change.remove {
-            assert_eq!(self.azure.address(at.slot), Some(at.address), "re2: only what was set aside goes");
+            let there = [Slot::Attached(at.address), Slot::Dropped(at.address)];
+            assert!(self.azure.slots.get(&at.slot).is_some_and(|slot| there.contains(slot)), "re2: only what was set aside goes");
             self.azure.slots.remove(&at.slot);
         }
         for &slot in &change.add {

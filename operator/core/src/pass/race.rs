@@ -48,7 +48,7 @@ impl Race {
 
     /// One pass, whose writes of a new release's status come too late. What is known then.
     fn pass(&mut self, subject: &Subject<'_>, known: Known, writes: &mut Vec<Send>) -> Known {
-        let mut pass = Pass::new(subject.clone(), known.renewed(subject, Some(self.object.clone())));
+        let mut pass = Pass::new(subject.clone(), known.renewed(subject, Some(Arc::new(self.object.clone()))));
         loop {
             let present = Present { now: self.now, nonce: Some("term"), draw: "drawn", exhausted: &|_| false, leaving: false };
             let effect = match pass.next(&present) {
@@ -57,12 +57,12 @@ impl Race {
                 Break(end) => panic!("{end:?}"),
             };
             match effect {
-                Effect::ReadObject => pass.object_read(Some(self.object.clone())),
+                Effect::ReadObject => pass.object_read(Some(Arc::new(self.object.clone()))),
                 Effect::WriteSpec(spec) => {
                     let asks = spec.release.len() > self.object.spec.release.len();
                     self.object.spec = *spec;
                     self.touch();
-                    pass.written(Some(self.object.clone()));
+                    pass.written(Some(Arc::new(self.object.clone())));
                     if asks {
                         self.acknowledge();
                     }
@@ -75,7 +75,7 @@ impl Race {
                     let status = self.object.status.as_mut().unwrap();
                     (status.cloud, status.conditions) = (Some(*cloud), conditions);
                     self.touch();
-                    pass.written(Some(self.object.clone()));
+                    pass.written(Some(Arc::new(self.object.clone())));
                 }
                 Effect::ReadNic(_) => pass.nic_read(self.now, Ok(nic()), self.now),
                 Effect::Send(send) => {

@@ -161,7 +161,7 @@ fn i10_a_release_that_is_not_answered_is_called_off_and_told() {
     assert_eq!((world.spec().release.len(), world.spec().addresses.len(), world.azure.slots.len()), (0, 12, 12));
     assert!(world.events.contains(&"ReleaseUnanswered"));
     let alive = |world: &World| {
-        let condition = world.observed.object.as_ref().unwrap().status.conditions.iter().find(|c| c.type_ == "AgentAlive").unwrap();
+        let condition = world.condition("AgentAlive");
         (condition.status.clone(), condition.reason.clone())
     };
     assert_eq!(alive(&world), ("False".into(), "ReleaseUnanswered".into()));
@@ -223,12 +223,42 @@ fn i2_a_removal_that_failed_half_way_leaves_none_of_its_addresses_listed() {
     world.store(&decision);
     world.ended(decision.send.unwrap().intent, failure(Class::Failed, Trace::Ended));
     // The model names them no more, though the NIC shows them still.
-    world.azure.slots.extend((9..=12).map(|slot| (slot, Slot::Failed)));
+    world.azure.slots.extend((9..=12).map(|slot| (slot, Slot::Dropped(at(slot).address))));
     world.read();
     let decision = world.decide();
     world.store(&decision);
     assert_eq!((world.spec().release.len(), world.spec().addresses.len(), world.cloud().intent), (0, 8, None));
     assert!(world.events.contains(&"ReleaseFailed"));
+    // Nothing but a write ends it, once the agent knows them for gone.
+    world.pass(10);
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.cloud().intent), (12, None), "the agent has not heard");
+    world.report(0);
+    world.agent().counts.quarantined = 0;
+    let wake = world.decide().wake.unwrap();
+    assert!(wake <= seconds(15), "{wake:?}");
+    world.pass(15);
+    world.settle();
+    assert_eq!((world.azure.slots.len(), world.spec().addresses.len(), world.cloud().intent), (8, 8, None));
+    assert_eq!(world.events.last(), Some(&"AddressesReleased"));
+}
+
+#[test]
+fn i2_nothing_is_written_while_a_write_would_end_a_removal_that_nobody_was_asked_about() {
+    let mut world = World::filled(12, 4);
+    world.settle();
+    // Somebody else took it out of the model, and Azure failed to follow.
+    world.azure.slots.insert(3, Slot::Dropped(at(3).address));
+    world.report(8);
+    world.pass(700);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    assert_eq!((decision.send, world.spec().addresses.len()), (None, 12), "the node needs more, and gets nothing");
+    world.pass(61);
+    world.settle();
+    assert!(world.events.contains(&"AddressLost"), "it is given up first");
+    assert!(world.azure.attached().count() >= 16);
 }
 
 #[test]
@@ -413,8 +443,7 @@ fn i9_a_cordon_counts_though_it_came_and_went_while_the_node_was_silent_or_a_wri
         if silent {
             world.observed.node.ready = Ready::Unknown;
         } else {
-            world.stored().status.cloud.get_or_insert_default().intent =
-                Some(azure_vnet_crds::node::Intent { id: 9, ..Default::default() });
+            world.status().cloud.get_or_insert_default().intent = Some(azure_vnet_crds::node::Intent { id: 9, ..Default::default() });
         }
         world.observed.node.cordoned = true;
         world.pass(7200);
@@ -422,7 +451,7 @@ fn i9_a_cordon_counts_though_it_came_and_went_while_the_node_was_silent_or_a_wri
         world.observed.memory = decision.memory;
         world.observed.node.cordoned = false;
         world.observed.node.ready = Ready::True;
-        world.stored().status.cloud.get_or_insert_default().intent = None;
+        world.status().cloud.get_or_insert_default().intent = None;
         world.settle();
         world.pass(500);
         world.settle();
@@ -548,7 +577,7 @@ impl Toy {
 
 impl World {
     fn agent_demand(&self) -> u16 {
-        self.observed.object.as_ref().and_then(|stored| stored.status.agent.as_ref()).map_or(0, |agent| agent.demand)
+        self.observed.object.as_ref().and_then(|stored| status(stored).agent.as_ref()).map_or(0, |agent| agent.demand)
     }
 }
 
