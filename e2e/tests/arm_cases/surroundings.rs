@@ -76,6 +76,7 @@ async fn a13_a_machine_that_is_gone_is_read_again_and_never_made() {
     let writes = writes_of_ten_minutes(&mut vm).await;
     let gone = vm.read_errors.iter().filter(|error| error.class == Class::Gone).count();
     assert!(gone >= 2, "{:?} {:?}", vm.read_errors, vm.writes);
+    assert_eq!(vm.condition("NicWritable"), ("False".into(), "MachineGone".into()));
     assert!(writes <= 2 && stage.accepted().await == 1, "{:?}", vm.writes);
     assert!(stage.local.admin.nics().await.unwrap().iter().all(|nic| nic.node.as_deref() != Some("n2")));
 }

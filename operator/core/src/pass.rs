@@ -224,7 +224,10 @@ impl<'a> Pass<'a> {
                 self.known.read_failure = None;
             }
             Err(error) => {
-                let failures = self.known.read_failure.as_ref().map_or(0, |last| last.failures).saturating_add(1);
+                // Others tell nothing of whether it is gone.
+                let is_gone = |error: &Error| error.class == Class::Gone;
+                let alike = |last: &&Attempt| last.result.as_ref().is_err_and(|last| is_gone(last) == is_gone(&error));
+                let failures = self.known.read_failure.as_ref().filter(alike).map_or(0, |last| last.failures).saturating_add(1);
                 self.known.read_failure = Some(Attempt { intent: None, at: now, result: Err(error), failures });
             }
         }

@@ -30,7 +30,8 @@ pub fn write(step: &mut Step<'_>) {
         None if writes.is_some() || sizes.is_some_and(|sizes| sizes.holding >= sizes.target) => step.cloud.last_error = None,
         None => {}
     }
-    let conditions = conditions(step, sizes.as_ref(), writes.and_then(|last| last.result.as_ref().err()));
+    let error = gone(step.observed.read_failure.as_ref()).or(writes.and_then(|last| last.result.as_ref().err()));
+    let conditions = conditions(step, sizes.as_ref(), error);
     let stored = step.status.cloud.clone().unwrap_or_default();
     let ours = |condition: &&Condition| OURS.contains(&condition.type_.as_str());
     let same = step.cloud == stored && step.status.conditions.iter().filter(ours).eq(&conditions) && step.status.cloud.is_some();
@@ -44,6 +45,12 @@ pub fn write(step: &mut Step<'_>) {
         step.out.cloud = Some(step.cloud.clone());
     }
     step.out.conditions = conditions;
+}
+
+/// That the machine or its NIC is gone, once two reads in a row have said so: Azure's answers may be of a moment ago.
+fn gone(read: Option<&Attempt>) -> Option<&Error> {
+    let error = read.filter(|read| read.failures >= 2)?.result.as_ref().err()?;
+    (error.class == Class::Gone).then_some(error)
 }
 
 fn cloud_error(last: &Attempt, error: &Error) -> CloudError {

@@ -83,6 +83,27 @@ fn up1_an_empty_pool_is_published_in_a_full_subnet_and_after_no_other_failure() 
 }
 
 #[test]
+fn a_machine_that_two_reads_did_not_find_is_told_as_gone_and_left_alone() {
+    let mut world = World::filled(8, 8);
+    world.settle();
+    world.pass(700);
+    for (failures, said) in [(1, "True"), (2, "False"), (3, "False")] {
+        let failed = Attempt { intent: None, at: world.now, result: failure(Class::Gone, Trace::None), failures };
+        world.observed.read_failure = Some(failed);
+        let decision = world.decide();
+        world.store(&decision);
+        assert_eq!((decision.send, world.condition("NicWritable").status.as_str()), (None, said), "{failures}");
+        world.pass(60);
+    }
+    let condition = world.condition("NicWritable");
+    assert!(condition.reason == "MachineGone" && condition.message.contains("providerID"), "{condition:?}");
+    assert_eq!(world.spec().addresses.len(), 16, "only a NIC that is read can lack them");
+    world.observed.read_failure = None;
+    world.settle();
+    assert_eq!(world.condition("NicWritable").status, "True");
+}
+
+#[test]
 fn a_paused_config_writes_nothing_to_azure() {
     let mut world = World::filled(8, 8);
     world.policy.mode = Mode::Paused;
