@@ -375,7 +375,7 @@ fn rules_plan(wish: &NetworkWish, network: &Network, seen: &Host, rules: &[Obser
     })
 }
 
-fn settle_rules(frames: &mut Frames, wish: &NetworkWish, network: &Network, seen: &Host) -> Result<(), BridgeError> {
+pub(crate) fn settle_rules(frames: &mut Frames, wish: &NetworkWish, network: &Network, seen: &Host) -> Result<(), BridgeError> {
     let plan = |rules: &[ObservedRule]| rules_plan(wish, network, seen, rules);
     frames.settle(plan).map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })
 }

@@ -8,6 +8,7 @@ pub mod kernel_use;
 mod lock;
 pub mod netlink;
 pub mod netns;
+mod program;
 pub mod resolvers;
 mod small;
 pub mod source;

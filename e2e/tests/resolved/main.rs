@@ -76,7 +76,7 @@ fn a_silent_service_costs_no_pod_and_leaves_a_warning() {
         host.succeed("ADD", "a", "bridge");
         host.go_on(Service::Resolved);
         let log = host.log();
-        assert!(log.contains(" level=warning ") && log.contains("resolvectl does not answer within 5 s"), "{log}");
+        assert!(log.contains(" level=warning ") && log.contains("resolvectl does not answer in time"), "{log}");
         host.succeed("ADD", "b", "bridge");
         assert_eq!(host.log().matches("warning=").count(), 1, "{}", host.log());
     });

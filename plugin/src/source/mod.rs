@@ -4,6 +4,7 @@
 mod http;
 mod namespaces;
 mod original;
+mod original_network;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -14,6 +14,7 @@ use azure_vnet_plugin_core::{
     wiring::Alias,
 };
 
+use super::original_network;
 use crate::{
     netlink::{Change, LinkBy, LinkIndex, Netlink, NetlinkError},
     store::KernelLease,
@@ -32,16 +33,22 @@ pub struct StateFiles {
 }
 
 impl StateFiles {
-    /// The leases of the pods that the files tell of and the kernel shows. Their links are labelled.
+    /// The leases of the pods that the files tell of and the kernel shows. Their links are labelled, and their
+    /// network is made ours.
     pub(super) fn leases(&self, host: &mut Netlink, network: &NetworkName, now: BootTime) -> Result<Vec<KernelLease>, NetlinkError> {
         let endpoints = original::endpoints(of_this_boot(&self.network, now).as_deref(), of_this_boot(&self.ipam, now).as_deref());
-        let mut leases = Vec::new();
+        let is_bridged = |endpoint: &Endpoint| endpoint.mode != Mode::Transparent && endpoint.host_link.is_some();
+        let has_bridged = endpoints.iter().any(is_bridged);
+        let mut there = Vec::new();
         for endpoint in endpoints {
             if is_there(&endpoint, host)? {
-                leases.extend(lease(endpoint, network));
+                there.push(endpoint);
             }
         }
-        Ok(leases)
+        if has_bridged {
+            original_network::take_over(host, &there.iter().filter(|endpoint| is_bridged(endpoint)).cloned().collect::<Vec<_>>());
+        }
+        Ok(there.into_iter().filter_map(|endpoint| lease(endpoint, network)).collect())
     }
 
     /// Sets the files aside: from here on the store knows, and they would tell of pods that are gone.
@@ -82,7 +89,7 @@ fn label(mode: Mode, link: LinkIndex, alias: &str) -> Change<'_> {
 }
 
 fn lease(endpoint: Endpoint, network: &NetworkName) -> Option<KernelLease> {
-    let Endpoint { address, attachment, host_link, pod, network: own, mode, netns } = endpoint;
+    let Endpoint { address, attachment, host_link, pod, network: own, mode, netns, mac: _ } = endpoint;
     let network = own.unwrap_or_else(|| network.clone());
     let host_link = match host_link {
         Some(name) => name,

@@ -29,4 +29,5 @@ mod strike;
 #[cfg(target_arch = "x86_64")]
 mod sweep;
 mod undo;
+mod upgrade;
 mod ways;

@@ -345,7 +345,7 @@ pub fn add(node: &Node, pod: &Sandbox, mode: &str) -> Ended {
 }
 
 /// Routes, neighbours and rules of an address.
-fn traces(address: Ipv4Addr) -> Vec<String> {
+pub fn traces(address: Ipv4Addr) -> Vec<String> {
     let mut host = Netlink::open().unwrap();
     let address = IpAddr::V4(address);
     let routes =

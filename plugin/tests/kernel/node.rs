@@ -221,10 +221,20 @@ impl Node {
         finish(self.start(PLUGIN, sandbox, command), conf)
     }
 
+    /// With folders in which the plugin finds the host's programs.
+    pub fn run_with(&self, sandbox: &Sandbox, command: &str, conf: &Value, path: &str) -> Ended {
+        finish(self.command(PLUGIN, sandbox, command).env("PATH", path).spawn().unwrap(), conf)
+    }
+
     /// A plugin that waits for its configuration.
     pub fn start(&self, plugin: &str, sandbox: &Sandbox, command: &str) -> Child {
+        self.command(plugin, sandbox, command).spawn().unwrap()
+    }
+
+    fn command(&self, plugin: &str, sandbox: &Sandbox, command: &str) -> Command {
         let Sandbox { container, pod, netns } = sandbox;
-        Command::new(program(plugin))
+        let mut process = Command::new(program(plugin));
+        process
             .env_clear()
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", container)
@@ -234,9 +244,8 @@ impl Node {
             .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID=uid-of-{pod}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::piped());
+        process
     }
 
     pub fn leases(&self) -> Vec<Lease> {

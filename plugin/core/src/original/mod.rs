@@ -1,6 +1,8 @@
 //! The state files of the original plugins, `azure-vnet.json` and `azure-vnet-ipam.json`: whose pods run on a machine whose plugins were
 //! replaced by these. Fields have come and gone over the years; what cannot be understood is left out.
 
+pub mod rules;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -11,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::{
     attachment::{Attachment, ContainerId, IfName, Mode, NetnsPath, NetworkName, PodRef},
     json::Object,
+    wiring::Mac,
 };
 
 /// The interface of a record that names none: the address plugin kept container ids only.
@@ -31,6 +34,8 @@ pub struct Endpoint {
     pub network: Option<NetworkName>,
     /// How it was wired.
     pub mode: Mode,
+    /// The hardware address of the pod's end.
+    pub mac: Option<Mac>,
     /// Its namespace.
     pub netns: Option<NetnsPath>,
 }
@@ -47,7 +52,16 @@ pub fn endpoints(network: Option<&[u8]>, ipam: Option<&[u8]>) -> Vec<Endpoint> {
     let interface = |container: &ContainerId| Some(Attachment { container: container.clone(), if_name: INTERFACE.parse().ok()? });
     let others = containers.iter().filter(|(address, _)| !known.contains(address)).filter_map(|(address, container)| {
         let attachment = interface(container)?;
-        Some(Endpoint { address: *address, attachment, host_link: None, pod: None, network: None, mode: Mode::Transparent, netns: None })
+        Some(Endpoint {
+            address: *address,
+            attachment,
+            host_link: None,
+            pod: None,
+            network: None,
+            mode: Mode::Transparent,
+            mac: None,
+            netns: None,
+        })
     });
     let mut seen = (BTreeSet::new(), BTreeSet::new());
     found.extend(others.collect::<Vec<_>>());
@@ -93,8 +107,18 @@ fn endpoint_of(network: &str, mode: Option<&str>, endpoint: Object<'_>, containe
         pod: pod.map(|(namespace, name)| PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: None }),
         network: network.parse().ok(),
         mode: mode.and_then(|mode| mode.parse().ok()).unwrap_or(Mode::Tunnel),
+        mac: text("MacAddress").and_then(mac),
         netns: text("NetworkNameSpace").and_then(|path| path.parse().ok()),
     })
+}
+
+/// Six bytes in base64, which are eight characters.
+fn mac(text: &str) -> Option<Mac> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |byte: u8| DIGITS.iter().position(|digit| *digit == byte).and_then(|digit| u64::try_from(digit).ok());
+    let number = text.bytes().try_fold(0, |number: u64, byte| Some((number << 6) | digit(byte)?))?;
+    let [0, 0, bytes @ ..] = number.to_be_bytes() else { return None };
+    (text.len() == 8).then_some(Mac(bytes))
 }
 
 /// The object at the end of a path; an empty one where the path leads nowhere.
@@ -138,12 +162,21 @@ mod tests {
             pod: Some(PodRef { namespace: "default".into(), name: "web-0".into(), uid: None }),
             network: "azure".parse().ok(),
             mode: Mode::Transparent,
+            mac: Some(Mac([0xb2, 0xc6, 0xd4, 0x93, 0x27, 0xe6])),
             netns: "/var/run/netns/cni-1".parse().ok(),
         };
         assert_eq!(found[0], first);
         let rest: Vec<_> =
             found[1..].iter().map(|found| (found.address.octets()[3], found.attachment.clone(), found.host_link.is_some())).collect();
         assert_eq!(rest, [(10, attachment("44444444bb"), true), (13, attachment("77777777"), false)]);
+    }
+
+    #[test]
+    fn what_is_no_hardware_address_is_none() {
+        assert_eq!(mac("AA06bhgl"), Some(Mac([0x00, 0x0d, 0x3a, 0x6e, 0x18, 0x25])));
+        for none in ["", "AA06bhg", "AA06bhgl=", "AA06bhg=", "AA06bhglAAAAAAAA"] {
+            assert_eq!(mac(none), None, "{none:?}");
+        }
     }
 
     #[test]
