@@ -68,7 +68,10 @@ impl<A: Arm> Nics<A> {
     /// A request of a controller that died may land until its intent has ended, and its grace has passed (safety rule RE4).
     async fn await_last_write(&self, pool: &AzureVnetNode) -> anyhow::Result<()> {
         let cloud = pool.status.as_ref().and_then(|status| status.cloud.as_ref());
-        while !may_vanish(cloud, self.grace, Timestamp::now()) {
+        // Without a mark of its deletion it ends here and now: the controllers are gone.
+        let began = Timestamp::now();
+        let deleted = pool.metadata.deletion_timestamp.as_ref().map_or(began, |time| time.0);
+        while !may_vanish(cloud, deleted, self.grace, Timestamp::now()) {
             if Instant::now() >= self.deadline {
                 bail!("a write to its NIC that was begun may still land: run this again in some minutes");
             }
