@@ -231,31 +231,32 @@ fn a_failed_add_leaves_nothing() {
     });
 }
 
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn a_namespace_that_vanishes_in_the_middle_leaves_nothing() {
-    on_a_node(30, |node| {
-        let (mut failed, rounds) = (0, 20_u32);
-        for round in 0..rounds {
-            let pod = node.sandbox(&format!("c{round}"), &format!("web-{round}"));
-            let child = node.start(PLUGIN, &pod, "ADD");
-            let (pod, ended) = std::thread::scope(|scope| {
-                let ending = scope.spawn(move || finish(child, &conf("1.0.0")));
-                // A different moment each round.
-                for _ in 0..round * 20 {
-                    std::thread::yield_now();
+    use crate::strike;
+
+    on_a_node(250, |node| {
+        let sample = node.sandbox("sample", "sample");
+        let calls = strike::run(node, &sample, "ADD", &conf("1.0.0"), None).calls.len();
+        assert!(node.del(&sample).ok);
+        let mut refused = 0;
+        for at in 1..=calls {
+            let pod = node.sandbox(&format!("c{at}"), &format!("web-{at}"));
+            let mut vanish = |call| {
+                if call == at {
+                    pod.drop_netns();
                 }
-                pod.drop_netns();
-                (pod, ending.join().unwrap())
-            });
-            // Whichever was first: what ADD made goes with its DEL, and what it refused is not there.
+            };
+            let ended = strike::run_beside(node, &pod, "ADD", &conf("1.0.0"), &mut vanish).ended.unwrap();
             if !ended.ok {
-                failed += 1;
-                assert_eq!(node.leases(), []);
+                refused += 1;
+                assert_eq!(node.leases(), [], "at call {at}: {ended:?}");
             }
-            assert!(node.del(&pod).ok);
+            assert!(node.del(&pod).ok, "at call {at}");
             node.assert_nothing_left("after the namespace vanished");
         }
-        println!("ADD was refused in {failed} of {rounds} rounds");
+        assert!((1..calls).contains(&refused), "ADD was refused in {refused} of {calls} rounds");
     });
 }
 

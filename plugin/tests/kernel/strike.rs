@@ -121,21 +121,26 @@ pub fn choose(what: &str, all: &[Strike], sample: usize) -> Vec<Strike> {
 
 /// Runs a command, struck or whole.
 pub fn run(node: &Node, pod: &Sandbox, command: &str, conf: &Value, strike: Option<Strike>) -> Run {
-    drive(node.start(PLUGIN, pod, command), conf, strike)
+    drive(node.start(PLUGIN, pod, command), conf, strike, &mut |_| {})
+}
+
+/// Runs a command whole, and does something as each of its system calls begins, which are counted from 1.
+pub fn run_beside(node: &Node, pod: &Sandbox, command: &str, conf: &Value, beside: &mut dyn FnMut(usize)) -> Run {
+    drive(node.start(PLUGIN, pod, command), conf, None, beside)
 }
 
 /// Runs a command whose answer cannot be written, struck or not.
 pub fn run_unheard(node: &Node, pod: &Sandbox, command: &str, conf: &Value, strike: Option<Strike>) -> Run {
     let mut child = node.start(PLUGIN, pod, command);
     drop(child.stdout.take());
-    drive(child, conf, strike)
+    drive(child, conf, strike, &mut |_| {})
 }
 
-fn drive(mut child: Child, conf: &Value, strike: Option<Strike>) -> Run {
+fn drive(mut child: Child, conf: &Value, strike: Option<Strike>, beside: &mut dyn FnMut(usize)) -> Run {
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     attach(pid);
     child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
-    let (calls, status) = follow(pid, strike);
+    let (calls, status) = follow(pid, strike, beside);
     let ended = status.map(|status| Ended { ok: status == 0, out: text(child.stdout.take()), stderr: text(child.stderr.take()) });
     Run { calls, ended }
 }
@@ -160,7 +165,7 @@ fn attach(pid: Pid) {
 
 /// Follows a process from call to call, and strikes. The status is of one that ended by itself.
 #[expect(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "an errno is its number, and other ends are a surprise")]
-fn follow(pid: Pid, strike: Option<Strike>) -> (Vec<u64>, Option<i32>) {
+fn follow(pid: Pid, strike: Option<Strike>, beside: &mut dyn FnMut(usize)) -> (Vec<u64>, Option<i32>) {
     let (mut calls, mut configured) = (Vec::new(), false);
     ptrace::syscall(pid, None).unwrap();
     loop {
@@ -170,6 +175,7 @@ fn follow(pid: Pid, strike: Option<Strike>) -> (Vec<u64>, Option<i32>) {
                 let entering = ptrace::syscall_info(pid).unwrap().op == ENTRY;
                 if configured && entering {
                     calls.push(registers.orig_rax);
+                    beside(calls.len());
                 }
                 let here = strike.filter(|strike| configured && strike.at + 1 == calls.len()).map(|strike| strike.blow);
                 match here {
