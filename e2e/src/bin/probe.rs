@@ -1,7 +1,7 @@
 //! The lab's test tool: a static program for pods and for the hosts outside the VNET, nothing but the standard library.
 //!
 //! `serve [PORT]` answers each connection with one line: the node's name, the server's own address, and the peer's address as seen here.
-//! `get HOST:PORT [SECONDS]` prints that line. `sleep` does nothing for ever.
+//! `get HOST:PORT [SECONDS]` prints that line. `sleep` does nothing for ever, `rest SECONDS` for so long.
 
 use std::env;
 use std::io::{self, Read, Write};
@@ -20,7 +20,10 @@ fn main() -> ExitCode {
         ["sleep"] | [] => loop {
             thread::park();
         },
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: probe serve [PORT] | get HOST:PORT… [SECONDS] | sleep")),
+        ["rest", seconds] => rest(seconds),
+        _ => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: probe serve [PORT] | get HOST:PORT… [SECONDS] | sleep | rest SECONDS"))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -29,6 +32,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn rest(seconds: &str) -> io::Result<()> {
+    let seconds = seconds.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "that is no number of seconds"))?;
+    thread::sleep(Duration::from_secs(seconds));
+    Ok(())
 }
 
 /// Answers on TCP, in the form of HTTP so that probes of the kubelet understand it, and on UDP with the bare line.

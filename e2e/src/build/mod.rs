@@ -21,8 +21,8 @@ pub use cargo::cargo;
 pub use image::{Entry, Image};
 pub use packages::require_packages;
 pub use product::{
-    OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, plugins,
-    probe_binary, product,
+    EARLIER_IMAGE, EARLIER_MARK, OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, earlier_image, empty_program, image_of_probe,
+    operator_image, pause_image, plugins, probe_binary, product,
 };
 pub use tools::Tools;
 

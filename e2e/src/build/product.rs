@@ -18,6 +18,9 @@ pub const PROBE_IMAGE: &str = "lab.test/probe:1";
 /// The operator's image: repository `lab.test/azure-vnet`, tag `lab`.
 pub const OPERATOR_IMAGE: &str = "lab.test/azure-vnet:lab";
 
+/// The same with plugins that are other files: what an upgrade replaces.
+pub const EARLIER_IMAGE: &str = "lab.test/azure-vnet:earlier";
+
 /// The product's executables in one folder.
 #[derive(Debug, Clone)]
 pub struct Product {
@@ -92,6 +95,25 @@ pub fn operator_image(cache: &Cache, product: &Product) -> Result<PathBuf> {
     let image = Image::new(OPERATOR_IMAGE, &["/usr/bin/azure-vnet-operator"], &[]).tree(&root)?;
     write(&bundle()?.join("azure-vnet.tar"), &image)
 }
+
+/// Makes an image in the place of an earlier version's: of the same build, with plugins of other bytes and the same behaviour.
+///
+/// # Errors
+/// If the product's image was not made before.
+pub fn earlier_image(cache: &Cache) -> Result<PathBuf> {
+    let _lock = cache.lock()?;
+    let mut image = Image::new(EARLIER_IMAGE, &["/usr/bin/azure-vnet-operator"], &[]).tree(&bundle()?.join("rootfs"))?;
+    for name in ["azure-vnet", "azure-vnet-ipam"] {
+        let entry = image.entries.get_mut(&format!("opt/azure-vnet/bin/{name}"));
+        let Some(Entry::File { content, .. }) = entry else { bail!("the image has no plugin {name}") };
+        // The kernel loads what the headers name, and nothing after it.
+        content.extend_from_slice(EARLIER_MARK);
+    }
+    write(&bundle()?.join("azure-vnet-earlier.tar"), &image)
+}
+
+/// What the plugins of [`EARLIER_IMAGE`] end with.
+pub const EARLIER_MARK: &[u8] = b"\nan earlier version\n";
 
 /// Makes the sandbox image.
 ///

@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::scenario::rolling;
+
 /// Builds, shows, tests and measures azure-vnet on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
@@ -47,6 +49,12 @@ enum Command {
         /// Strike every system call that changes something in every way, not a sample of it.
         #[arg(long)]
         all: bool,
+    },
+    /// Upgrades, rolls back, drains, reboots and kills in a lab while pods come and go, and counts what fails. Needs root.
+    Soak {
+        /// How many rounds of all of it, of about three minutes each.
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
     },
     /// Simulates controllers, agents, Azure and the API server on one virtual clock, with every fault that a seed brings.
     Sim(sim::SimArguments),
@@ -104,6 +112,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { names, json } => crate::bench::run(&names, json),
         Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
         Command::Sweep { all } => sweep::run(all),
+        Command::Soak { rounds } => soak(rounds),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Dist { output, version } => dist(&output.unwrap_or_else(crate::dist::default_folder), version.as_deref()),
         Command::Generate => generate::run(),
@@ -112,6 +121,11 @@ fn run(command: Command) -> Result<()> {
         Command::LabNode(arguments) => match lab::node(&arguments)? {},
         Command::LabNodeInit(arguments) => match lab::node_init(&arguments)? {},
     }
+}
+
+fn soak(rounds: u32) -> Result<()> {
+    let mut tell = |line: &str| _ = writeln!(std::io::stdout(), "{line}");
+    rolling::run(rolling::Extent::Rounds(rounds), &mut tell).map(drop)
 }
 
 fn dist(folder: &std::path::Path, version: Option<&str>) -> Result<()> {

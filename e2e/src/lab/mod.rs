@@ -40,7 +40,8 @@ pub use state::xtask;
 
 use crate::azure::AdminClient;
 use crate::build::{
-    Cache, Operator, Product, Tools, image_of_probe, operator_image, pause_image, probe_binary, product, progress, require_packages,
+    Cache, Operator, Product, Tools, earlier_image, image_of_probe, operator_image, pause_image, probe_binary, product, progress,
+    require_packages,
 };
 use pki::Pki;
 use plan::Machine;
@@ -71,7 +72,10 @@ impl Lab {
         let cache = Cache::open()?;
         let tools = Tools::ensure(&cache)?;
         let product = product(&cache, if options.shipped { Operator::Shipped } else { Operator::Quick })?;
-        let images = [pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
+        let mut images = vec![pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
+        if options.earlier {
+            images.push(earlier_image(&cache)?);
+        }
         let seat = Some(Seat::take(&cache)?);
         state::sweep(&cache)?;
         let state = State::create(&cache)?;

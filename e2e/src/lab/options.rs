@@ -51,6 +51,9 @@ pub struct LabOptions {
     /// Runs the operator as it ships, whose build takes minutes, instead of one that is built quickly.
     #[arg(long)]
     pub shipped: bool,
+    /// Also brings an image in the place of an earlier version's: `lab.test/azure-vnet:earlier`.
+    #[arg(long)]
+    pub earlier: bool,
     /// Whether the lab outlives the process that made it.
     #[arg(skip)]
     pub detached: bool,
@@ -73,6 +76,7 @@ impl Default for LabOptions {
             cluster_cidr: vnet(),
             subnet: vnet(),
             shipped: false,
+            earlier: false,
             detached: false,
         }
     }

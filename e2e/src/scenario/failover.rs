@@ -45,6 +45,8 @@ const OPERATION: Duration = Duration::from_secs(18);
 /// Azure tells the leader to wait for longer than a leader that is cut off may write.
 const WAIT: u64 = 14;
 const PODS: usize = 6;
+/// How its process is started.
+const CONTROLLER: &[&str] = &["/usr/bin/azure-vnet-operator", "controller"];
 
 /// Lets a node grow by a round's pods, strikes the leader at the moment, and waits until another has finished what it began.
 ///
@@ -108,7 +110,7 @@ fn written(cluster: &Cluster, node: &str) -> Result<(Class, String)> {
     })
 }
 
-/// Which controller leads, and where it runs.
+/// The controller that leads, and where it runs.
 pub(super) struct Leader {
     identity: String,
     pub(super) node: Node,
@@ -123,10 +125,19 @@ impl Leader {
         Ok(Self { identity, node })
     }
 
+    pub(super) fn kill(&self) -> Result<()> {
+        self.node.kill(CONTROLLER)
+    }
+
+    /// Whether it holds the lease.
+    pub(super) fn leads(&self, cluster: &Cluster) -> Result<bool> {
+        Ok(holder(cluster)? == self.identity)
+    }
+
     /// The cut drops what the controller's own user sends to the API server: the node's kubelet and agent keep reaching it.
     fn strike(&self, cluster: &Cluster, blow: Blow) -> Result<()> {
         match blow {
-            Blow::Kill => self.node.kill(&["/usr/bin/azure-vnet-operator", "controller"]),
+            Blow::Kill => self.kill(),
             Blow::Cut => {
                 let deployment = cluster.json(&["-n", "kube-system", "get", "deployment", "azure-vnet-controller"])?;
                 let user = &deployment["spec"]["template"]["spec"]["securityContext"]["runAsUser"];

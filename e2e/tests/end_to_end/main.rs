@@ -6,6 +6,7 @@ mod lab;
 mod lifecycle;
 mod main_job;
 mod people;
+mod rolling;
 mod standalone;
 
 /// A process that ends with its test, whatever comes of that.
