@@ -43,6 +43,7 @@ const BUS: &str = r#"<busconfig><type>system</type><listen>unix:path=/run/dbus/s
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>"#;
 const USERS: &str = "root:x:0:0::/:/bin/sh\nsystemd-network:x:998:998::/:/bin/false\nsystemd-resolve:x:997:997::/:/bin/false\n";
 const GROUPS: &str = "root:x:0:\nsystemd-network:x:998:\nsystemd-resolve:x:997:\n";
+const CONFIGURED: &str = "/etc/systemd/network/eth0.network";
 const NETWORK: &str = "[Match]\nName=eth0\n[Network]\nAddress=10.240.0.4/16\nGateway=10.240.0.1\nDNS=10.240.0.1\nDomains=cluster.example\n\
                        LinkLocalAddressing=no\nIPv6AcceptRA=no\nLLMNR=no\n";
 
@@ -103,6 +104,11 @@ impl Host {
         kill(pid(&child), Signal::SIGTERM).unwrap();
         child.wait().unwrap();
         self.start(service);
+    }
+
+    /// Tells systemd-networkd to leave the uplink in its bridge, from its next start on.
+    pub fn keep_uplink(&self) {
+        fs::write(CONFIGURED, format!("{NETWORK}KeepMaster=yes\n")).unwrap();
     }
 
     /// Stops a service's process, which is there and answers nobody.
@@ -231,7 +237,7 @@ fn leave() {
         ("/etc/kubernetes/interfaces.json", interfaces.to_string().as_str()),
         ("/etc/passwd", USERS),
         ("/etc/group", GROUPS),
-        ("/etc/systemd/network/eth0.network", NETWORK),
+        (CONFIGURED, NETWORK),
         ("/run/bus.conf", BUS),
     ] {
         fs::write(path, content).unwrap();

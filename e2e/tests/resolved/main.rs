@@ -30,6 +30,11 @@ fn the_hosts_names_are_found_over_the_bridge_and_after_it() {
         host.succeed("ADD", "c", "tunnel");
         host.await_that("the bridge has the address", || !host.shows("eth0", host::NODE));
         host.expect_name("after a restart of systemd-networkd");
+        host.keep_uplink();
+        host.restart(Service::Networkd);
+        let ports = host::ip(&["-brief", "link", "show", "master", &host.bridge()]);
+        assert!(ports.contains("eth0"), "KeepMaster keeps the uplink in: {ports}");
+        host.expect_name("after a restart of systemd-networkd that keeps the uplink in");
         for pod in ["a", "b", "c"] {
             host.succeed("DEL", pod, "tunnel");
         }

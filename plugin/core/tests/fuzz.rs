@@ -17,6 +17,7 @@ use azure_vnet_plugin_core::{
     pool::{Pool, Sealed, StoreRecord},
     queue::FreeQueue,
     request::{Environment, Request},
+    resolvers,
     source::{Learned, file, http, imds, pace::Attempt, wireserver},
     version::CniVersion,
     wiring::Alias,
@@ -45,7 +46,7 @@ macro_rules! targets {
     };
 }
 
-targets! { alias answer comment file http imds original queue record request wireserver }
+targets! { alias answer comment file http imds original queue record request resolvers rules wireserver }
 
 fn corpus(target: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
@@ -187,6 +188,19 @@ fn original(input: &[u8]) {
     let found = original::endpoints(network, ipam);
     let addresses: std::collections::BTreeSet<_> = found.iter().map(|endpoint| endpoint.address).collect();
     assert_eq!(addresses.len(), found.len(), "an address comes once");
+}
+
+/// What `ebtables` lists of the original's.
+fn rules(input: &[u8]) {
+    let listing = String::from_utf8_lossy(input);
+    for rule in original::rules::rules(&listing) {
+        assert!(["PREROUTING", "POSTROUTING"].contains(&rule[0]) && rule[1].starts_with('-'), "{rule:?}");
+    }
+}
+
+fn resolvers(input: &[u8]) {
+    let words = resolvers::words(&String::from_utf8_lossy(input));
+    assert!(words.iter().all(|word| !word.is_empty() && !word.contains(char::is_whitespace)));
 }
 
 fn http(input: &[u8]) {
