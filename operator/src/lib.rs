@@ -7,6 +7,7 @@ pub mod cli;
 pub mod controller;
 pub mod install;
 pub mod kubernetes;
+pub mod page;
 pub mod standalone;
 pub mod telemetry;
 pub mod tool;

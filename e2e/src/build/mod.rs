@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use cargo::cargo;
 pub use image::{Entry, Image};
-pub use packages::require_packages;
+pub use packages::{require_browser, require_packages};
 pub use product::{
     EARLIER_IMAGE, EARLIER_MARK, OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, earlier_image, empty_program, image_of_probe,
     operator_image, pause_image, plugins, probe_binary, product,

@@ -59,6 +59,14 @@ fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that a browser which a program can drive is there, as [`require_packages`] does: one test needs it, and it is large.
+///
+/// # Errors
+/// If it is missing and cannot be installed.
+pub fn require_browser() -> Result<()> {
+    if Path::new("/usr/bin/chromedriver").exists() { Ok(()) } else { install(&["chromium", "chromium-driver"]) }
+}
+
 fn missing() -> Vec<&'static str> {
     NEEDED.iter().filter(|(_, files)| !files.iter().any(|file| Path::new(file).exists())).map(|(package, _)| *package).collect()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use super::failover::Leader;
 use super::{Cluster, wait_for};
 
 /// A `ConfigMap` as AKS keeps it for kube-proxy, with pods' addresses that are not the nodes' subnet's.
@@ -69,6 +70,18 @@ pub fn subnet(cluster: &Cluster, free: u64, needs: u64, deadline: Duration) -> R
         let list = cluster.json(&["get", "avs"])?;
         let status = list["items"][0]["status"].clone();
         Ok(if status["free"] == free && status["needs"] == needs { Ok(status) } else { Err(status.to_string()) })
+    })
+}
+
+/// Waits until the leader's status page says something; it is read on the loopback address of its node.
+///
+/// # Errors
+/// If it does not in time.
+pub fn page(cluster: &Cluster, path: &str, expected: &str, deadline: Duration) -> Result<()> {
+    let leader = Leader::of(cluster)?;
+    wait_for(&format!("the page {path} to say {expected:?}"), deadline, || {
+        let page = leader.node.exec(&["busybox", "wget", "-q", "-O", "-", &format!("http://127.0.0.1:9404{path}")])?;
+        Ok(if page.contains(expected) { Ok(()) } else { Err(page) })
     })
 }
 

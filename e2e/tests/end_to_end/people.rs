@@ -40,7 +40,7 @@ fn a_plan_is_seen_before_it_is_sent_and_people_are_told_what_is_in_the_way() {
     for (node, own) in [("n2", r#"{"max": 999}"#), ("n3", r#"{"min": 0, "minFree": 1, "batch": 1, "max": 1}"#)] {
         cluster.kubectl(&["annotate", "node", node, &format!("azure-vnet.dev/pool-override={own}")]).unwrap();
     }
-    scenario::install(&cluster, &[]).unwrap();
+    scenario::install(&cluster, &["--set", "controller.ui.enabled=true"]).unwrap();
     let large = scenario::CONFIG.replace("  pool:\n", "  mode: Plan\n  pool:\n    min: 16\n");
     scenario::configure(&cluster, &large).unwrap();
 
@@ -78,6 +78,8 @@ fn a_plan_is_seen_before_it_is_sent_and_people_are_told_what_is_in_the_way() {
         Ok(if pods.len() == 1 { Ok(pods[0].clone()) } else { Err(format!("{pods:?}")) })
     })
     .unwrap();
+    told::page(&cluster, "/", "n3: 1 of 1 used, ready", SOON).unwrap();
+    told::page(&cluster, "/nodes/n3", &format!("avn-1 {} published", one.address), SOON).unwrap();
     let why = told::read(&cluster, &["why", &format!("default/{}", one.name)]).unwrap();
     assert_eq!(why["pod"]["address"], json!(one.address), "{why}");
     assert!(why["steps"].as_array().unwrap().iter().all(|step| step["state"] == "done"), "{why}");

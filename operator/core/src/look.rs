@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::policy::{Invalid, Policy, Refused};
 
-pub use cluster::{Overview, overview};
+pub use cluster::{ConfigRow, Overview, Problem, SubnetRow, overview};
 pub use explain::{ExplainError, Explanation, Target, explain};
 pub use node::{NodeRow, NodeView, Rows, node, nodes};
 pub use plan::{PlanRow, Plans, plan};

@@ -126,6 +126,19 @@ pub struct Remaining {
     pub policies: Vec<(String, u32)>,
 }
 
+/// What is left of a class.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    /// Its name in metrics.
+    pub class: &'static str,
+    /// Requests that may be sent at once, beyond the reserve.
+    pub left: u32,
+    /// The same when none were sent for a while.
+    pub burst: u32,
+    /// For how long Azure asks to wait.
+    pub closed: Option<Duration>,
+}
+
 /// All budgets of one identity in one subscription.
 #[derive(Debug)]
 pub struct Budget {
@@ -218,6 +231,18 @@ impl Budget {
     #[must_use]
     pub fn level(&self, class: Class, now: Instant) -> u32 {
         self.classes.get(&class).map_or(0, |bucket| bucket.level(self.reserve_percent, now))
+    }
+
+    /// Every class, as people see it.
+    #[must_use]
+    pub fn levels(&self, now: Instant) -> Vec<Level> {
+        let level = |class: Class| Level {
+            class: class.name(),
+            left: self.level(class, now),
+            burst: self.classes.get(&class).map_or(0, |bucket| bucket.burst(self.reserve_percent)),
+            closed: self.gate(class, now).map(|gate| gate.duration_since(now)),
+        };
+        Class::ALL.map(level).into()
     }
 
     /// Until when a class is closed, if it is.

@@ -138,6 +138,10 @@ impl Arm for ArmClient {
     fn reserve(&self, percent: u8) {
         self.inner.budget().set_reserve(percent);
     }
+
+    fn levels(&self) -> Vec<super::Level> {
+        self.inner.budget().levels(Instant::now().into_std())
+    }
 }
 
 /// What is the same for every try of one request.

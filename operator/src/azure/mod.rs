@@ -16,6 +16,7 @@ pub mod wireserver;
 use std::future::Future;
 
 use azure_vnet_operator_core::arm::{Document, Error, Read, Urgency, Write};
+pub use budget::Level;
 pub use client::{ArmClient, ArmOptions};
 pub use credential::{Credential, CredentialOptions};
 pub use endpoint::{EndpointOptions, Endpoints};
@@ -39,4 +40,9 @@ pub trait Arm: Send + Sync + 'static {
 
     /// Sets the share of every budget that is left to others.
     fn reserve(&self, _percent: u8) {}
+
+    /// What is left of every budget.
+    fn levels(&self) -> Vec<Level> {
+        vec![]
+    }
 }

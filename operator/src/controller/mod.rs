@@ -17,10 +17,11 @@ mod subnets;
 mod taints;
 #[cfg(test)]
 mod tests;
+mod ui;
 mod watch;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kube::Api;
 use tokio::{
@@ -54,6 +55,9 @@ pub struct Options {
     /// Nodes worked on at once.
     #[arg(long, default_value_t = 16)]
     pub parallel: usize,
+    /// Serve a read-only status page, at 127.0.0.1:9404 where no address is given. It shows to whoever reaches it what `kubectl azure-vnet` shows.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:9404")]
+    pub ui: Option<SocketAddr>,
 }
 
 /// Runs until the process is asked to end.
@@ -81,6 +85,9 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
     let shell = Arc::new(Shell::new(arm, leadership, caches, &kube, metrics, shutdown.clone()));
     tasks.spawn(config_status::report(Arc::clone(&shell), kube.clone()));
     tasks.spawn(subnets::report(Arc::clone(&shell), kube.clone()));
+    if let Some(bind) = options.ui {
+        tasks.spawn(ui::serve(Arc::clone(&shell), kube.clone(), bind, shutdown.clone()));
+    }
     tasks.spawn(preflight::look(Arc::clone(&shell), kube));
     tasks.spawn(rights::look(Arc::clone(&shell)));
     let mut dispatch = Dispatch { shell, queue, passes: JoinSet::new(), parallel: options.parallel.max(1), led: false };

@@ -15,7 +15,7 @@ use std::{
 
 pub use log::{LogFormat, LogOptions};
 use prometheus_client::{encoding::text, registry::Registry};
-pub use server::serve;
+pub use server::{serve, serve_router};
 use tokio::time::Instant;
 
 /// Metrics and health, shared by all.

@@ -20,11 +20,15 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// Serves until the process is asked to end. Never fails: what cannot be served is missing, nothing more.
 pub async fn serve(telemetry: Telemetry, bind: SocketAddr, shutdown: Shutdown) {
-    let Some(listener) = listen(bind, &shutdown).await else { return };
-    let app = router(telemetry);
+    serve_router("metrics and health (--metrics-bind)", router(telemetry), bind, shutdown).await;
+}
+
+/// Serves something over HTTP, as [`serve`] does; `what` and the flag that names its address are told where it cannot be.
+pub async fn serve_router(what: &str, router: Router, bind: SocketAddr, shutdown: Shutdown) {
+    let Some(listener) = listen(what, bind, &shutdown).await else { return };
     let end = async move { shutdown.wait().await };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(end).await {
-        warn!(%bind, %error, "metrics and health are no longer served");
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(end).await {
+        warn!(%bind, %error, "no longer serving {what}");
     }
 }
 
@@ -33,16 +37,16 @@ pub fn router(telemetry: Telemetry) -> Router {
     Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(telemetry)
 }
 
-async fn listen(bind: SocketAddr, shutdown: &Shutdown) -> Option<TcpListener> {
+async fn listen(what: &str, bind: SocketAddr, shutdown: &Shutdown) -> Option<TcpListener> {
     let mut reported = false;
     loop {
         match TcpListener::bind(bind).await {
             Ok(listener) => {
-                info!(%bind, "serving metrics and health");
+                info!(%bind, "serving {what}");
                 return Some(listener);
             }
             Err(error) if !reported => {
-                warn!(%bind, %error, "cannot serve metrics and health (--metrics-bind); trying again every {} s", AGAIN.as_secs());
+                warn!(%bind, %error, "cannot serve {what}; trying again every {} s", AGAIN.as_secs());
                 reported = true;
             }
             Err(_) => {}
