@@ -210,7 +210,8 @@ fn run_node(machine: &Machine, options: &LabOptions) -> Result<()> {
     write("/etc/containerd/config.toml", CONTAINERD)?;
     write("/etc/kubelet.yaml", KUBELET)?;
     write("/etc/kube-proxy.yaml", &kube_proxy(&machine.name, options))?;
-    if options.cni == Cni::Bridge {
+    // As a machine's image brings them: who takes them away has taken them away for good.
+    if options.cni == Cni::Bridge && !Path::new("/opt/cni/bin/bridge").exists() {
         for plugin in ["bridge", "host-local", "loopback", "portmap"] {
             fs::copy(Path::new("/usr/lib/cni").join(plugin), Path::new("/opt/cni/bin").join(plugin))?;
         }

@@ -10,6 +10,7 @@ mod cluster;
 mod failover;
 mod install;
 pub mod load;
+pub mod migrate;
 mod planned;
 mod quarantine;
 mod reach;

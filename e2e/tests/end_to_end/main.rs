@@ -5,6 +5,7 @@ mod failover;
 mod lab;
 mod lifecycle;
 mod main_job;
+mod migrate;
 mod people;
 mod rolling;
 mod standalone;
