@@ -1,6 +1,9 @@
 //! `nodes` and `node`: pools, one a line, and one in full.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use azure_vnet_crds::{
     AzureVnetNode, UNMANAGED,
@@ -98,9 +101,11 @@ pub struct AddressRow {
 /// Every Node, in the order of names.
 #[must_use]
 pub fn nodes(cluster: &Cluster) -> Vec<NodeRow> {
-    let mut rows: Vec<NodeRow> = cluster.machines.iter().map(|machine| row(cluster, machine)).collect();
-    let gone = cluster.pools.iter().filter(|pool| cluster.machine(name(&pool.metadata)).is_none());
-    rows.extend(gone.map(|pool| NodeRow { reason: "the Node is gone".into(), ready: false, ..served(pool) }));
+    let pools: BTreeMap<&str, &AzureVnetNode> = cluster.pools.iter().map(|pool| (name(&pool.metadata), pool)).collect();
+    let machines: BTreeSet<&str> = cluster.machines.iter().map(|machine| machine.name.as_str()).collect();
+    let there = cluster.machines.iter().map(|machine| row(cluster, machine, pools.get(machine.name.as_str()).copied()));
+    let gone = pools.iter().filter(|(name, _)| !machines.contains(*name)).map(|(_, pool)| gone(pool));
+    let mut rows: Vec<NodeRow> = there.chain(gone).collect();
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     rows
 }
@@ -108,7 +113,11 @@ pub fn nodes(cluster: &Cluster) -> Vec<NodeRow> {
 /// One node; `None` where neither a Node nor a pool has the name.
 #[must_use]
 pub fn node(cluster: &Cluster, wanted: &str) -> Option<NodeView> {
-    let row = nodes(cluster).into_iter().find(|row| row.name == wanted)?;
+    let row = match (cluster.machine(wanted), cluster.pool(wanted)) {
+        (Some(machine), pool) => row(cluster, machine, pool),
+        (None, Some(pool)) => gone(pool),
+        (None, None) => return None,
+    };
     let pool = cluster.pool(wanted).cloned().unwrap_or_else(|| AzureVnetNode::new(wanted, azure_vnet_crds::AzureVnetNodeSpec::default()));
     let AzureVnetNode { spec, status, .. } = pool;
     let status = status.unwrap_or_default();
@@ -137,8 +146,13 @@ pub fn node(cluster: &Cluster, wanted: &str) -> Option<NodeView> {
     })
 }
 
-fn row(cluster: &Cluster, machine: &Machine) -> NodeRow {
-    match cluster.pool(&machine.name) {
+/// A pool whose Node is not there any more.
+fn gone(pool: &AzureVnetNode) -> NodeRow {
+    NodeRow { reason: "the Node is gone".into(), ready: false, ..served(pool) }
+}
+
+fn row(cluster: &Cluster, machine: &Machine, pool: Option<&AzureVnetNode>) -> NodeRow {
+    match pool {
         Some(pool) => served(pool),
         None => NodeRow {
             name: machine.name.clone(),
