@@ -216,7 +216,7 @@ impl World<'_> {
             self.check_new_release(caller, release.id, release.addresses.len());
         }
         for at in spec.lost.iter().filter(|at| !before.lost.contains(at)) {
-            if self.nics[name].good().any(|(slot, address)| slot == at.slot && address == at.address) {
+            if self.nics[name].kept().any(|(slot, address)| slot == at.slot && address == at.address) {
                 trace.violated(|| format!("lost: n{name}: {at} is given up, and the NIC has it"));
             }
         }

@@ -155,6 +155,11 @@ impl Nic {
         self.entries.iter().filter_map(|(slot, entry)| if let Entry::Good(address) = entry { Some((*slot, *address)) } else { None })
     }
 
+    /// What carries traffic, and goes on to: the next write takes away what the model of an instance does not name.
+    pub fn kept(&self) -> impl Iterator<Item = (u8, Ipv4Addr)> + '_ {
+        self.good().filter(|(slot, _)| self.instance.is_none() || self.wanted.contains(slot))
+    }
+
     /// What the node's metadata shows, so many milliseconds late.
     pub fn shown(&self, now: i64, late: i64) -> Rc<BTreeSet<Ipv4Addr>> {
         let at = self.shown.iter().rev().find(|(at, _)| *at <= now - late).or(self.shown.front());
@@ -298,12 +303,12 @@ impl Nic {
 
     /// The model names what was asked for, however it ended; only one that was superseded is as it was.
     fn finish_instance(&mut self, subnet: &mut Subnet, end: End, add: &BTreeSet<u8>, remove: &BTreeMap<u8, Ipv4Addr>) -> Vec<Ipv4Addr> {
-        self.failed = end != End::Well;
+        let failed_before = std::mem::replace(&mut self.failed, end != End::Well);
         match end {
             End::Superseded => {
                 self.wanted.retain(|slot| !add.contains(slot));
                 self.wanted.extend(remove.keys());
-                self.failed = false;
+                self.failed = failed_before;
                 return vec![];
             }
             // Nothing of it was done.
