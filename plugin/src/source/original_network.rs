@@ -30,6 +30,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The program of each back end, and what shows that it is in use.
 const BACK_ENDS: [(&str, Option<&str>); 2] = [("ebtables-nft", None), ("ebtables-legacy", Some("/sys/module/ebtable_nat"))];
+/// What the names of the original's ports begin with.
+const PORTS: &str = "azv";
 /// What either may be called where there is one only.
 const EBTABLES: &str = "ebtables";
 
@@ -51,7 +53,7 @@ fn pods_get_ours(host: &mut Netlink, pods: &[Endpoint]) -> Result<bool, BridgeEr
     let Some(mut rules) = bridge::open_rules().map_err(BridgeError::Observe)? else { return Ok(pods.is_empty()) };
     let links = host.links().map_err(BridgeError::Observe)?.into_iter().map(bridge::host_link).collect();
     let seen = Host { links, addresses: host.movable_addresses().map_err(BridgeError::Observe)?, routes: Vec::new() };
-    let (mut all, mut bridges) = (true, BTreeSet::new());
+    let (mut all, mut bridges) = (!has_unknown_pods(&seen, pods), BTreeSet::new());
     for pod in pods {
         let Some((bridge, wiring, network)) = place(&seen, pod)? else {
             all = false;
@@ -68,6 +70,13 @@ fn pods_get_ours(host: &mut Netlink, pods: &[Endpoint]) -> Result<bool, BridgeEr
         host.changes([route, Change::SetNeighbour { link, address, mac: wiring.mac }]).map_err(BridgeError::Observe)?;
     }
     Ok(all)
+}
+
+/// Whether a bridge has a port of the original's that no record tells of: its pod lives by the original's rules.
+fn has_unknown_pods(seen: &Host, pods: &[Endpoint]) -> bool {
+    let is_port = |link: &&HostLink| link.controller.is_some() && link.alias.is_none() && link.name.starts_with(PORTS);
+    let is_known = |link: &HostLink| pods.iter().any(|pod| pod.host_link.as_ref().is_some_and(|name| link.name == name.as_str()));
+    seen.links.iter().filter(is_port).any(|link| !is_known(link))
 }
 
 /// The bridge that a pod is on, and what its wiring would be if it were one of ours.

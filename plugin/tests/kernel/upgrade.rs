@@ -49,6 +49,30 @@ fn bridged_pods_of_the_original_go_on_among_ours_and_nothing_is_there_twice() {
     }
 }
 
+/// A record that nobody understands is no reason to take its pod's way.
+#[test]
+fn a_pod_of_the_original_that_no_record_tells_of_keeps_its_way() {
+    on_a_bare_node(|node| {
+        let fabric = Fabric::like_azure(node);
+        let (old, kept) = (node.sandbox("3f813b02aa", "old-0"), pool_address(2));
+        original_leaves("bridge", &old, kept, pool_address(1));
+        let mut state: Value = serde_json::from_slice(&fs::read("/run/azure-vnet.json").unwrap()).unwrap();
+        let endpoints = &mut state["Network"]["ExternalInterfaces"]["eth0"]["Networks"]["azure"]["Endpoints"];
+        endpoints["00000000-eth0"] =
+            json!({ "HostIfName": "azv0000000", "ContainerID": "00000000aa", "IPAddresses": [{ "IP": "10.240.1.1" }] });
+        endpoints["3f813b02-eth0"].as_object_mut().unwrap().remove("ContainerID");
+        fs::write("/run/azure-vnet.json", state.to_string()).unwrap();
+        let before = originals_rules();
+        let service = Service::start(wireserver(&[pool_address(3)]));
+        let new = node.sandbox("new", "new-0");
+        assert!(node.run(&new, "ADD", &alone(&service, "bridge")).ok);
+        assert_eq!(originals_rules(), before);
+        fabric.expect_way(Some(&fabric.other), OTHER_NODE, Some(&old.netns), kept, kept, "to the pod that no record tells of");
+        fabric.expect_way(Some(&old.netns), kept, Some(&fabric.other), OTHER_NODE, OTHER_NODE, "from it");
+        fabric.expect_way(Some(&fabric.other), OTHER_NODE, Some(&new.netns), pool_address(3), pool_address(3), "to the new one");
+    });
+}
+
 /// The legacy back end has tables of its own, in which its rules go on after ours.
 #[test]
 fn the_originals_rules_go_from_the_legacy_back_end_too() {

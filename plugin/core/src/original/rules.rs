@@ -1,13 +1,12 @@
 //! The rules for frames that the original plugins made, in the kernel's own chains: known again by their form in what `ebtables` lists, of
 //! either back end.
 
-/// A form: its chain, and its words, of which `*` is any.
-const FORMS: [(&str, &str); 6] = [
+/// A form: its chain, and its words, of which `*` is any. Not those of IPv6: a pod that has both families goes on with them.
+const FORMS: [(&str, &str); 5] = [
     ("PREROUTING", "-p ARP --arp-op Request --arp-ip-dst * -j arpreply --arpreply-mac *"),
     ("PREROUTING", "-p ARP -i * --arp-op Reply -j dnat --to-dst ff:ff:ff:ff:ff:ff --dnat-target ACCEPT"),
     ("PREROUTING", "-i * -j dnat --to-dst 12:34:56:78:9a:bc --dnat-target ACCEPT"),
     ("PREROUTING", "-p IPv4 -i * --ip-dst * -j dnat --to-dst * --dnat-target ACCEPT"),
-    ("PREROUTING", "-p IPv6 -i * --ip6-dst * -j dnat --to-dst * --dnat-target ACCEPT"),
     ("POSTROUTING", "-s Unicast -o * -j snat --to-src * --snat-arp --snat-target ACCEPT"),
 ];
 /// What a listing leaves out, being the default, or has.
@@ -49,6 +48,7 @@ mod tests {
             -p ARP -i eth0 --arp-op Reply -j dnat --to-dst ff:ff:ff:ff:ff:ff --dnat-target ACCEPT \n\
             -i az+ -j dnat --to-dst 12:34:56:78:9a:bc --dnat-target ACCEPT \n\
             -p IPv4 -i eth0 --ip-dst 10.240.1.2 -j dnat --to-dst 02:00:00:00:01:02 --dnat-target ACCEPT \n\
+            -p IPv6 -i eth0 --ip6-dst fd00::2 -j dnat --to-dst 02:00:00:00:01:02 --dnat-target ACCEPT \n\
             -p IPv4 -i eth0 --ip-dst 10.240.1.2 --ip-proto tcp -j dnat --to-dst 02:00:00:00:01:02 --dnat-target ACCEPT \n\
             -i az+ -j dnat --to-dst 02:00:00:00:01:02 --dnat-target ACCEPT \n-j DROP \n\n\
             Bridge chain: POSTROUTING, entries: 1, policy: ACCEPT\n\
