@@ -295,7 +295,9 @@ impl Machine {
 fn leave() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    for folder in ["/run", "/var/log"] {
+        mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    }
     fs::create_dir("/run/netns").unwrap();
     run("ip", &["link", "set", "lo", "up"]);
     run("ip", &["link", "add", "eth0", "address", MAC, "type", "veth", "peer", "name", "fabric"]);

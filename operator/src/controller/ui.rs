@@ -1,11 +1,16 @@
 //! Serves the status page to people: read only, without a script, and only if asked for.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
-    extract::{Path, State},
-    http::StatusCode,
+    extract::{Path, Request, State},
+    http::{StatusCode, header, uri::Authority},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -27,7 +32,7 @@ use crate::{
     telemetry,
 };
 
-/// A look that is younger is shown again: many readers cost as much as one.
+/// A look that is younger is shown again, however many there are to read it.
 const FRESH: Duration = Duration::from_secs(3);
 
 struct Ui<A> {
@@ -39,11 +44,27 @@ struct Ui<A> {
 /// Serves until the process is asked to end.
 pub async fn serve<A: Arm>(shell: Arc<Shell<A>>, client: Client, bind: SocketAddr, shutdown: Shutdown) {
     let ui = Arc::new(Ui { shell, subnets: Api::all(client), last: Mutex::default() });
-    telemetry::serve_router("the status page (--ui)", router(ui), bind, shutdown).await;
+    let mut router = router(ui);
+    if bind.ip().is_loopback() {
+        router = router.layer(middleware::from_fn(for_this_machine));
+    }
+    telemetry::serve_router("the status page (--ui)", router, bind, shutdown).await;
 }
 
 fn router<A: Arm>(ui: Arc<Ui<A>>) -> Router {
     Router::new().route("/", get(overview)).route("/nodes/{name}", get(node)).with_state(ui)
+}
+
+/// Lets no page of elsewhere read this one by a name of its own that it has point here.
+async fn for_this_machine(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if is_this_machine(host) { next.run(request).await } else { (StatusCode::FORBIDDEN, "ask for localhost\n").into_response() }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let parsed = host.parse::<Authority>();
+    let name = parsed.as_ref().map(Authority::host).unwrap_or_default();
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 async fn overview<A: Arm>(State(ui): State<Arc<Ui<A>>>) -> Response {
@@ -118,5 +139,20 @@ fn machine(node: &Node) -> Machine {
         pool_override: node.annotation(POOL_OVERRIDE).map(str::to_owned),
         unmanaged: node.annotation(UNMANAGED) == Some("true"),
         ..Machine::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_this_machine;
+
+    #[test]
+    fn only_names_of_this_machine_lead_to_the_page() {
+        for host in ["localhost", "localhost:9404", "127.0.0.1:9404", "[::1]:9404", "127.1.2.3"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in ["", "evil.example:9404", "localhost.evil.example", "10.0.0.4:9404", "127.0.0.1.evil.example"] {
+            assert!(!is_this_machine(host), "{host}");
+        }
     }
 }
