@@ -14,7 +14,7 @@ use crate::{
     Shutdown, World,
     agent::{
         self,
-        restore::{Places, Plugins, restore},
+        restore::{Extent, Places, Plugins, restore},
     },
     azure::{ArmClient, ArmOptions, Credential, CredentialOptions, EndpointOptions, Endpoints, Secret, imds::Imds},
     controller, install,
@@ -121,6 +121,9 @@ pub struct RestoreCommand {
     /// The node.
     #[command(flatten)]
     pub places: Places,
+    /// What becomes of this machine's addresses afterwards
+    #[arg(long, value_enum, default_value_t = uninstall::AddressesFlag::GiveBack)]
+    pub addresses: uninstall::AddressesFlag,
     /// Stay afterwards, and be ready: for a workload that is to be seen to have done it
     #[arg(long)]
     pub stay: bool,
@@ -305,8 +308,8 @@ fn run_standalone(command: StandaloneCommand) -> anyhow::Result<()> {
 }
 
 fn run_restore(command: RestoreCommand) -> anyhow::Result<()> {
-    let RestoreCommand { places, stay, metrics_bind } = command;
-    restore(&places, Plugins::Remove)?;
+    let RestoreCommand { places, addresses, stay, metrics_bind } = command;
+    restore(&places, Extent { plugins: Plugins::Remove, addresses: addresses.into() })?;
     if !stay {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use azure_vnet_crds::AzureVnetNodeSpec;
 use azure_vnet_operator_core::{
     adoption::Source,
     standalone::{self, Absences, Config, Nic, UID},
+    uninstall::Addresses,
 };
 use azure_vnet_plugin_core::source::{Interface, MacPattern};
 use jiff::Timestamp;
@@ -20,7 +21,7 @@ use crate::{
     Shutdown,
     agent::{
         self, Answer, Look, Node, Object, Outcome, Seen,
-        restore::{Places, Plugins, RestoreError, restore},
+        restore::{Extent, Places, Plugins, RestoreError, restore},
     },
     azure::{Endpoints, imds::Imds, wireserver::Wireserver},
     install,
@@ -115,9 +116,11 @@ pub async fn run(options: Options, endpoints: Endpoints, telemetry: Telemetry, s
 /// The addresses stay on the NIC: who put them there may take them off now.
 fn remove(options: Options, plugins: standalone::Plugins) -> Result<(), RestoreError> {
     let installed = if plugins.from.as_os_str().is_empty() { Plugins::Leave } else { Plugins::Remove };
+    let extent = Extent { plugins: installed, addresses: Addresses::Keep };
     let Options { config: _, remove: _, proc_sys_net, boot_id_file, run_dir, state_dir, cni_conf_dir, log_dir } = options;
-    let places = Places { proc_sys_net, boot_id_file, run_dir, state_dir, cni_bin_dir: plugins.to, cni_conf_dir, log_dir };
-    restore(&places, installed).map(drop)
+    let netns_dir = PathBuf::from("/run/netns");
+    let places = Places { proc_sys_net, boot_id_file, run_dir, state_dir, cni_bin_dir: plugins.to, cni_conf_dir, log_dir, netns_dir };
+    restore(&places, extent).map(drop)
 }
 
 fn read(options: &Options) -> anyhow::Result<Config> {

@@ -48,6 +48,7 @@ spec:
           args:
             - restore
             - --stay
+            - --addresses={{ .Values.uninstall.addresses }}
             - --metrics-bind=0.0.0.0:{{ .Values.agent.metricsPort }}
             - --proc-sys-net=/host/proc/sys/net
             - --boot-id-file=/host/boot_id
@@ -76,6 +77,7 @@ spec:
             - {name: state, mountPath: /var/lib/azure-vnet}
             - {name: cni-conf, mountPath: /etc/cni/net.d}
             - {name: cni-bin, mountPath: /opt/cni/bin}
+            - {name: netns, mountPath: /run/netns, readOnly: true, mountPropagation: HostToContainer}
             - {name: xtables-lock, mountPath: /run/xtables.lock}
             - {name: log, mountPath: /var/log}
             - {name: proc-sys-net, mountPath: /host/proc/sys/net}
@@ -85,6 +87,7 @@ spec:
         - {name: state, hostPath: {path: /var/lib/azure-vnet, type: DirectoryOrCreate}}
         - {name: cni-conf, hostPath: {path: /etc/cni/net.d, type: DirectoryOrCreate}}
         - {name: cni-bin, hostPath: {path: /opt/cni/bin, type: DirectoryOrCreate}}
+        - {name: netns, hostPath: {path: /run/netns, type: DirectoryOrCreate}}
         - {name: xtables-lock, hostPath: {path: /run/xtables.lock, type: FileOrCreate}}
         - {name: log, hostPath: {path: /var/log, type: Directory}}
         - {name: proc-sys-net, hostPath: {path: /proc/sys/net, type: Directory}}

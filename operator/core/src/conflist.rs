@@ -128,11 +128,15 @@ fn file_name(name: &str) -> Result<FileName, ConflistError> {
     }
 }
 
+/// Whether runtimes read a file of this name.
+fn is_read(name: &str) -> bool {
+    [".conf", ".conflist", ".json"].iter().any(|ending| name.ends_with(ending))
+}
+
 /// Which of a folder's files runtimes read before the list of this name: they take the first only.
 #[must_use]
 pub fn shadowing<'a>(file: &FileName, names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
-    let is_read = |name: &&str| [".conf", ".conflist", ".json"].iter().any(|ending| name.ends_with(ending));
-    names.into_iter().filter(is_read).filter(|name| *name < file.as_str()).collect()
+    names.into_iter().filter(|name| is_read(name)).filter(|name| *name < file.as_str()).collect()
 }
 
 /// Whether a file of the configuration folder is one that an agent wrote: of our network, with addresses from an agent's pool.
@@ -148,11 +152,24 @@ pub fn is_written_by_agent(text: &str) -> bool {
 #[must_use]
 pub fn names_ours(text: &str) -> bool {
     let Ok(list) = serde_json::from_str::<Value>(text) else { return false };
-    let plugins = list.get("plugins").and_then(Value::as_array);
-    let all = plugins.into_iter().flatten().chain(std::iter::once(&list));
-    all.flat_map(|plugin| [plugin.get("type"), plugin.pointer("/ipam/type")])
+    plugins_of(&list)
+        .flat_map(|plugin| [plugin.get("type"), plugin.pointer("/ipam/type")])
         .flatten()
         .any(|name| *name == json!(PLUGIN) || *name == json!(IPAM))
+}
+
+/// Whether a runtime that reads a file of this name gives pods addresses that our plugins learn of the machine: for that they need no agent.
+#[must_use]
+pub fn serves_without_agent(name: &str, text: &str) -> bool {
+    let Ok(list) = serde_json::from_str::<Value>(text) else { return false };
+    let learns =
+        |plugin: &Value| plugin.pointer("/ipam/type") == Some(&json!(IPAM)) && plugin.pointer("/ipam/environment") != Some(&json!("pool"));
+    is_read(name) && plugins_of(&list).any(learns)
+}
+
+/// Those of a list, or the one of a configuration without.
+fn plugins_of(list: &Value) -> impl Iterator<Item = &Value> {
+    list.get("plugins").and_then(Value::as_array).into_iter().flatten().chain(std::iter::once(list))
 }
 
 fn is_plain(name: &str) -> bool {
@@ -256,6 +273,23 @@ mod tests {
         assert!(!is_written_by_agent(other) && !names_ours(other));
         assert!(!is_written_by_agent("half a fi") && !names_ours("[]"));
         assert!(names_ours(r#"{"name": "a", "type": "ipvlan", "ipam": {"type": "azure-vnet-ipam"}}"#));
+    }
+
+    #[test]
+    fn a_list_that_needs_no_agent_is_known_by_its_source_of_addresses() {
+        let list =
+            |ipam: &str| format!(r#"{{"name": "azure", "plugins": [{{"type": "azure-vnet", "ipam": {ipam}}}, {{"type": "portmap"}}]}}"#);
+        let serves = |ipam: &str| serves_without_agent("10-azure.conflist", &list(ipam));
+        assert!(serves(r#"{"type": "azure-vnet-ipam"}"#) && !serves("{}"));
+        assert!(
+            serves(r#"{"type": "azure-vnet-ipam", "environment": "azure"}"#)
+                && serves(r#"{"type": "azure-vnet-ipam", "environment": "mas"}"#)
+        );
+        assert!(!serves(r#"{"type": "azure-vnet-ipam", "environment": "pool"}"#) && !serves(r#"{"type": "host-local"}"#));
+        let ptp = r#"{"name": "a", "type": "ptp", "ipam": {"type": "azure-vnet-ipam"}}"#;
+        assert!(serves_without_agent("05-a.conf", ptp) && !serves_without_agent("05-a.conf.bak", ptp), "runtimes read no backup");
+        let ours = desire(&CniSpec::default()).unwrap().render("1.0.0");
+        assert!(!serves_without_agent("10-azure-vnet.conflist", &ours) && !serves_without_agent("10-x.conf", "half a fi"));
     }
 
     #[test]

@@ -105,6 +105,18 @@ pub fn progress(
     pools.iter().map(|pool| (name(pool).to_owned(), of(name(pool)))).collect()
 }
 
+/// Pods that were not there when all began, or that the kernel does not show, keep their node, whatever its restorer says: one more look before the
+/// addresses go.
+pub fn keep(progress: &mut BTreeMap<String, Progress>, holders: &[&Pod]) {
+    let mut by_node: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
+    for pod in holders {
+        by_node.entry(&pod.node).or_default().push(pod);
+    }
+    for (node, pods) in by_node {
+        progress.insert(node.to_owned(), Progress::Refused(in_the_way(&pods)));
+    }
+}
+
 /// Why a node's addresses stay on its NIC and its object stays; nothing if it is done with.
 #[must_use]
 pub fn stays(progress: Option<&Progress>) -> Option<String> {
@@ -148,6 +160,18 @@ mod tests {
         assert_eq!(in_the_way(&[&pods[0]]), "1 pods have addresses of the VNET: d/holds on n1");
         let many: Vec<&Pod> = std::iter::repeat_n(&pods[0], 12).collect();
         assert!(in_the_way(&many).ends_with(", and 2 more"));
+    }
+
+    #[test]
+    fn up4_a_restored_node_whose_pods_have_addresses_all_the_same_keeps_them() {
+        let pools = [pool("n1", &["1/10.0.0.5"]), pool("n2", &["1/10.0.0.6"])];
+        let restorers = ["n1", "n2"].map(|node| (node.to_owned(), Restorer { is_ready: true, failed: None })).into();
+        let reachable = ["n1", "n2"].map(str::to_owned).into();
+        let mut progress = progress(&pools, &reachable, &restorers);
+        let pods = [pod("d/late", "n1", "10.0.0.5"), pod("d/host", "n2", "10.0.0.4")];
+        keep(&mut progress, &holders(&pods, &pools));
+        assert_eq!(stays(progress.get("n1")).as_deref(), Some("1 pods have addresses of the VNET: d/late on n1"));
+        assert_eq!(stays(progress.get("n2")), None);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
 };
 
 use azure_vnet_plugin::{
     bridge::{self, BridgeError, ModesThere},
+    kernel_use,
     netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
     store::{KernelLease, KernelUse},
     unbridge::{self, Undone},
@@ -25,6 +27,8 @@ use super::problems::chain;
 
 /// Magic number of the kernel's file system of namespaces.
 const NSFS_MAGIC: FsWord = 0x6e73_6673;
+/// Where runtimes keep the namespaces of pods.
+const NETNS: &str = "/run/netns";
 
 /// Why the kernel could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -190,9 +194,31 @@ impl Kernel {
         match entry {
             Entry::Leased(lease) => {
                 let present = view.pods.iter().any(|pod| pod.alias.attachment == lease.attachment);
-                (netns(lease), if present { LinkWitness::Present } else { LinkWitness::Gone })
+                (netns(lease, Path::new(NETNS)), if present { LinkWitness::Present } else { LinkWitness::Gone })
             }
             Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => (NetnsWitness::Unknown, self.any_sign(view, address)),
+        }
+    }
+
+    /// Why a pod may still have the address of an entry, also where another plugin wired it and its link has no mark of ours. `namespaces` is
+    /// the folder of pods' namespaces; where there is none, nothing is known of them.
+    pub fn sign_of_pod(&mut self, address: Ipv4Addr, entry: &Entry, namespaces: &Path) -> Option<String> {
+        let lease = match entry {
+            Entry::Leased(lease) => Some(lease),
+            Entry::Unreadable(_) => None,
+            Entry::Cooling(_) | Entry::Quarantined(_) => return None,
+        };
+        match kernel_use::observe(&mut self.0, address.into()) {
+            KernelUse::Free => {}
+            KernelUse::Used(what) | KernelUse::Unknown(what) => return Some(what),
+        }
+        // A lease that was made from a link of ours had nothing but that link to speak for it.
+        let lease = lease.filter(|lease| lease.netns.is_some())?;
+        let witness = if namespaces.is_dir() { netns(lease, namespaces) } else { NetnsWitness::Unknown };
+        match witness {
+            NetnsWitness::Same | NetnsWitness::Another => Some("its pod's network namespace is there".into()),
+            NetnsWitness::Unknown => Some("whether its pod's network namespace is there cannot be seen".into()),
+            NetnsWitness::Gone => None,
         }
     }
 
@@ -300,15 +326,13 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
 }
 
 /// Whether the lease's namespace is still at its path. The agent may not enter namespaces, so one that is there counts as the lease's own, and
-/// one outside of the folder that it can see cannot be told.
-fn netns(lease: &Lease) -> NetnsWitness {
+/// one outside of the folder that it can see, in `folder`, cannot be told.
+fn netns(lease: &Lease, folder: &Path) -> NetnsWitness {
     let Some(path) = &lease.netns else { return NetnsWitness::Unknown };
     let path = path.as_str();
     let path = path.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(path);
-    if !path.starts_with("/run/netns/") {
-        return NetnsWitness::Unknown;
-    }
-    match rustix::fs::statfs(path) {
+    let Some(name) = path.strip_prefix("/run/netns/") else { return NetnsWitness::Unknown };
+    match rustix::fs::statfs(folder.join(name)) {
         Ok(found) if found.f_type == NSFS_MAGIC => NetnsWitness::Same,
         // An unmounted namespace leaves a plain file.
         Ok(_) | Err(Errno::NOENT) => NetnsWitness::Gone,

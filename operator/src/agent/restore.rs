@@ -4,17 +4,17 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
-use azure_vnet_operator_core::{conflist, rules::Program};
+use azure_vnet_operator_core::{conflist, rules::Program, uninstall::Addresses};
 use azure_vnet_plugin::{
     bridge::BridgeError,
-    store::{Keeper, KeeperError},
+    store::{FileError, Keeper, KeeperError, Store},
     unbridge::Undone,
 };
-use azure_vnet_plugin_core::{boot::BootId, unbridge::Stays};
+use azure_vnet_plugin_core::{boot::BootId, lease::Entry, unbridge::Stays};
 use rustix::io::Errno;
 use tracing::info;
 
@@ -50,6 +50,9 @@ pub struct Places {
     /// Folder of the plugins' logs
     #[arg(long, default_value = "/var/log", env = "AZURE_VNET_LOG_DIR")]
     pub log_dir: PathBuf,
+    /// The node's folder of network namespaces
+    #[arg(long, default_value = "/run/netns", env = "AZURE_VNET_NETNS_DIR")]
+    pub netns_dir: PathBuf,
 }
 
 /// Why a node is not restored. What was done stays done: the next attempt goes on from there.
@@ -61,6 +64,15 @@ pub enum RestoreError {
     /// One came while the store was being closed.
     #[error("a pod came meanwhile: {0}. No other will; delete it, and try again")]
     Came(String),
+    /// A configuration of the user's own would go on giving the machine's addresses to pods.
+    #[error(
+        "{} stays, and with it the runtime would give pods addresses that are to go back to the subnet; nothing was changed. Remove it, or keep the \
+         addresses: uninstall.addresses: Keep, or --addresses=Keep here", .0.display()
+    )]
+    Served(PathBuf),
+    /// The leases cannot be read.
+    #[error("cannot read which addresses are leased")]
+    Leases(#[source] FileError),
     /// The boot id cannot be read.
     #[error("cannot read the node's boot id from {}", .path.display())]
     BootId {
@@ -108,20 +120,33 @@ pub enum Plugins {
     Leave,
 }
 
+/// What is to be taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The plugins.
+    pub plugins: Plugins,
+    /// What becomes of the machine's addresses afterwards.
+    pub addresses: Addresses,
+}
+
 /// Takes everything off. Answers what was there, a word or two each; nothing where nothing was.
 ///
 /// # Errors
 /// See [`RestoreError`].
-pub fn restore(places: &Places, plugins: Plugins) -> Result<Vec<String>, RestoreError> {
+pub fn restore(places: &Places, extent: Extent) -> Result<Vec<String>, RestoreError> {
+    match extent.addresses {
+        Addresses::GiveBack => refuse_if_served(places)?,
+        Addresses::Keep => {}
+    }
     let mut kernel = Kernel::open().map_err(RestoreError::Kernel)?;
-    let held = holders(&mut kernel)?;
+    let held = holders(&mut kernel, places)?;
     if !held.is_empty() {
         return Err(RestoreError::Held(held.join(", ")));
     }
     let mut done = vec![];
     // From here on no ADD succeeds, so that what is looked at now stays so.
     done.extend(close(places)?);
-    let held = holders(&mut kernel)?;
+    let held = holders(&mut kernel, places)?;
     if !held.is_empty() {
         return Err(RestoreError::Came(held.join(", ")));
     }
@@ -136,7 +161,7 @@ pub fn restore(places: &Places, plugins: Plugins) -> Result<Vec<String>, Restore
     let routes = kernel.converge_unreachable(&view, &[].into()).map_err(RestoreError::Kernel)?;
     done.extend((routes > 0).then(|| format!("{routes} unreachable routes")));
     done.extend(sysctl::restore(&places.proc_sys_net, &places.run_dir).map_err(RestoreError::Sysctl)?);
-    match plugins {
+    match extent.plugins {
         Plugins::Remove => done.extend(remove_plugins(places)?),
         Plugins::Leave => {}
     }
@@ -149,13 +174,18 @@ pub fn restore(places: &Places, plugins: Plugins) -> Result<Vec<String>, Restore
     Ok(done)
 }
 
-/// The kernel's word: a lease without a link carries no traffic. A bridge of ours that has to stay is in use as well.
-fn holders(kernel: &mut Kernel) -> Result<Vec<String>, RestoreError> {
+/// The kernel's word: our links, and of each lease without one whether another plugin wired its pod. A bridge of ours that has to stay is in
+/// use as well.
+fn holders(kernel: &mut Kernel, places: &Places) -> Result<Vec<String>, RestoreError> {
     let view = kernel.view().map_err(RestoreError::Kernel)?;
     let name = |pod: &super::kernel::PodLink| -> (IpAddr, String) { (pod.alias.address, pod.name.to_string()) };
     let mut all: Vec<_> = view.pods.iter().map(name).collect();
     all.sort();
-    let pods = all.into_iter().map(|(address, link)| format!("{address} ({link})"));
+    let others = leases(places)?.into_iter().filter(|(address, _)| !all.iter().any(|(linked, _)| linked == address));
+    let others = others
+        .filter_map(|(address, entry)| kernel.sign_of_pod(address, &entry, &places.netns_dir).map(|why| format!("{address} ({why})")));
+    let others: Vec<String> = others.collect();
+    let pods = all.into_iter().map(|(address, link)| format!("{address} ({link})")).chain(others);
     let bridges = kernel.bridges_that_stay().map_err(RestoreError::Bridge)?;
     Ok(pods.chain(bridges.iter().filter(|stays| is_in_the_way(stays)).map(ToString::to_string)).collect())
 }
@@ -177,15 +207,38 @@ fn unbridge(kernel: &mut Kernel) -> Result<Vec<String>, RestoreError> {
     Ok(steps.chain((rules > 0).then(|| format!("{rules} rules for frames"))).collect())
 }
 
+/// What this boot's store says of addresses that are not free.
+fn leases(places: &Places) -> Result<Vec<(Ipv4Addr, Entry)>, RestoreError> {
+    if !places.run_dir.join("lease").exists() {
+        return Ok(vec![]);
+    }
+    let boot = boot(places)?;
+    let mut entries = Store::at(&places.run_dir, boot.clone()).list().map_err(RestoreError::Leases)?;
+    entries.retain(|(_, entry)| !matches!(entry, Entry::Leased(lease) if lease.boot != boot));
+    Ok(entries)
+}
+
+fn boot(places: &Places) -> Result<BootId, RestoreError> {
+    let failed = |source| RestoreError::BootId { path: places.boot_id_file.clone(), source };
+    let text = fs::read_to_string(&places.boot_id_file).map_err(|error| failed(error.into()))?;
+    text.parse().map_err(|error: <BootId as std::str::FromStr>::Err| failed(error.into()))
+}
+
+/// Without an agent's seal the plugins learn addresses themselves, as such a configuration asks.
+fn refuse_if_served(places: &Places) -> Result<(), RestoreError> {
+    let serves = |path: &Path, text: &str| {
+        path.file_name().and_then(std::ffi::OsStr::to_str).is_some_and(|name| conflist::serves_without_agent(name, text))
+    };
+    let found = configurations(places).into_iter().find(|(path, text)| serves(path, text));
+    found.map_or(Ok(()), |(path, _)| Err(RestoreError::Served(path)))
+}
+
 fn close(places: &Places) -> Result<Option<String>, RestoreError> {
-    let Places { boot_id_file, run_dir, state_dir, .. } = places;
+    let Places { run_dir, state_dir, .. } = places;
     if !run_dir.join("sealed").exists() {
         return Ok(None);
     }
-    let failed = |source| RestoreError::BootId { path: boot_id_file.clone(), source };
-    let text = fs::read_to_string(boot_id_file).map_err(|error| failed(error.into()))?;
-    let boot: BootId = text.parse().map_err(|error: <BootId as std::str::FromStr>::Err| failed(error.into()))?;
-    let keeper = Keeper::open(run_dir, state_dir, boot).map_err(RestoreError::Store)?;
+    let keeper = Keeper::open(run_dir, state_dir, boot(places)?).map_err(RestoreError::Store)?;
     keeper.unseal().map_err(RestoreError::Store)?;
     Ok(Some("the store's seal".into()))
 }

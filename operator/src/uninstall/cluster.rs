@@ -115,6 +115,12 @@ impl Cluster {
         Ok(self.nodes().await?.into_iter().map(|node| (node.name().to_owned(), node.spec.provider_id.clone())).collect())
     }
 
+    /// Whether a node is there, now.
+    pub async fn has_node(&self, name: &str) -> anyhow::Result<bool> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        Ok(api.get_opt(name).await.with_context(|| format!("cannot read the Node {name}"))?.is_some())
+    }
+
     /// The nodes whose kubelet speaks: one that is not ready for want of a network does.
     pub async fn reachable(&self) -> anyhow::Result<BTreeSet<String>> {
         let speaks = |node: &Node| node.condition("Ready").is_some_and(|status| status != "Unknown");

@@ -3,6 +3,8 @@
 
 mod cluster;
 mod nics;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,7 +17,10 @@ use kube::{Client, ResourceExt as _};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::{cluster::Cluster, nics::Nics};
+use self::{
+    cluster::Cluster,
+    nics::{Given, Nics},
+};
 use crate::azure::Arm;
 
 /// How many NICs are written at once.
@@ -135,7 +140,9 @@ async fn take_out<A: Arm>(options: &Options, cluster: &Cluster, arm: Arc<A>, dea
     cluster.stop_controller(deadline).await?;
     cluster.stop_agents(deadline).await?;
     let pools = cluster.pools().await?;
-    let progress = restore(cluster, &pools, deadline).await?;
+    let mut progress = restore(cluster, &pools, deadline).await?;
+    // No ADD has succeeded since a node was restored, so that what is seen now stays so.
+    plan::keep(&mut progress, &plan::holders(&cluster.pods().await?, &pools));
     let nics = Nics::new(arm, cluster.places().await?, cluster.grace().await?, deadline);
     let farewell = stream::iter(&pools).map(|pool| farewell(options, cluster, &nics, pool, &progress));
     let left: Vec<String> = farewell.buffer_unordered(PARALLEL).filter_map(|left| async { left }).collect().await;
@@ -189,7 +196,7 @@ async fn farewell<A: Arm>(
         return left(why);
     }
     match options.addresses.into() {
-        Addresses::GiveBack => match nics.give_back(pool).await {
+        Addresses::GiveBack => match given_back(cluster, nics, pool).await {
             Ok(count) => info!(node = name, count, "its addresses are back in the subnet"),
             Err(why) => return left(format!("its addresses are not given back: {why:#}")),
         },
@@ -201,4 +208,16 @@ async fn farewell<A: Arm>(
         .with_context(|| format!("cannot remove the AzureVnetNode {name}"))
         .err()
         .and_then(|why| left(format!("{why:#}")))
+}
+
+/// A machine that Azure does not know has taken its NIC with it only if its node is gone too.
+async fn given_back<A: Arm>(cluster: &Cluster, nics: &Nics<A>, pool: &AzureVnetNode) -> anyhow::Result<usize> {
+    match nics.give_back(pool).await? {
+        Given::Back(count) => Ok(count),
+        Given::NoNic(why) if cluster.has_node(&pool.name_any()).await? => bail!(
+            "Azure does not know its machine, but the Node is there: {why}. Where the machine is gone, delete the Node; else see to the rights of \
+             the identity, or to spec.providerID; then run this again"
+        ),
+        Given::NoNic(_) => Ok(0),
+    }
 }

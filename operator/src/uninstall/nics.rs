@@ -23,6 +23,8 @@ use crate::{azure::Arm, controller::machine::Machines};
 
 /// Between two looks at a NIC on which Azure still works.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often in a row a machine has to be missing, as for the controller.
+const MISSES: u8 = 2;
 
 /// The NICs of the nodes.
 pub struct Nics<A> {
@@ -41,21 +43,25 @@ impl<A: Arm> Nics<A> {
         Self { machines: Machines::new(Arc::clone(&arm)), arm, places, grace, deadline }
     }
 
-    /// Removes all IP configurations of ours from a node's NIC and sees them gone. Answers how many there were.
+    /// Removes all IP configurations of ours from a node's NIC and sees them gone.
     ///
     /// # Errors
     /// Azure's, or that a write of the controller may still land.
-    pub async fn give_back(&self, pool: &AzureVnetNode) -> anyhow::Result<usize> {
+    pub async fn give_back(&self, pool: &AzureVnetNode) -> anyhow::Result<Given> {
         self.await_last_write(pool).await?;
         // A node that is gone has taken its NIC with it.
-        let Some(place) = self.places.get(&pool.name_any()) else { return Ok(0) };
+        let Some(place) = self.places.get(&pool.name_any()) else { return Ok(Given::Back(0)) };
         let provider: ProviderId = place.parse()?;
-        let mut count = 0;
+        let (mut count, mut missed) = (0, 0);
         loop {
-            match self.remove(&provider).await {
-                Ok(Left::Nothing) => return Ok(count),
+            let outcome = self.remove(&provider).await;
+            missed = if is_gone(&outcome) { missed + 1 } else { 0 };
+            match outcome {
+                Ok(Left::Nothing) => return Ok(Given::Back(count)),
                 Ok(Left::Some(removed)) => count += removed,
-                Err(Failure::Azure(error)) if error.class == Class::Gone => return Ok(count),
+                // One answer may be wrong for a moment.
+                Err(Failure::Azure(error)) if error.class == Class::Gone && missed >= MISSES => return Ok(Given::NoNic(error.to_string())),
+                Err(Failure::Azure(error)) if error.class == Class::Gone => sleep(LOOK).await,
                 Err(Failure::Azure(error)) => self.pause(&error).await?,
                 Err(Failure::Refused(why)) => bail!(why),
             }
@@ -124,6 +130,19 @@ impl<A: Arm> Nics<A> {
         sleep(pause.min(left)).await;
         Ok(())
     }
+}
+
+/// What became of a node's addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// So many went back, and none is left.
+    Back(usize),
+    /// Azure says, in these words, that there is no such machine. It says so too where the identity has lost sight of one.
+    NoNic(String),
+}
+
+fn is_gone(outcome: &Result<Left, Failure>) -> bool {
+    matches!(outcome, Err(Failure::Azure(Error { class: Class::Gone, .. })))
 }
 
 /// What a NIC had before a write.

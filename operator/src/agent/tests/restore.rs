@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use azure_vnet_operator_core::uninstall::Addresses;
 use azure_vnet_plugin_core::unbridge::MADE;
 
 use super::{
-    super::restore::{Places, Plugins, RestoreError, restore},
+    super::restore::{Extent, Places, Plugins, RestoreError, restore},
     *,
 };
+
+const ALL: Extent = Extent { plugins: Plugins::Remove, addresses: Addresses::GiveBack };
 
 fn places(machine: &Machine) -> Places {
     Places {
@@ -18,6 +21,7 @@ fn places(machine: &Machine) -> Places {
         cni_bin_dir: machine.path("bin"),
         cni_conf_dir: machine.path("conf"),
         log_dir: machine.path("log"),
+        netns_dir: "/run/netns".into(),
     }
 }
 
@@ -57,13 +61,13 @@ fn everything_of_ours_goes_and_everything_else_stays() {
         }
         assert!(machine.conflist() && run("ip", &["route"]).contains("unreachable 10.0.0.5"));
         drop(node);
-        let done = restore(&places(&machine), Plugins::Remove).unwrap();
+        let done = restore(&places(&machine), ALL).unwrap();
         assert!(done.iter().any(|what| what.contains("10-azure-vnet.conflist")), "{done:?}");
         before.insert(machine.path("log/kubelet.log").display().to_string(), "line".into());
         before.retain(|path, _| !path.ends_with("bin/azure-vnet") && !path.ends_with("bin/azure-vnet-ipam"));
         assert_eq!(all_of(&machine), before);
         assert!(!machine.path("run").exists() && !machine.path("state").exists());
-        assert_eq!(restore(&places(&machine), Plugins::Remove).unwrap(), Vec::<String>::new(), "the second time there is nothing to do");
+        assert_eq!(restore(&places(&machine), ALL).unwrap(), Vec::<String>::new(), "the second time there is nothing to do");
     });
 }
 
@@ -76,12 +80,58 @@ fn up4_nothing_is_taken_off_while_a_pod_has_an_address() {
         run("ip", &["link", "set", "azv00000000001", "alias", "azure-vnet:c1/eth0 10.0.0.5"]);
         drop(node);
         let before = all_of(&machine);
-        let error = restore(&places(&machine), Plugins::Remove).unwrap_err();
+        let error = restore(&places(&machine), ALL).unwrap_err();
         assert!(matches!(&error, RestoreError::Held(who) if who.contains("10.0.0.5 (azv00000000001)")), "{error}");
         assert_eq!(all_of(&machine), before);
         run("ip", &["link", "del", "azv00000000001"]);
-        restore(&places(&machine), Plugins::Remove).unwrap();
+        restore(&places(&machine), ALL).unwrap();
         assert!(!machine.conflist());
+    });
+}
+
+#[test]
+fn up4_a_lease_keeps_the_node_while_the_kernel_shows_a_pod_that_another_plugin_wired() {
+    apart(|| {
+        let machine = Machine::new();
+        let node = filled(&machine, &object(1, &["1/10.0.0.5"]));
+        assert_eq!(lease(&node, "c1"), address("10.0.0.5"));
+        drop(node);
+        let refused = |words: &str| {
+            let before = all_of(&machine);
+            let error = restore(&places(&machine), ALL).unwrap_err();
+            assert!(matches!(&error, RestoreError::Held(who) if who.contains("10.0.0.5 (") && who.contains(words)), "{error}");
+            assert_eq!(all_of(&machine), before);
+        };
+        refused("cannot be seen");
+        // As `bridge` leaves it: a link without alias, no route of its own.
+        run("ip", &["netns", "add", "a"]);
+        refused("network namespace is there");
+        run("ip", &["netns", "del", "a"]);
+        // As `ptp` leaves it, in a namespace that is not in the folder any more.
+        run("ip", &["link", "add", "veth1", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "veth1", "up"]);
+        run("ip", &["link", "set", "pod", "up"]);
+        run("ip", &["route", "add", "10.0.0.5/32", "dev", "veth1"]);
+        refused("routed through veth1");
+        run("ip", &["link", "del", "veth1"]);
+        restore(&places(&machine), ALL).unwrap();
+        assert!(!machine.path("run").exists());
+    });
+}
+
+#[test]
+fn up4_nothing_is_taken_off_while_a_configuration_of_the_users_own_would_give_addresses_that_go_back() {
+    apart(|| {
+        let machine = Machine::new();
+        drop(filled(&machine, &object(1, &["1/10.0.0.5"])));
+        let own = r#"{"name": "azure", "plugins": [{"type": "azure-vnet", "ipam": {"type": "azure-vnet-ipam", "environment": "azure"}}]}"#;
+        fs::write(machine.path("conf/10-azure.conflist"), own).unwrap();
+        let before = all_of(&machine);
+        let error = restore(&places(&machine), ALL).unwrap_err();
+        assert!(matches!(&error, RestoreError::Served(path) if path.ends_with("10-azure.conflist")), "{error}");
+        assert_eq!(all_of(&machine), before);
+        fs::remove_file(machine.path("conf/10-azure.conflist")).unwrap();
+        restore(&places(&machine), ALL).unwrap();
     });
 }
 
@@ -93,7 +143,7 @@ fn plugins_stay_where_a_configuration_of_the_users_own_names_them() {
         drop(node);
         let own = r#"{"name": "azure", "plugins": [{"type": "azure-vnet", "ipam": {"type": "azure-vnet-ipam"}}]}"#;
         fs::write(machine.path("conf/10-azure.conflist"), own).unwrap();
-        restore(&places(&machine), Plugins::Remove).unwrap();
+        restore(&places(&machine), Extent { addresses: Addresses::Keep, ..ALL }).unwrap();
         assert!(machine.path("bin/azure-vnet").exists() && machine.path("conf/10-azure.conflist").exists() && !machine.conflist());
     });
 }
@@ -115,11 +165,11 @@ fn the_uplink_of_bridged_pods_gets_its_address_back_and_a_bridge_of_others_stays
         run("ip", &["address", "add", "10.0.0.4/24", "dev", "azure2"]);
         run("ip", &["link", "add", "azv1", "type", "veth", "peer", "name", "azv1p"]);
         run("ip", &["link", "set", "azv1", "master", "azure2"]);
-        let error = restore(&places(&machine), Plugins::Remove).unwrap_err();
+        let error = restore(&places(&machine), ALL).unwrap_err();
         assert!(matches!(&error, RestoreError::Held(who) if who == "bridge azure2 has pods: azv1"), "{error}");
         assert!(machine.conflist());
         run("ip", &["link", "del", "azv1"]);
-        let done = restore(&places(&machine), Plugins::Remove).unwrap();
+        let done = restore(&places(&machine), ALL).unwrap();
         assert!(done.iter().any(|what| what.starts_with("azure2: ")), "{done:?}");
         let links = run("ip", &["-brief", "link"]);
         assert!(!links.contains("azure2") && links.contains("br0"), "{links}");
@@ -135,11 +185,11 @@ fn folders_that_are_mounts_are_emptied() {
             mount(Some("place"), &machine.path(folder), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         }
         drop(filled(&machine, &object(1, &["1/10.0.0.5"])));
-        let done = restore(&places(&machine), Plugins::Remove).unwrap();
+        let done = restore(&places(&machine), ALL).unwrap();
         assert!(done.iter().any(|what| what.starts_with("what was in ")), "{done:?}");
         for folder in ["run", "state"] {
             assert_eq!(fs::read_dir(machine.path(folder)).unwrap().count(), 0);
         }
-        assert_eq!(restore(&places(&machine), Plugins::Remove).unwrap(), Vec::<String>::new());
+        assert_eq!(restore(&places(&machine), ALL).unwrap(), Vec::<String>::new());
     });
 }
