@@ -140,7 +140,8 @@ fn drive(mut child: Child, conf: &Value, strike: Option<Strike>, beside: &mut dy
     let pid = Pid::from_raw(child.id().try_into().unwrap());
     attach(pid);
     child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
-    let (calls, status) = follow(pid, strike, beside);
+    let (calls, status) = follow(pid, strike, beside)
+        .unwrap_or_else(|other| panic!("{other:?}, struck by {strike:?}; it said: {}", text(child.stderr.take())));
     let ended = status.map(|status| Ended { ok: status == 0, out: text(child.stdout.take()), stderr: text(child.stderr.take()) });
     Run { calls, ended }
 }
@@ -164,8 +165,11 @@ fn attach(pid: Pid) {
 }
 
 /// Follows a process from call to call, and strikes. The status is of one that ended by itself.
+///
+/// # Errors
+/// Another end.
 #[expect(clippy::as_conversions, clippy::wildcard_enum_match_arm, reason = "an errno is its number, and other ends are a surprise")]
-fn follow(pid: Pid, strike: Option<Strike>, beside: &mut dyn FnMut(usize)) -> (Vec<u64>, Option<i32>) {
+fn follow(pid: Pid, strike: Option<Strike>, beside: &mut dyn FnMut(usize)) -> Result<(Vec<u64>, Option<i32>), WaitStatus> {
     let (mut calls, mut configured) = (Vec::new(), false);
     ptrace::syscall(pid, None).unwrap();
     loop {
@@ -179,8 +183,8 @@ fn follow(pid: Pid, strike: Option<Strike>, beside: &mut dyn FnMut(usize)) -> (V
                 }
                 let here = strike.filter(|strike| configured && strike.at + 1 == calls.len()).map(|strike| strike.blow);
                 match here {
-                    Some(Blow::KillBefore) if entering => return (calls, killed(pid)),
-                    Some(Blow::KillAfter) if !entering => return (calls, killed(pid)),
+                    Some(Blow::KillBefore) if entering => return Ok((calls, killed(pid))),
+                    Some(Blow::KillAfter) if !entering => return Ok((calls, killed(pid))),
                     Some(Blow::Fail(_)) if entering => set(pid, |registers| registers.orig_rax = NO_CALL),
                     Some(Blow::Fail(errno)) => set(pid, |registers| registers.rax = i64::from(-(errno as i32)).cast_unsigned()),
                     Some(Blow::KillBefore | Blow::KillAfter) | None => {}
@@ -190,8 +194,8 @@ fn follow(pid: Pid, strike: Option<Strike>, beside: &mut dyn FnMut(usize)) -> (V
                 ptrace::syscall(pid, None).unwrap();
             }
             WaitStatus::Stopped(_, signal) => ptrace::syscall(pid, signal).unwrap(),
-            WaitStatus::Exited(_, status) => return (calls, Some(status)),
-            other => panic!("{other:?}"),
+            WaitStatus::Exited(_, status) => return Ok((calls, Some(status))),
+            other => return Err(other),
         }
     }
 }
