@@ -1,4 +1,5 @@
-{{/* The workload that takes everything off the nodes again. It has what the agent has, and no account. */}}
+{{/* The workload that takes everything off the nodes again. It has what the agent has, and no account. It goes to all nodes: one that agents are
+kept off may have had one, and to restore one twice changes nothing. */}}
 {{- define "azure-vnet.restorer" -}}
 apiVersion: apps/v1
 kind: DaemonSet
@@ -31,13 +32,6 @@ spec:
         seccompProfile: {type: RuntimeDefault}
       nodeSelector:
         kubernetes.io/os: linux
-        {{- with .Values.agent.nodeSelector }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-      {{- with .Values.agent.affinity }}
-      affinity:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
       tolerations:
         - {operator: Exists}
       containers:
