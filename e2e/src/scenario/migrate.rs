@@ -111,6 +111,7 @@ pub fn restore(cluster: &Cluster, node: &str) -> Result<()> {
         &format!("node/{node}"),
         &format!("--image={OPERATOR_IMAGE}"),
         "--profile=sysadmin",
+        "--env=XTABLES_LOCKFILE=/host/run/xtables.lock",
         "--",
         "/usr/bin/azure-vnet-operator",
         "restore",

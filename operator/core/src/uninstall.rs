@@ -7,6 +7,11 @@ use std::{
 
 use azure_vnet_crds::AzureVnetNode;
 
+use crate::nic::{Change, Slot, State, View};
+
+/// Attempts at a node that are waited for: what failed once may have failed for something that ends by itself.
+const ATTEMPTS: u32 = 3;
+
 /// What becomes of the addresses on the NICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addresses {
@@ -74,33 +79,41 @@ pub struct Restorer {
     pub is_ready: bool,
     /// Why it last failed.
     pub failed: Option<String>,
+    /// How often it was started again.
+    pub restarts: u32,
 }
 
 /// How far a node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing of ours is on it any more.
+    /// Nothing of ours is on it any more, or it is gone.
     Restored,
-    /// It is being worked on.
-    Waits,
+    /// It is being worked on; what came of the last attempt.
+    Waits(Option<String>),
     /// It says why not.
     Refused(String),
     /// Nobody can work on it.
     Unreachable,
 }
 
-/// How far each node is that has a pool. `reachable` are the nodes whose kubelet speaks; `restorers` the pods that are there by now.
+/// How far each node is that has a pool. `kubelets` tells of all nodes that are there whether their kubelet speaks; `restorers` are the pods that are
+/// there by now. Nobody restores a node that is gone, and nothing on it is used.
 #[must_use]
 pub fn progress(
     pools: &[AzureVnetNode],
-    reachable: &BTreeSet<String>,
+    kubelets: &BTreeMap<String, bool>,
     restorers: &BTreeMap<String, Restorer>,
 ) -> BTreeMap<String, Progress> {
     let of = |node: &str| match restorers.get(node) {
         Some(Restorer { is_ready: true, .. }) => Progress::Restored,
-        _ if !reachable.contains(node) => Progress::Unreachable,
-        Some(Restorer { failed: Some(why), .. }) => Progress::Refused(why.trim().to_owned()),
-        Some(_) | None => Progress::Waits,
+        restorer => match (kubelets.get(node), restorer) {
+            (None, _) => Progress::Restored,
+            (Some(false), _) => Progress::Unreachable,
+            (Some(true), Some(Restorer { failed: Some(why), restarts, .. })) if restarts + 1 >= ATTEMPTS => {
+                Progress::Refused(why.trim().to_owned())
+            }
+            (Some(true), restorer) => Progress::Waits(restorer.and_then(|restorer| Some(restorer.failed.as_ref()?.trim().to_owned()))),
+        },
     };
     pools.iter().map(|pool| (name(pool).to_owned(), of(name(pool)))).collect()
 }
@@ -122,10 +135,26 @@ pub fn keep(progress: &mut BTreeMap<String, Progress>, holders: &[&Pod]) {
 pub fn stays(progress: Option<&Progress>) -> Option<String> {
     match progress {
         Some(Progress::Restored) => None,
-        Some(Progress::Waits) | None => Some("it was not restored in time".into()),
+        Some(Progress::Waits(None)) | None => Some("it was not restored in time".into()),
+        Some(Progress::Waits(Some(why))) => Some(format!("it was not restored in time: {why}")),
         Some(Progress::Unreachable) => Some("its kubelet does not answer".into()),
         Some(Progress::Refused(why)) => Some(why.clone()),
     }
+}
+
+/// The next write towards a NIC without anything of ours; nothing if it is without.
+///
+/// What is left of a removal that failed half way has its address and goes as well. What Azure failed to provision has none by which it could be
+/// removed: once nothing else is left it is sent again as it stands, which gives it one.
+#[must_use]
+pub fn giving_back(view: &View) -> Option<Change> {
+    if view.slots.is_empty() && view.state != State::Moving {
+        return None;
+    }
+    let remove: BTreeSet<_> = view.attached().chain(view.dropped()).collect();
+    let failed = view.slots.iter().filter(|(_, state)| **state == Slot::Failed).map(|(slot, _)| *slot);
+    let add = if remove.is_empty() { failed.collect() } else { BTreeSet::new() };
+    Some(Change { add, remove })
 }
 
 #[cfg(test)]
@@ -165,9 +194,9 @@ mod tests {
     #[test]
     fn up4_a_restored_node_whose_pods_have_addresses_all_the_same_keeps_them() {
         let pools = [pool("n1", &["1/10.0.0.5"]), pool("n2", &["1/10.0.0.6"])];
-        let restorers = ["n1", "n2"].map(|node| (node.to_owned(), Restorer { is_ready: true, failed: None })).into();
-        let reachable = ["n1", "n2"].map(str::to_owned).into();
-        let mut progress = progress(&pools, &reachable, &restorers);
+        let restorers = ["n1", "n2"].map(|node| (node.to_owned(), Restorer { is_ready: true, ..Restorer::default() })).into();
+        let kubelets = ["n1", "n2"].map(|node| (node.to_owned(), true)).into();
+        let mut progress = progress(&pools, &kubelets, &restorers);
         let pods = [pod("d/late", "n1", "10.0.0.5"), pod("d/host", "n2", "10.0.0.4")];
         keep(&mut progress, &holders(&pods, &pools));
         assert_eq!(stays(progress.get("n1")).as_deref(), Some("1 pods have addresses of the VNET: d/late on n1"));
@@ -176,24 +205,51 @@ mod tests {
 
     #[test]
     fn a_node_is_done_with_only_once_its_restorer_says_so() {
-        let pools = ["done", "off", "refuses", "works", "new"].map(|node| pool(node, &[]));
-        let reachable = ["done", "refuses", "works", "new"].map(str::to_owned).into();
+        let pools = ["done", "off", "refuses", "fails", "works", "new", "gone"].map(|node| pool(node, &[]));
+        let kubelets = ["done", "refuses", "fails", "works", "new"].map(|node| (node.to_owned(), true));
+        let kubelets = kubelets.into_iter().chain([("off".to_owned(), false)]).collect();
+        let failed = |why: &str, restarts| Restorer { is_ready: false, failed: Some(why.into()), restarts };
         let restorers = BTreeMap::from([
-            ("done".to_owned(), Restorer { is_ready: true, failed: Some("earlier".into()) }),
+            ("done".to_owned(), Restorer { is_ready: true, ..failed("earlier", 7) }),
             ("off".to_owned(), Restorer::default()),
-            ("refuses".to_owned(), Restorer { is_ready: false, failed: Some("pods\n".into()) }),
+            ("refuses".to_owned(), failed("pods\n", 2)),
+            ("fails".to_owned(), failed("the lock is held\n", 1)),
             ("works".to_owned(), Restorer::default()),
         ]);
-        let progress = progress(&pools, &reachable, &restorers);
+        let progress = progress(&pools, &kubelets, &restorers);
         let of = |node: &str| progress[node].clone();
         assert_eq!(
             [of("done"), of("off"), of("works"), of("new")],
-            [Progress::Restored, Progress::Unreachable, Progress::Waits, Progress::Waits]
+            [Progress::Restored, Progress::Unreachable, Progress::Waits(None), Progress::Waits(None)]
         );
         assert_eq!(of("refuses"), Progress::Refused("pods".into()));
+        assert_eq!(of("fails"), Progress::Waits(Some("the lock is held".into())), "the kubelet tries again");
+        assert_eq!(of("gone"), Progress::Restored, "nobody can restore it");
         assert_eq!(stays(Some(&of("done"))), None);
-        for node in ["off", "refuses", "works", "new"] {
+        for node in ["off", "refuses", "fails", "works", "new"] {
             assert!(stays(progress.get(node)).is_some(), "{node}");
         }
+    }
+
+    fn view(slots: &[(u8, Slot)], state: State) -> View {
+        let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/n";
+        let subnet = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n";
+        let (id, subnet) = (id.parse().unwrap(), subnet.parse().unwrap());
+        View { id, mac: String::new(), subnet, primary: Ipv4Addr::LOCALHOST, slots: slots.iter().copied().collect(), foreign: 1, state }
+    }
+
+    #[test]
+    fn what_azure_left_of_a_removal_is_given_back_too() {
+        let at = |last| Ipv4Addr::new(10, 0, 0, last);
+        let goes = |slots: &[(u8, Slot)]| {
+            let change = giving_back(&view(slots, State::Settled)).unwrap();
+            let removed: Vec<u8> = change.remove.iter().map(|slot| slot.slot).collect();
+            (removed, change.add.into_iter().collect::<Vec<u8>>())
+        };
+        assert_eq!(goes(&[(1, Slot::Dropped(at(5))), (2, Slot::Dropped(at(6)))]), (vec![1, 2], vec![]));
+        assert_eq!(goes(&[(1, Slot::Attached(at(5))), (2, Slot::Dropped(at(6))), (3, Slot::Failed)]), (vec![1, 2], vec![]));
+        assert_eq!(goes(&[(3, Slot::Failed), (4, Slot::Provisioning)]), (vec![], vec![3]), "it gets an address, and then goes");
+        assert_eq!(giving_back(&view(&[], State::Settled)), None);
+        assert_eq!(giving_back(&view(&[], State::Moving)), Some(Change::default()), "something may still come");
     }
 }

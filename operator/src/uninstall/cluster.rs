@@ -65,6 +65,25 @@ struct PodIp {
     ip: String,
 }
 
+/// Which taints of ours a node is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taints {
+    /// The one that keeps new pods off, beside what it has.
+    Closed,
+    /// Not that one: it goes on as before.
+    AsBefore,
+    /// None, nor those that the controller would take off.
+    None,
+}
+
+impl Taints {
+    fn of(self, present: &[Value], startup: &str) -> Vec<Value> {
+        let goes = |key: &str| key == TAINT || self == Self::None && [EXHAUSTED_TAINT, startup].contains(&key);
+        let stays = present.iter().filter(|taint| !taint_key(taint).is_some_and(goes)).cloned();
+        stays.chain((self == Self::Closed).then(|| json!({"key": TAINT, "effect": "NoSchedule"}))).collect()
+    }
+}
+
 /// The API server, and what of it is ours.
 pub struct Cluster {
     client: Client,
@@ -121,10 +140,10 @@ impl Cluster {
         Ok(api.get_opt(name).await.with_context(|| format!("cannot read the Node {name}"))?.is_some())
     }
 
-    /// The nodes whose kubelet speaks: one that is not ready for want of a network does.
-    pub async fn reachable(&self) -> anyhow::Result<BTreeSet<String>> {
+    /// All nodes, and whether their kubelet speaks: that of one which is not ready for want of a network does.
+    pub async fn kubelets(&self) -> anyhow::Result<BTreeMap<String, bool>> {
         let speaks = |node: &Node| node.condition("Ready").is_some_and(|status| status != "Unknown");
-        Ok(self.nodes().await?.iter().filter(|node| speaks(node)).map(|node| node.name().to_owned()).collect())
+        Ok(self.nodes().await?.iter().map(|node| (node.name().to_owned(), speaks(node))).collect())
     }
 
     /// The longest time for which a write may still land, by the configs.
@@ -134,22 +153,35 @@ impl Cluster {
         Ok(configs.iter().filter_map(|config| Policy::of(config).ok()).map(|policy| policy.grace).max().unwrap_or(GRACE))
     }
 
-    /// Keeps new pods off all nodes that have a pool; or takes that, and the taints that the controller would take off, away again.
-    pub async fn close(&self, close: bool) -> anyhow::Result<()> {
+    /// Keeps new pods off all nodes that have a pool.
+    pub async fn close(&self) -> anyhow::Result<()> {
         let pools: BTreeSet<String> = self.pools().await?.iter().map(kube::ResourceExt::name_any).collect();
         for node in self.nodes().await? {
-            if !close || pools.contains(node.name()) {
-                self.mark(&node, close).await.with_context(|| format!("cannot set the taints of {}", node.name()))?;
+            if pools.contains(node.name()) {
+                self.mark(&node, Taints::Closed).await?;
             }
         }
         Ok(())
     }
 
-    async fn mark(&self, node: &Node, close: bool) -> anyhow::Result<()> {
+    /// Takes taints off all nodes, off as many as can be.
+    pub async fn open(&self, taints: Taints) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        for node in self.nodes().await? {
+            result = result.and(self.mark(&node, taints).await);
+        }
+        result
+    }
+
+    async fn mark(&self, node: &Node, taints: Taints) -> anyhow::Result<()> {
+        self.set(node, taints).await.with_context(|| format!("cannot set the taints of {}", node.name()))
+    }
+
+    async fn set(&self, node: &Node, wanted: Taints) -> anyhow::Result<()> {
         let api: Api<Node> = Api::all(self.client.clone());
         let mut node = node.clone();
         loop {
-            let taints = self.taints(&node.spec.taints, close);
+            let taints = wanted.of(&node.spec.taints, &self.startup_taint);
             if taints == node.spec.taints {
                 return Ok(());
             }
@@ -164,13 +196,6 @@ impl Cluster {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    fn taints(&self, present: &[Value], close: bool) -> Vec<Value> {
-        let ours = [TAINT, EXHAUSTED_TAINT, &self.startup_taint];
-        let goes = |taint: &&Value| taint_key(taint).is_some_and(|key| if close { key == TAINT } else { ours.contains(&key) });
-        let stays = present.iter().filter(|taint| !goes(taint)).cloned();
-        stays.chain(close.then(|| json!({"key": TAINT, "effect": "NoSchedule"}))).collect()
     }
 
     /// Whether there is a controller that may still write.
@@ -193,8 +218,8 @@ impl Cluster {
     /// A pod on a node that does not answer never ends; nor does it do anything that the node's restoration would not notice.
     async fn await_end(&self, component: &str, deadline: Instant) -> anyhow::Result<()> {
         loop {
-            let reachable = self.reachable().await?;
-            let running = self.own_pods(component).await?.into_iter().filter(|pod| reachable.contains(node_of(pod)));
+            let kubelets = self.kubelets().await?;
+            let running = self.own_pods(component).await?.into_iter().filter(|pod| kubelets.get(node_of(pod)) == Some(&true));
             let running: Vec<String> = running.map(|pod| pod.name_any()).collect();
             if running.is_empty() {
                 info!(component, "stopped");
@@ -217,6 +242,12 @@ impl Cluster {
         let path = self.restorer.display();
         let text = std::fs::read(&self.restorer).with_context(|| format!("cannot read {path}"))?;
         serde_json::from_slice(&text).with_context(|| format!("{path} is no DaemonSet"))
+    }
+
+    /// Ends what an earlier attempt left of the restoration: its pods are done, and agents may have worked on the nodes since.
+    pub async fn stop_restorer(&self, deadline: Instant) -> anyhow::Result<()> {
+        self.remove_restorer().await?;
+        self.await_end("uninstall-node", deadline).await
     }
 
     /// Starts the restoration of all nodes.
@@ -281,6 +312,7 @@ fn restorer_of(pod: &core::Pod) -> Restorer {
         |state: Option<core::ContainerState>| state.and_then(|state| state.terminated).and_then(|ended| ended.message.or(ended.reason));
     Restorer {
         is_ready: !containers.is_empty() && containers.iter().all(|container| container.ready),
+        restarts: containers.iter().filter_map(|container| container.restart_count.try_into().ok()).max().unwrap_or_default(),
         failed: containers.into_iter().find_map(|container| ended(container.state).or_else(|| ended(container.last_state))),
     }
 }
@@ -311,5 +343,22 @@ where
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot delete the {} {name}", K::kind(&()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_changed_nothing_takes_only_its_own_taint_off() {
+        let taint = |key: &str| json!({"key": key, "effect": "NoSchedule"});
+        let (other, startup, exhausted) = (taint("other"), taint("start"), taint(EXHAUSTED_TAINT));
+        let before = [other.clone(), startup, exhausted];
+        let closed = Taints::Closed.of(&before, "start");
+        assert_eq!(closed, [&before[..], &[taint(TAINT)]].concat());
+        assert_eq!(Taints::Closed.of(&closed, "start"), closed);
+        assert_eq!(Taints::AsBefore.of(&closed, "start"), before);
+        assert_eq!(Taints::None.of(&closed, "start"), [other]);
     }
 }

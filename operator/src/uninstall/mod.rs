@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::{
-    cluster::Cluster,
+    cluster::{Cluster, Taints},
     nics::{Given, Nics},
 };
 use crate::azure::Arm;
@@ -110,14 +110,19 @@ pub async fn run<A: Arm>(options: &Options, client: &Client, arm: Arc<A>) -> any
     let deadline = Instant::now() + Duration::from_secs(options.patience);
     let cluster = Cluster::new(options, client);
     refuse_if_held(options, &cluster).await?;
-    cluster.close(true).await?;
-    let result = match refuse_if_held(options, &cluster).await {
-        Ok(()) => take_out(options, &cluster, arm, deadline).await,
-        held => held,
+    let closed = match cluster.close().await {
+        Ok(()) => refuse_if_held(options, &cluster).await,
+        Err(error) => Err(error),
     };
-    // A restored node has no CNI configuration, which keeps pods off; one that was left goes on.
-    cluster.close(false).await?;
-    result
+    let (result, opened) = match closed {
+        // A restored node has no CNI configuration, which keeps pods off; one that was left goes on.
+        Ok(()) => (take_out(options, &cluster, arm, deadline).await, cluster.open(Taints::None).await),
+        Err(error) => (Err(error), cluster.open(Taints::AsBefore).await),
+    };
+    if let Err(error) = &opened {
+        warn!(error = format!("{error:#}"), "taints stay on nodes");
+    }
+    result.and(opened)
 }
 
 /// The second time the nodes are closed to new pods, so that what is seen stays so.
@@ -170,10 +175,11 @@ async fn settle(cluster: &Cluster, deadline: Instant) -> anyhow::Result<()> {
 }
 
 async fn restore(cluster: &Cluster, pools: &[AzureVnetNode], deadline: Instant) -> anyhow::Result<BTreeMap<String, Progress>> {
+    cluster.stop_restorer(deadline).await?;
     cluster.apply_restorer().await?;
     loop {
-        let progress = plan::progress(pools, &cluster.reachable().await?, &cluster.restorers().await?);
-        let waits = progress.values().filter(|progress| **progress == Progress::Waits).count();
+        let progress = plan::progress(pools, &cluster.kubelets().await?, &cluster.restorers().await?);
+        let waits = progress.values().filter(|progress| matches!(progress, Progress::Waits(_))).count();
         // What is left of the time is for the NICs.
         if waits == 0 || Instant::now() + SETTLE >= deadline {
             return Ok(progress);

@@ -1,18 +1,15 @@
 //! Gives the addresses of a restored node back: nobody else writes its NIC, and nothing uses them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use azure_vnet_crds::AzureVnetNode;
 use azure_vnet_operator_core::{
     arm::{Class, Error, Urgency},
     decide::may_vanish,
-    nic::{Change, Refusal, State},
+    nic::Refusal,
     provider::ProviderId,
+    uninstall::giving_back,
 };
 use jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -49,8 +46,7 @@ impl<A: Arm> Nics<A> {
     /// Azure's, or that a write of the controller may still land.
     pub async fn give_back(&self, pool: &AzureVnetNode) -> anyhow::Result<Given> {
         self.await_last_write(pool).await?;
-        // A node that is gone has taken its NIC with it.
-        let Some(place) = self.places.get(&pool.name_any()) else { return Ok(Given::Back(0)) };
+        let Some(place) = place_of(pool, &self.places) else { return Ok(Given::Back(0)) };
         let provider: ProviderId = place.parse()?;
         let (mut count, mut missed) = (0, 0);
         loop {
@@ -90,13 +86,9 @@ impl<A: Arm> Nics<A> {
     async fn remove(&self, provider: &ProviderId) -> Result<Left, Failure> {
         let target = self.machines.target(provider).await?;
         let nic = self.machines.nic(&target, Urgency::Release).await?;
-        let view = nic.view();
-        let attached: BTreeSet<_> = view.attached().collect();
-        if view.slots.is_empty() && view.state != State::Moving {
-            return Ok(Left::Nothing);
-        }
-        let count = attached.len();
-        let write = match nic.write(&Change { add: BTreeSet::new(), remove: attached }) {
+        let Some(change) = giving_back(nic.view()) else { return Ok(Left::Nothing) };
+        let count = change.remove.len();
+        let write = match nic.write(&change) {
             Ok(write) => write,
             // What is left is on its way out.
             Err(Refusal::Done) => {
@@ -145,6 +137,14 @@ fn is_gone(outcome: &Result<Left, Failure>) -> bool {
     matches!(outcome, Err(Failure::Azure(Error { class: Class::Gone, .. })))
 }
 
+/// Where a node's machine is. That of a Node that is gone may still be there, with its addresses; it is left alone where another Node runs on it, or
+/// where nobody ever knew it.
+fn place_of<'a>(pool: &'a AzureVnetNode, places: &'a BTreeMap<String, String>) -> Option<&'a str> {
+    let known = pool.spec.node.provider_id.as_str();
+    let is_free = !known.is_empty() && !places.values().any(|place| place.eq_ignore_ascii_case(known));
+    places.get(&pool.name_any()).map(String::as_str).or(is_free.then_some(known))
+}
+
 /// What a NIC had before a write.
 enum Left {
     Nothing,
@@ -159,5 +159,21 @@ enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Azure(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_of_a_node_that_is_gone_is_known_by_its_object() {
+        let mut pool = AzureVnetNode::new("n1", azure_vnet_crds::AzureVnetNodeSpec::default());
+        let of = |places: &[(&str, &str)]| places.iter().map(|(node, place)| ((*node).to_owned(), (*place).to_owned())).collect();
+        assert_eq!(place_of(&pool, &of(&[])), None);
+        pool.spec.node.provider_id = "azure:///vm/1".into();
+        assert_eq!(place_of(&pool, &of(&[("n1", "azure:///vm/2")])), Some("azure:///vm/2"));
+        assert_eq!(place_of(&pool, &of(&[("n2", "azure:///vm/2")])), Some("azure:///vm/1"));
+        assert_eq!(place_of(&pool, &of(&[("n2", "azure:///VM/1")])), None, "another Node runs on it");
     }
 }
