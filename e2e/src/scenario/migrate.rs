@@ -121,6 +121,7 @@ pub fn restore(cluster: &Cluster, node: &str) -> Result<()> {
         "--cni-bin-dir=/host/opt/cni/bin",
         "--cni-conf-dir=/host/etc/cni/net.d",
         "--log-dir=/host/var/log",
+        "--netns-dir=/host/run/netns",
     ])?;
     let pod = created.split_whitespace().find(|word| word.starts_with("node-debugger-")).context("kubectl names the pod")?.to_owned();
     wait_for("the node to be restored", SOON, || {

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use azure_vnet_plugin_core::{
@@ -56,6 +57,9 @@ impl Adoption {
     }
 }
 
+/// How long a program that was being started when its keeper ended may still hold the lock, before it becomes what was started.
+const STRAY: Duration = Duration::from_millis(500);
+
 impl Keeper {
     /// Opens both folders, making what is missing; a durable folder without an id gets a random one (safety rule ST9). So does one whose
     /// records are damaged: what it promised cannot be known any more, and a new id makes every acknowledgement void.
@@ -68,8 +72,9 @@ impl Keeper {
         }
         files::sync_parent(durable)?;
         files::sync_parent(&durable.join("quarantine"))?;
-        let lock = files::open_or_create(&durable.join("lock"))?;
-        if lock.try_lock().is_err() {
+        let path = durable.join("lock");
+        let lock = files::open_or_create(&path)?;
+        if !files::wait_for(&lock, &path, STRAY)? {
             return Err(KeeperError::Kept { folder: durable.to_owned() });
         }
         let id = identify(durable)?;
