@@ -83,8 +83,13 @@ pub enum BridgeError {
     #[error("the host's network is locked by another process for more than {} s", LOCK_WAIT.as_secs())]
     Busy,
     /// Something else changes it as fast as it is made.
-    #[error("the network of bridge {0} does not come to rest: another program changes it")]
-    Unsettled(IfName),
+    #[error("the network of bridge {bridge} does not come to rest, another program changes it: cannot {lacks} for good")]
+    Unsettled {
+        /// Its bridge.
+        bridge: IfName,
+        /// What was last done, and undone.
+        lacks: String,
+    },
 }
 
 /// A network that is there.
@@ -107,7 +112,7 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
         return Ok(*ready);
     }
     let _lock = locked()?;
-    let (mut name, mut warning) = (None, None);
+    let (mut unsettled, mut warning) = (BridgeError::Lock(io::ErrorKind::Other.into()), None);
     for _ in 0..PASSES {
         match look(host, frames, wish, subnet)? {
             Pass::Ready(ready) => return Ok(Ready { warning, ..*ready }),
@@ -123,11 +128,12 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
                     }
                 }
                 settle_rules(frames, wish, &network, &seen)?;
-                name = Some(network.bridge);
+                let lacks = steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                unsettled = BridgeError::Unsettled { bridge: network.bridge, lacks };
             }
         }
     }
-    Err(name.map_or(BridgeError::Lock(io::ErrorKind::Other.into()), BridgeError::Unsettled))
+    Err(unsettled)
 }
 
 /// The lock of the host's network, held until it is dropped.

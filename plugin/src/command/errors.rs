@@ -120,11 +120,11 @@ pub(super) fn bridge(error: &BridgeError) -> CniError {
         | BridgeError::Switch(_)
         | BridgeError::Lock(_)
         | BridgeError::Busy
-        | BridgeError::Unsettled(_) => "",
+        | BridgeError::Unsettled { .. } => "",
     };
     let code = match error {
         BridgeError::Network(_) => Code::InvalidConfig,
-        BridgeError::Busy | BridgeError::Unsettled(_) => Code::TryAgain,
+        BridgeError::Busy | BridgeError::Unsettled { .. } => Code::TryAgain,
         BridgeError::Observe(_)
         | BridgeError::Stays(_)
         | BridgeError::Step { .. }
