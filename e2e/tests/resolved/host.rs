@@ -125,20 +125,26 @@ impl Host {
         kill(pid(child), signal).unwrap();
     }
 
-    /// Runs the plugin for a pod, as a runtime does: one that answers "try again later" is asked again. For a second or two after the uplink
-    /// changed its bridge by hand, networkd sets it up anew again and again, and the plugin does not fight with it.
+    /// Runs the plugin for a pod.
     pub fn succeed(&self, command: &str, pod: &str, mode: &str) {
-        let ipam = json!({ "type": "azure-vnet-ipam", "environment": "fileIpam" });
-        let conf = json!({ "cniVersion": "1.0.0", "name": "azure", "type": "azure-vnet", "mode": mode, "ipam": ipam });
+        let output = self.run(command, pod, mode);
+        assert!(output.status.success(), "{command}: {}", text(&output));
+    }
+
+    /// Runs ADD after the uplink changed its bridge by hand, as a runtime does: one that answers "try again later" is asked again. For a second
+    /// or two networkd sets the uplink up anew again and again, and the plugin does not fight with it.
+    pub fn succeed_once_networkd_rests(&self, pod: &str, mode: &str) {
         self.await_that("networkd comes to rest", || {
-            let output = self.run(command, pod, &conf);
+            let output = self.run("ADD", pod, mode);
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            assert!(output.status.success() || answer.get("code").is_some_and(|code| code == 11), "{command}: {}", text(&output));
+            assert!(output.status.success() || answer.get("code").is_some_and(|code| code == 11), "ADD: {}", text(&output));
             output.status.success()
         });
     }
 
-    fn run(&self, command: &str, pod: &str, conf: &Value) -> Output {
+    fn run(&self, command: &str, pod: &str, mode: &str) -> Output {
+        let ipam = json!({ "type": "azure-vnet-ipam", "environment": "fileIpam" });
+        let conf = json!({ "cniVersion": "1.0.0", "name": "azure", "type": "azure-vnet", "mode": mode, "ipam": ipam });
         let mut plugin = self.command(self.plugins.join("azure-vnet"));
         plugin.env("CNI_COMMAND", command).env("CNI_CONTAINERID", pod).env("CNI_IFNAME", "eth0").env("CNI_PATH", &self.plugins);
         plugin.env("CNI_NETNS", format!("/run/netns/{pod}")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
