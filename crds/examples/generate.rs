@@ -64,6 +64,9 @@ fn closed(schema: &Value) -> Value {
         .filter(|(key, _)| !key.starts_with("x-kubernetes-") && !["default", "format", "nullable"].contains(&key.as_str()))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
+    if schema.contains_key("x-kubernetes-int-or-string") {
+        kept.insert("type".into(), json!(["integer", "string"]));
+    }
     for key in ["items", "additionalProperties"] {
         if let Some(inner) = kept.get_mut(key) {
             *inner = closed(inner);
@@ -93,6 +96,7 @@ fn describe(path: &str, schema: &Value, text: &mut String) {
     let kind = match (schema.get("enum").and_then(Value::as_array), schema.get("type").and_then(Value::as_str)) {
         (Some(words), _) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         (None, Some("array")) => "list".to_owned(),
+        (None, None) if schema.get("x-kubernetes-int-or-string").is_some() => "integer or string".to_owned(),
         (None, kind) => kind.unwrap_or("any").to_owned(),
     };
     let default = schema.get("default").filter(|default| !default.is_object());

@@ -72,6 +72,14 @@ pub enum Mode {
         "ipAddressCount fixes the size of the pool: remove min, minFree, batch and max, or remove ipAddressCount",
     ),
     (
+        "!has(self.ipAddressCount) || !has(self.initial)",
+        "ipAddressCount is what a node holds from the start: remove initial, or remove ipAddressCount",
+    ),
+    (
+        "!has(self.initial) || type(self.initial) != int || self.initial <= (has(self.max) ? self.max : 110)",
+        "initial must not exceed max (110 when not set): lower initial or raise max",
+    ),
+    (
         "!has(self.min) || self.min <= (has(self.max) ? self.max : 110)",
         "min must not exceed max (110 when not set): lower min or raise max",
     ),
@@ -120,6 +128,11 @@ pub struct PoolSpec {
     ])))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u16>,
+    /// What a node holds at least while it is new, for ten minutes (0-255, at most `max`), or Auto: enough for the pods that the nodes of its pool
+    /// needed at once in their first two minutes, as 95% of them did. Auto when not set.
+    #[schemars(schema_with = "schema::initial")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<Initial>,
     /// How long a freed address rests before another pod gets it (10s-1h), so that late packets meet nobody.
     #[schemars(length(max = 16), extend("nullable" = false, "x-kubernetes-validations" = schema::period("10s", "1h")))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,11 +152,30 @@ impl Default for PoolSpec {
             min_free: None,
             batch: None,
             max: None,
+            initial: None,
             cool_down: Some("45s".into()),
             release: ReleaseSpec::default(),
             reserved: vec![],
         }
     }
+}
+
+/// What a new node holds at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Initial {
+    /// Learned from the nodes of its pool.
+    Auto(Auto),
+    /// So many.
+    Count(u16),
+}
+
+/// The word for what is found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Auto {
+    /// In no other spelling.
+    #[default]
+    Auto,
 }
 
 /// A Node's own word about its pool, in the annotation [`crate::POOL_OVERRIDE`]: fields that replace the config's.
@@ -463,6 +495,10 @@ pub struct AzureVnetConfigStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub preflight: Vec<PreflightFinding>,
+    /// What was learned of new nodes, by node pool; what `pool.initial` Auto goes by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub learned: Vec<Learned>,
     /// What mode Plan would write.
     #[serde(skip_serializing_if = "PlanCounts::is_empty")]
     pub plan: PlanCounts,
@@ -510,6 +546,19 @@ pub struct PreflightFinding {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64))]
     pub role: String,
+}
+
+/// What the nodes of one pool needed when they were new.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Learned {
+    /// The node pool, by the label `kubernetes.azure.com/agentpool`, `agentpool` or `karpenter.sh/nodepool`; empty for nodes without any.
+    #[schemars(length(max = 63))]
+    pub pool: String,
+    /// Nodes that this rests on.
+    pub nodes: u32,
+    /// Addresses that 95% of them needed at most, at once, in their first two minutes.
+    pub needed: u16,
 }
 
 /// What mode Plan would write, over a set of nodes.

@@ -295,6 +295,9 @@ pub struct Cloud {
     /// Since when a surplus of at least one batch has lasted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub surplus_since: Option<Time>,
+    /// The most that pods needed at once in the first two minutes of this node's service, if it was new then; 0 is a need as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_need: Option<u16>,
     /// The last failure, with what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<CloudError>,

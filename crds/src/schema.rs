@@ -19,6 +19,16 @@ pub(crate) fn period(lowest: &str, highest: &str) -> Value {
     ])
 }
 
+/// A number of addresses, or the word for what is learned.
+pub(crate) fn initial(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "x-kubernetes-validations": rules([
+            ("type(self) == int ? (self >= 0 && self <= 255) : self == 'Auto'", "use Auto, or a number of addresses from 0 to 255"),
+        ]),
+    })
+}
+
 /// A list of IPv4 prefixes in their canonical spelling.
 pub(crate) fn prefixes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

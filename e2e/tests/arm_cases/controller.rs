@@ -74,6 +74,7 @@ impl Controller {
             ready: self.ready,
             cordoned: false,
             deleting: false,
+            created: Timestamp::UNIX_EPOCH,
         };
         let me = Leader { identity: "me".into(), nonce: "term".into() };
         let subject = Subject { node, provider_id: "azure:///", policy: &policy, me };

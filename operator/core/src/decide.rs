@@ -1,6 +1,7 @@
 //! What the controller does next for one node: a value, from what was observed.
 
 mod agree;
+mod begin;
 mod release;
 mod report;
 mod settle;
@@ -67,6 +68,8 @@ pub struct NodeFacts {
     pub cordoned: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// When it was made; long ago where nobody tells.
+    pub created: Timestamp,
 }
 
 /// A Node's condition Ready.
@@ -144,6 +147,10 @@ pub struct Memory {
     pub sends: u32,
     /// When Azure was last found to take writes without effect.
     pub ignored: Option<Timestamp>,
+    /// What its kin had needed when this new node was first sized: it is filled once.
+    pub learned: Option<u16>,
+    /// Since when a new node has been in service, and the most that its pods needed at once.
+    pub first_need: Option<(Timestamp, u16)>,
 }
 
 impl Memory {

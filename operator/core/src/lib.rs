@@ -6,6 +6,7 @@ pub mod contest;
 pub mod decide;
 pub mod demand;
 pub mod exhaustion;
+pub mod first_fill;
 pub mod look;
 pub mod network;
 pub mod nic;

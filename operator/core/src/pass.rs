@@ -122,7 +122,7 @@ pub struct Pass<'a> {
 #[derive(Clone, Debug)]
 enum Step {
     Do(Effect),
-    Remember(Memory),
+    Remember(Box<Memory>),
 }
 
 impl Known {
@@ -180,7 +180,7 @@ impl<'a> Pass<'a> {
         loop {
             match self.todo.pop_front() {
                 Some(Step::Do(effect)) => return Continue(effect),
-                Some(Step::Remember(memory)) => self.known.memory = memory,
+                Some(Step::Remember(memory)) => self.known.memory = *memory,
                 None if self.steps == 0 && self.known.object.is_none() => {
                     self.steps = 1;
                     return Continue(Effect::ReadNic(Urgency::Fill));
@@ -295,12 +295,12 @@ impl<'a> Pass<'a> {
         let mut tell = (!events.is_empty()).then_some(Step::Do(Effect::Tell(events)));
         if let Some(spec) = spec {
             self.todo.push_back(Step::Do(Effect::WriteSpec(Box::new(spec))));
-            self.todo.push_back(Step::Remember(self.known.memory.after_spec(&memory)));
+            self.todo.push_back(Step::Remember(Box::new(self.known.memory.after_spec(&memory))));
             // What the spec carries is not decided again where the write of the status fails.
             self.todo.extend(tell.take());
         }
         self.todo.extend(cloud.filter(|_| there).map(|cloud| Step::Do(Effect::WriteStatus(Box::new(cloud), conditions))));
-        self.todo.push_back(Step::Remember(memory));
+        self.todo.push_back(Step::Remember(Box::new(memory)));
         self.todo.extend(tell);
         self.acted |= send.is_some() || read;
         let urgency = if send.is_some() { Urgency::ReadBack } else { Urgency::Fill };

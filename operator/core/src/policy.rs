@@ -9,6 +9,8 @@ use azure_vnet_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
+use crate::first_fill::First;
+
 /// A config, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -20,6 +22,8 @@ pub struct Policy {
     pub mode: Mode,
     /// How many addresses a node holds.
     pub pool: Pool,
+    /// How many it holds while it is new.
+    pub first: First,
     /// When addresses go back.
     pub release: ReleasePolicy,
     /// How long a write may take.
@@ -167,6 +171,7 @@ impl Policy {
             effective,
             mode: spec.mode,
             pool: Pool::of(&spec.pool),
+            first: First::of(spec.pool.initial),
             release: ReleasePolicy {
                 enabled: release.enabled,
                 after: read("pool.release.after", &release.after)?,
@@ -185,6 +190,14 @@ impl Policy {
 }
 
 impl Policy {
+    /// The same with what was learned of nodes with these labels.
+    #[must_use]
+    pub fn for_kin(mut self, config: &AzureVnetConfig, labels: &BTreeMap<String, String>) -> Self {
+        let learned = config.status.as_ref().map(|status| status.learned.as_slice()).unwrap_or_default();
+        self.first = self.first.learned(learned, labels);
+        self
+    }
+
     /// The same with what a Node's annotation says of its pool.
     ///
     /// # Errors

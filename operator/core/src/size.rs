@@ -1,6 +1,6 @@
 //! How many addresses a node should hold.
 
-use crate::policy::Pool;
+use crate::{first_fill::First, policy::Pool};
 
 /// What a node needs and what fits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,19 @@ impl Pool {
             }
         }
     }
+
+    /// The number that a node is to hold while it is new: never less than otherwise. A fixed pool has its size from the start; a full subnet has none to
+    /// spare, and a cordoned node takes no new pods.
+    #[must_use]
+    pub fn first(self, first: First, need: Need) -> u16 {
+        let usual = self.target(need);
+        match (self, first) {
+            (Self::Floating { .. }, _) if need.exhausted || need.cordoned => usual,
+            (Self::Floating { .. }, First::Learned(needed)) => self.target(Need { used: need.used.max(needed), ..need }),
+            (Self::Floating { max, .. }, First::Count(count)) => usual.max(count.min(max).min(need.room)),
+            (Self::Fixed(_), First::Learned(_) | First::Count(_)) => usual,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +84,17 @@ mod tests {
         assert_eq!(POOL.target(Need { room: 10, ..need(50) }), 10);
         assert_eq!(Pool::Fixed(30).target(need(99)), 30);
         assert_eq!(Pool::Floating { min: 20, min_free: 1, batch: 16, max: 24 }.target(need(0)), 20);
+    }
+
+    #[test]
+    fn a_new_node_holds_what_its_kin_needed_beside_what_is_kept_free() {
+        let first = |first, need| POOL.first(first, need);
+        assert_eq!([0, 3, 30, 250].map(|needed| first(First::Learned(needed), need(0))), [8, 12, 40, 110]);
+        assert_eq!([0, 8, 9, 250].map(|count| first(First::Count(count), need(0))), [8, 8, 9, 110]);
+        assert_eq!(first(First::Learned(30), need(60)), 68, "it needs more than they did");
+        let short = [Need { exhausted: true, ..need(0) }, Need { cordoned: true, ..need(0) }, Need { room: 5, ..need(0) }];
+        assert_eq!(short.map(|need| (first(First::Learned(30), need), first(First::Count(30), need))), [(1, 1), (0, 0), (5, 5)]);
+        assert_eq!(Pool::Fixed(6).first(First::Learned(30), need(0)), 6);
     }
 
     proptest! {

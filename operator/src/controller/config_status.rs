@@ -9,6 +9,7 @@ use azure_vnet_crds::{
 };
 use azure_vnet_operator_core::{
     arm::{Error, ResourceId},
+    first_fill::{kin, learn},
     network::Finding,
     policy::{Policy, shadowed},
     rights::Obstacle,
@@ -41,6 +42,8 @@ struct Tally {
     /// An older config of the same priority that counts for a node of this one.
     rival: Option<String>,
     missing: u32,
+    /// What its nodes needed when they were new, by node pool.
+    needs: BTreeMap<String, Vec<u16>>,
     troubles: Vec<Error>,
     /// Subnets of its nodes.
     subnets: BTreeMap<String, ResourceId>,
@@ -102,6 +105,8 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
         }
         if let Some(pool) = shell.caches.pool(node.name()) {
             tally.add(&pool);
+            let need = pool.status.as_ref().and_then(|status| status.cloud.as_ref()).and_then(|cloud| cloud.first_need);
+            tally.needs.entry(kin(node.labels()).to_owned()).or_default().extend(need.filter(|_| pool.spec.node.uid == node.uid()));
             if let Ok(subnet) = pool.spec.node.subnet_id.parse::<ResourceId>() {
                 tally.subnets.insert(subnet.key(), subnet);
             }
@@ -196,6 +201,7 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         ("SubnetExhausted", trouble(&["SubnetExhausted"]), false, "AddressesLeft"),
     ];
     let old = config.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let learned = config.status.as_ref().map(|status| status.learned.as_slice()).unwrap_or_default();
     let conditions = found.map(|(type_, problem, healthy, well)| {
         let status = if problem.is_none() == healthy { "True" } else { "False" };
         let same = old.iter().find(|old| old.type_ == type_ && old.status == status);
@@ -213,6 +219,7 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         observed_generation: config.metadata.generation.unwrap_or_default(),
         nodes: tally.nodes.clone(),
         addresses: tally.addresses.clone(),
+        learned: learn(learned, tally.needs.clone()),
         plan: tally.plan.clone(),
         preflight: findings,
         conditions: conditions.into(),
@@ -232,7 +239,8 @@ fn seconds(at: Timestamp) -> Time {
 
 #[cfg(test)]
 mod tests {
-    use azure_vnet_crds::AzureVnetConfigSpec;
+    use azure_vnet_crds::{AzureVnetConfigSpec, config::Learned};
+    use azure_vnet_operator_core::first_fill::First;
 
     use super::*;
 
@@ -250,5 +258,20 @@ mod tests {
         let unusual =
             |condition: &&Condition| (condition.status == "True") == ["Throttled", "SubnetExhausted"].contains(&&*condition.type_);
         assert_eq!(second.conditions.iter().find(unusual), None);
+    }
+
+    #[test]
+    fn what_new_nodes_needed_is_kept_in_the_status_and_outlives_them() {
+        let mut config = AzureVnetConfig::new("c", AzureVnetConfigSpec::default());
+        let tally = Tally { needs: BTreeMap::from([("a".to_owned(), vec![3, 20, 4])]), ..Tally::default() };
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        config.status = Some(status(&config, &tally, now));
+        let later = status(&config, &Tally::default(), now);
+        assert_eq!(later.learned, [Learned { pool: "a".into(), nodes: 3, needed: 20 }]);
+        let first = |pool: &str| {
+            let labels = BTreeMap::from([("agentpool".to_owned(), pool.to_owned())]);
+            Policy::of(&config).unwrap().for_kin(&config, &labels).first
+        };
+        assert_eq!((first("a"), first("b")), (First::Learned(20), First::Learned(0)));
     }
 }

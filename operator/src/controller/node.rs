@@ -173,6 +173,7 @@ impl<A: Arm> Shell<A> {
                 return None;
             }
         };
+        let policy = policy.for_kin(config, node.labels());
         match node.annotation(POOL_OVERRIDE).map(|text| policy.overridden(config, text)) {
             Some(Ok(overridden)) => Some(overridden),
             Some(Err(refused)) => {

@@ -236,5 +236,6 @@ fn facts(node: &Node) -> NodeFacts {
         },
         cordoned: node.spec.unschedulable,
         deleting: node.metadata.deletion_timestamp.is_some(),
+        created: node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0),
     }
 }

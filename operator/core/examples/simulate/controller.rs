@@ -257,6 +257,7 @@ impl<'p> World<'p> {
             ready: node.ready,
             cordoned: node.cordoned,
             deleting: node.deleting,
+            created: node.created,
         };
         let me = Leader { identity: one.identity.clone(), nonce };
         let subject = Subject { node: facts, provider_id: &self.plan.machines[name].provider, policy, me };

@@ -93,8 +93,8 @@ impl World<'_> {
         machine.witnessed.clear();
         self.nics[name].running = true;
         if !self.server.nodes.contains_key(&name) {
-            let uid = self.server.new_uid("node");
-            let node = NodeObject { uid, boot_id: String::new(), ready: Ready::False, cordoned: false, deleting: false };
+            let (uid, created) = (self.server.new_uid("node"), time(self.now));
+            let node = NodeObject { uid, boot_id: String::new(), ready: Ready::False, cordoned: false, deleting: false, created };
             self.server.nodes.insert(name, Rc::new(node));
         }
         let pods: Vec<String> = self.machines[name].pods.keys().cloned().collect();

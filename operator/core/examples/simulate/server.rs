@@ -22,6 +22,7 @@ pub struct NodeObject {
     pub ready: Ready,
     pub cordoned: bool,
     pub deleting: bool,
+    pub created: Timestamp,
 }
 
 /// The lease: holder, how often it was renewed, and for how long it counts.

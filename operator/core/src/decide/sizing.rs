@@ -7,7 +7,7 @@ use azure_vnet_crds::{
     node::{Release, SlotAddress},
 };
 
-use super::{Asked, Event, Ready, releasing, since, stamp, step::Step};
+use super::{Asked, Event, Ready, begin, releasing, since, stamp, step::Step};
 use crate::{
     arm::Class,
     nic::{Change, Slot, View},
@@ -51,7 +51,8 @@ impl Sizes {
             Pool::Fixed(count) => count,
             Pool::Floating { max, .. } => max,
         };
-        let target = pool.target(Need { used, room, exhausted, cordoned: step.observed.node.cordoned });
+        let need = Need { used, room, exhausted, cordoned: step.observed.node.cordoned };
+        let target = begin::first(step).map_or_else(|| pool.target(need), |first| pool.first(first, need));
         Self { holding: count(present.saturating_sub(leaving_here)), target, used, cap: most.min(room), step: pool.step(exhausted) }
     }
 

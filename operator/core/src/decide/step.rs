@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::{
     Attempt, Decision, Event, Memory, NicRead, Observed, Planned, READ_EVERY, Send,
     agree::Age,
-    later, release, report,
+    begin, later, release, report,
     settle::{self, Case, Origin, Settled},
     since,
     sizing::{self, Sizes},
@@ -76,6 +76,8 @@ impl<'a> Step<'a> {
             let unknown = last.result.as_ref().is_err_and(|error| error.trace == Trace::Unknown);
             self.memory.unknown = last.intent.filter(|&id| unknown && id > self.memory.closed).or(self.memory.unknown);
         }
+        begin::keep(&mut self);
+        begin::watch(&mut self);
         match &self.observed.nic {
             Some(nic) => self.with_nic(nic),
             None => self.read(),

@@ -58,6 +58,7 @@ impl World {
             ready: Ready::True,
             cordoned: false,
             deleting: false,
+            created: Timestamp::UNIX_EPOCH,
         };
         let observed = Observed {
             machine: Machine { uid: "node".into(), boot_id: "boot".into(), ..Machine::default() },
@@ -231,5 +232,6 @@ pub fn failure(class: Class, trace: Trace) -> Result<(), Error> {
     Err(Error { class, trace, status: None, code: "X".into(), message: "x".into(), request_id: None })
 }
 
+mod beginning;
 mod giving;
 mod taking;

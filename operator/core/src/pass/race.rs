@@ -107,8 +107,8 @@ fn re1_a_release_stands_though_the_agent_answers_it_before_the_status_is_written
     let mut config = AzureVnetConfig::new("default", AzureVnetConfigSpec::default());
     config.metadata.generation = Some(1);
     let policy = Policy::of(&config).unwrap();
-    let node =
-        NodeFacts { name: "n".into(), uid: "node".into(), boot_id: "boot".into(), ready: Ready::True, cordoned: false, deleting: false };
+    let (ready, created) = (Ready::True, jiff::Timestamp::UNIX_EPOCH);
+    let node = NodeFacts { name: "n".into(), uid: "node".into(), boot_id: "boot".into(), ready, cordoned: false, deleting: false, created };
     let me = Leader { identity: "me".into(), nonce: "term".into() };
     let subject = Subject { node, provider_id: "azure:///x", policy: &policy, me };
     let (mut race, mut writes) = (Race::new(), vec![]);
