@@ -320,7 +320,7 @@ const HEADERS: [&str; 8] = [
 
 impl Stage {
     async fn new() -> Self {
-        let seed = Seed { subscription: "00000000-0000-0000-0000-000000000000".into(), ..Seed::empty() };
+        let seed = Seed { subscriptions: ["00000000-0000-0000-0000-000000000000".to_owned()].into(), ..Seed::empty() };
         let settings = Settings { authentication: false, ..Settings::instant() };
         Self { local: Local::start(&seed, settings, Arc::new(NoFabric)).await.unwrap(), http: client(), operation: None, location: None }
     }

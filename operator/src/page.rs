@@ -242,6 +242,7 @@ fn tightest(rows: &[NodeRow]) -> Markup {
 }
 
 fn gauges(budgets: &[Level], leads: bool) -> Markup {
+    let several = budgets.iter().any(|level| Some(&level.subscription) != budgets.first().map(|first| &first.subscription));
     html! {
         @if budgets.is_empty() || !leads {
             p.quiet { "The replica that leads spends them; this one does not." }
@@ -251,6 +252,7 @@ fn gauges(budgets: &[Level], leads: bool) -> Markup {
                 @for level in budgets {
                     article.card {
                         h3 { (level.class.replace('_', " ")) }
+                        @if several { p.quiet { (level.subscription) } }
                         (bar(&[Part { name: "left", count: level.left }, Part { name: "spent", count: level.burst.saturating_sub(level.left) }], level.class))
                         p { (level.left) " of " (level.burst) @if let Some(closed) = level.closed { ", " strong.bad { "closed for " (closed.as_secs()) " s, as Azure asks" } } }
                     }

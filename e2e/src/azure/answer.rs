@@ -53,6 +53,8 @@ impl Request {
 pub(super) struct Context {
     /// The client id of the token.
     pub by: String,
+    /// That of the path.
+    pub subscription: String,
     pub if_match: Option<String>,
     /// Scheme and host that the caller used: what links start with.
     pub base: String,

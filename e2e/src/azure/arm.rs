@@ -63,7 +63,7 @@ impl Cloud {
     /// Faults, limits and permissions, in the order in which Azure would notice; then the call itself.
     fn admit(&mut self, request: &Request, path: &ArmPath, class: Class, by: &str) -> Answer {
         let effect = self.strike(class, request);
-        let mut context = context(request, by);
+        let mut context = context(request, path, by);
         if matches!(effect, Some(Effect::Cut { when: When::Before })) {
             return Answer::silent(Delivery::Cut);
         }
@@ -91,7 +91,7 @@ impl Cloud {
             let message = "The api-version query parameter (?api-version=) is required for all requests.";
             return Err(ArmError::gateway(400, "MissingApiVersionParameter", message));
         }
-        if !path.subscription.eq_ignore_ascii_case(&self.subscription) {
+        if !self.subscriptions.contains(&path.subscription.to_lowercase()) {
             let message = format!("The subscription '{}' could not be found.", path.subscription);
             return Err(ArmError::gateway(404, "SubscriptionNotFound", message));
         }
@@ -117,7 +117,7 @@ impl Cloud {
     fn read(&mut self, path: &ArmPath, request: &Request, context: &Context) -> Result<Answer, ArmError> {
         match path.kind {
             Kind::Group => self.get_group(path),
-            Kind::GroupResult => self.poll_result(path.name(0), context),
+            Kind::GroupResult => self.poll_result(path, path.name(0), context),
             Kind::Vnets => Ok(self.list_vnets(path, context)),
             Kind::Vnet => self.get_vnet(path),
             Kind::Subnets => self.list_subnets(path, context),
@@ -132,8 +132,8 @@ impl Cloud {
             Kind::NicConfig => self.nic_config(path),
             Kind::RegionUsages => Ok(self.region_usages(path, context)),
             Kind::NetworkOperation => self.poll(path, Provider::Network),
-            Kind::NetworkOperationResult => self.poll_result(path.name(1), context),
-            Kind::ComputeOperation if request.query("monitor").is_some() => self.poll_result(path.name(1), context),
+            Kind::NetworkOperationResult => self.poll_result(path, path.name(1), context),
+            Kind::ComputeOperation if request.query("monitor").is_some() => self.poll_result(path, path.name(1), context),
             Kind::ComputeOperation => self.poll(path, Provider::Compute),
             Kind::Vms => self.list_vms(path, context),
             Kind::Vm => self.get_vm(path, context),
@@ -342,8 +342,9 @@ fn after(effect: &Effect, answer: Answer, request: &Request, cloud: &mut Cloud) 
     }
 }
 
-fn context(request: &Request, by: &str) -> Context {
+fn context(request: &Request, path: &ArmPath, by: &str) -> Context {
     Context {
+        subscription: path.subscription.clone(),
         by: by.into(),
         if_match: request.header("if-match").map(str::to_owned),
         base: base(request),

@@ -1,7 +1,7 @@
 //! The emulated cloud: all state, and what happens as time goes by. Synchronous and free of I/O: the time comes in with every call, changes for
 //! the fabric go out through a channel, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::ledger::Ledger;
 use super::limits::Limits;
 use super::operation::Operation;
-use super::path::{key, last, parent};
+use super::path::{key, last, parent, subscription_of};
 use super::resource::{Group, Machine, Nic, ScaleSet, Subnet, Vnet};
 use super::seed::Directory;
 use super::settings::Settings;
@@ -28,7 +28,8 @@ pub(super) struct Cloud {
     /// Unix time of the start, in seconds.
     pub epoch: i64,
     pub settings: Settings,
-    pub subscription: String,
+    /// Lower-cased.
+    pub subscriptions: BTreeSet<String>,
     pub location: String,
     pub directory: Directory,
     pub groups: BTreeMap<String, Group>,
@@ -63,7 +64,7 @@ pub(super) enum Event {
 
 impl Cloud {
     pub fn new(
-        subscription: String,
+        subscriptions: &BTreeSet<String>,
         location: String,
         directory: Directory,
         settings: Settings,
@@ -73,7 +74,7 @@ impl Cloud {
             now: Duration::ZERO,
             epoch: jiff::Timestamp::now().as_second(),
             settings,
-            subscription,
+            subscriptions: subscriptions.iter().map(|id| id.to_lowercase()).collect(),
             location,
             directory,
             groups: BTreeMap::new(),
@@ -160,6 +161,11 @@ impl Cloud {
 
     pub fn subnet(&self, id: &str) -> Option<&Subnet> {
         self.vnets.get(&key(parent(id)))?.subnet(last(id))
+    }
+
+    /// The subnet that a NIC names: Azure finds none outside of the NIC's own subscription.
+    pub fn subnet_for(&self, nic: &str, id: &str) -> Option<&Subnet> {
+        self.subnet(id).filter(|_| subscription_of(nic).eq_ignore_ascii_case(subscription_of(id)))
     }
 
     pub fn machine_of(&self, node: &str) -> Option<&Machine> {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Delivery, Request};
 use super::cloud::Cloud;
 use super::command::{Class, Effect};
-use super::path::last;
+use super::path::{last, subscription_of};
 use super::resource::{Machine, Nic, Shape, Subnet};
 
 /// Who calls IMDS or the wireserver.
@@ -121,7 +121,7 @@ impl Cloud {
 
     fn instance_metadata<'a>(&self, node: &str, walk: impl Iterator<Item = &'a str>, format: Option<&str>) -> Answer {
         let Some(machine) = self.machine_of(node) else { return bad(404, "Not found") };
-        let document = json!({ "compute": self.compute_metadata(machine), "network": self.network_metadata(machine) });
+        let document = json!({ "compute": Self::compute_metadata(machine), "network": self.network_metadata(machine) });
         let mut value = &document;
         for part in walk {
             let next = match part.parse::<usize>() {
@@ -140,8 +140,8 @@ impl Cloud {
         }
     }
 
-    fn compute_metadata(&self, machine: &Machine) -> Value {
-        let group = machine.id.split('/').nth(4).unwrap_or_default();
+    fn compute_metadata(machine: &Machine) -> Value {
+        let (subscription, group) = (subscription_of(&machine.id), machine.id.split('/').nth(4).unwrap_or_default());
         let (name, uniform, flexible) = match &machine.shape {
             Shape::Vm { scale_set } => (last(&machine.id).to_owned(), String::new(), scale_set.clone()),
             Shape::Instance { scale_set, number, .. } => (format!("{}_{number}", last(scale_set)), last(scale_set).to_owned(), None),
@@ -156,7 +156,7 @@ impl Cloud {
             "osType": "Linux", "placementGroupId": "", "plan": { "name": "", "product": "", "publisher": "" }, "platformFaultDomain": "0",
             "platformUpdateDomain": "0", "priority": "", "provider": "Microsoft.Compute", "publicKeys": [], "publisher": "",
             "resourceGroupName": group, "resourceId": machine.id, "sku": "",
-            "securityProfile": { "secureBootEnabled": "false", "virtualTpmEnabled": "false" }, "subscriptionId": self.subscription,
+            "securityProfile": { "secureBootEnabled": "false", "virtualTpmEnabled": "false" }, "subscriptionId": subscription,
             "tags": tags.map(|(name, value)| format!("{name}:{value}")).collect::<Vec<_>>().join(";"), "tagsList": list, "userData": "",
             "version": "", "virtualMachineScaleSet": { "id": flexible.unwrap_or_default() }, "vmId": machine.vm_id, "vmScaleSetName": set_name,
             "vmSize": machine.size, "zone": "",

@@ -107,7 +107,7 @@ impl Limits {
     }
 }
 
-/// The buckets of a call, those of ARM last: a provider that refuses is heard first.
+/// The buckets of a call, those of ARM last: a provider that refuses is heard first. Each subscription has its own.
 fn policies(path: &ArmPath, method: &str, by: &str) -> Vec<Policy> {
     let mut policies = provider_policies(path, method);
     let (what, capacity, per_minute) = match method {
@@ -124,6 +124,9 @@ fn policies(path: &ArmPath, method: &str, by: &str) -> Vec<Policy> {
     };
     policies.push(arm("subscription", format!("arm/{by}/{what}"), 1));
     policies.push(arm("subscription-global", format!("arm/{what}"), 15));
+    for policy in &mut policies {
+        policy.key = format!("{}/{}", path.subscription.to_lowercase(), policy.key);
+    }
     policies
 }
 

@@ -73,7 +73,7 @@ impl Azure {
     /// The seed contradicts itself, or no certificate authority can be made.
     pub fn new(seed: &Seed, settings: Settings, fabric: Arc<dyn Fabric>) -> anyhow::Result<Self> {
         let (sender, receiver) = unbounded_channel();
-        let mut cloud = Cloud::new(seed.subscription.clone(), seed.location.clone(), seed.directory.clone(), settings, sender);
+        let mut cloud = Cloud::new(&seed.subscriptions, seed.location.clone(), seed.directory.clone(), settings, sender);
         cloud.plant(seed).map_err(anyhow::Error::msg)?;
         let shared = Arc::new(Shared { cloud: Mutex::new(cloud), start: Instant::now(), changed: Notify::new() });
         let mut tasks = JoinSet::new();

@@ -162,12 +162,13 @@ impl Cloud {
     /// The quotas of the region that matter here.
     pub fn region_usages(&self, path: &ArmPath, context: &Context) -> Answer {
         let usage = |name: &str, current: usize, limit: usize| {
-            let id = format!("/subscriptions/{}/providers/Microsoft.Network/locations/{}/usages/{name}", self.subscription, path.name(0));
+            let id = format!("{}/providers/Microsoft.Network/locations/{}/usages/{name}", path.scope(), path.name(0));
             json!({ "id": id, "currentValue": current, "limit": limit, "unit": "Count", "name": { "value": name, "localizedValue": name } })
         };
+        let here = |ids: &mut dyn Iterator<Item = &String>| ids.filter(|id| in_scope(id, path)).count();
         let items = vec![
-            usage("VirtualNetworks", self.vnets.len(), 1000),
-            usage("NetworkInterfaces", self.nics.len(), 65536),
+            usage("VirtualNetworks", here(&mut self.vnets.keys()), 1000),
+            usage("NetworkInterfaces", here(&mut self.nics.keys()), 65536),
             usage("SecondaryIPConfigurationsPerNetworkInterface", 0, 256),
         ];
         self.page(items, path, context)

@@ -287,7 +287,7 @@ impl Cloud {
 
     pub fn check_subnets(&self, wanted: &[Wanted], nic: &str, context: &Context) -> Result<(), ArmError> {
         for want in wanted {
-            let Some(subnet) = self.subnet(&want.subnet) else {
+            let Some(subnet) = self.subnet_for(nic, &want.subnet) else {
                 let message = format!(
                     "Resource {} referenced by resource {nic} was not found. Please make sure that the referenced resource exists, and that both \
                      resources are in the same region.",
@@ -314,7 +314,7 @@ impl Cloud {
             return Err(ArmError::network_precondition(given, &nic.etag, &nic.id));
         }
         match nic.operation.as_ref().and_then(|id| self.operations.get(id)) {
-            Some(operation) => Err(ArmError::another_operation(&self.operation_uri(context, operation, "operations", ""))),
+            Some(operation) => Err(ArmError::another_operation(&Self::operation_uri(context, operation, "operations", ""))),
             None => Ok(()),
         }
     }

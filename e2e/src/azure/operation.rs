@@ -13,6 +13,7 @@ use super::resource::{IpConfig, State};
 #[derive(Debug, Clone)]
 pub(super) struct Operation {
     pub id: String,
+    pub subscription: String,
     pub provider: Provider,
     pub started: Duration,
     pub ended: Option<Duration>,
@@ -79,6 +80,7 @@ impl Cloud {
         self.schedule(self.now.saturating_add(latency), Event::Finish(id.clone()));
         let operation = Operation {
             id: id.clone(),
+            subscription: context.subscription.clone(),
             provider,
             started: self.now,
             ended: None,
@@ -96,7 +98,7 @@ impl Cloud {
     pub fn announce(&self, answer: Answer, context: &Context, operation: &str, with_location: bool) -> Answer {
         let Some(operation) = self.operations.get(operation) else { return answer };
         let answer = answer
-            .header("Azure-AsyncOperation", self.operation_uri(context, operation, "operations", ""))
+            .header("Azure-AsyncOperation", Self::operation_uri(context, operation, "operations", ""))
             .header("Azure-AsyncNotification", "Enabled")
             .header("Retry-After", self.settings.retry_after_seconds.to_string());
         if !with_location {
@@ -106,17 +108,17 @@ impl Cloud {
             Provider::Network | Provider::Resources => ("operationResults", ""),
             Provider::Compute => ("operations", "&monitor=true"),
         };
-        answer.header("Location", self.operation_uri(context, operation, kind, extra))
+        answer.header("Location", Self::operation_uri(context, operation, kind, extra))
     }
 
-    pub fn operation_uri(&self, context: &Context, operation: &Operation, kind: &str, extra: &str) -> String {
+    pub fn operation_uri(context: &Context, operation: &Operation, kind: &str, extra: &str) -> String {
         let (provider, signed) = match operation.provider {
             Provider::Network | Provider::Resources => ("Microsoft.Network", "&c=c&h=h&s=s&t=t"),
             Provider::Compute => ("Microsoft.Compute", "&p=p&c=c&h=h&s=s&t=t"),
         };
         format!(
             "{}/subscriptions/{}/providers/{provider}/locations/{}/{kind}/{}?api-version={}{signed}{extra}",
-            context.base, self.subscription, operation.location, operation.id, operation.api_version
+            context.base, operation.subscription, operation.location, operation.id, operation.api_version
         )
     }
 
@@ -151,9 +153,10 @@ impl Cloud {
 
     pub fn poll(&self, path: &ArmPath, provider: Provider) -> Result<Answer, ArmError> {
         let id = path.name(1);
-        let Some(operation) = self.operations.get(id).filter(|operation| operation.provider == provider) else {
-            return Err(ArmError::compute(404, "OperationNotFound", format!("The operation '{id}' was not found.")));
-        };
+        let operation = self.operation(path, id)?;
+        if operation.provider != provider {
+            return Err(no_operation(id));
+        }
         let (name, error) = match &operation.status {
             Status::Running => ("InProgress", None),
             Status::Succeeded => ("Succeeded", None),
@@ -180,15 +183,19 @@ impl Cloud {
     }
 
     /// The `Location` form: 202 while it runs, then 200 without a body.
-    pub fn poll_result(&self, id: &str, context: &Context) -> Result<Answer, ArmError> {
-        let Some(operation) = self.operations.get(id) else {
-            return Err(ArmError::compute(404, "OperationNotFound", format!("The operation '{id}' was not found.")));
-        };
+    pub fn poll_result(&self, path: &ArmPath, id: &str, context: &Context) -> Result<Answer, ArmError> {
+        let operation = self.operation(path, id)?;
         match &operation.status {
             Status::Running => Ok(self.announce(Answer::empty(202), context, id, true)),
             Status::Succeeded => Ok(Answer::empty(200)),
             Status::Failed(error) | Status::Canceled(error) => Err(error.clone()),
         }
+    }
+
+    /// An operation of the path's own subscription.
+    fn operation(&self, path: &ArmPath, id: &str) -> Result<&Operation, ArmError> {
+        let here = |operation: &&Operation| operation.subscription.eq_ignore_ascii_case(&path.subscription);
+        self.operations.get(id).filter(here).ok_or_else(|| no_operation(id))
     }
 
     fn settle_machine(&mut self, key: &str) -> Status {
@@ -221,4 +228,8 @@ impl Cloud {
         }
         Status::Succeeded
     }
+}
+
+fn no_operation(id: &str) -> ArmError {
+    ArmError::compute(404, "OperationNotFound", format!("The operation '{id}' was not found."))
 }

@@ -233,6 +233,11 @@ pub(super) fn key(id: &str) -> String {
     id.trim_end_matches('/').to_lowercase()
 }
 
+/// The subscription of a resource id.
+pub(super) fn subscription_of(id: &str) -> &str {
+    id.split('/').nth(2).unwrap_or_default()
+}
+
 /// The parent of a resource id: without its last type and name.
 pub(super) fn parent(id: &str) -> &str {
     id.rsplitn(3, '/').nth(2).unwrap_or_default()

@@ -19,12 +19,12 @@ impl Cloud {
 
     /// Makes a machine and its NIC, up and running.
     pub fn plant_machine(&mut self, seed: &MachineSeed) -> Result<(), String> {
-        let id = seed.machine_id(&self.subscription);
+        let id = seed.machine_id();
         if self.machines.contains_key(&key(&id)) || self.machine_of(&seed.node).is_some() {
             return Err(format!("there is a machine {} already", seed.node));
         }
-        self.plant_group(&seed.group);
-        let scope = format!("/subscriptions/{}/resourceGroups/{}/providers", self.subscription, seed.group);
+        self.plant_group(&seed.subscription, &seed.group);
+        let scope = format!("/subscriptions/{}/resourceGroups/{}/providers", seed.subscription, seed.group);
         let sets = format!("{scope}/Microsoft.Compute/virtualMachineScaleSets");
         let location = self.location.clone();
         let (shape, nic_id) = match &seed.kind {
@@ -52,7 +52,7 @@ impl Cloud {
     }
 
     fn plant_nic(&mut self, id: &str, machine: &str, seed: &MachineSeed) -> Result<(), String> {
-        let subnet = self.subnet(&seed.subnet).ok_or_else(|| format!("no subnet {}", seed.subnet))?;
+        let subnet = self.subnet_for(id, &seed.subnet).ok_or_else(|| format!("no subnet {} in its subscription", seed.subnet))?;
         let address = match seed.address {
             Some(address) => address::check(subnet, &self.ledger, address).map(|()| address),
             None => address::lowest(subnet, &self.ledger, 1).and_then(|found| found.first().copied().ok_or(address::Refusal::Full)),
@@ -105,9 +105,9 @@ impl Cloud {
     }
 
     fn plant_vnet(&mut self, seed: &VnetSeed) {
-        self.plant_group(&seed.group);
+        self.plant_group(&seed.subscription, &seed.group);
         let scope =
-            format!("/subscriptions/{}/resourceGroups/{}/providers/Microsoft.Network/virtualNetworks", self.subscription, seed.group);
+            format!("/subscriptions/{}/resourceGroups/{}/providers/Microsoft.Network/virtualNetworks", seed.subscription, seed.group);
         let id = format!("{scope}/{}", seed.name);
         let subnets = seed.subnets.iter().map(|(name, prefix)| Subnet {
             id: format!("{id}/subnets/{name}"),
@@ -122,7 +122,7 @@ impl Cloud {
                 "type": "Microsoft.Network/virtualNetworks/virtualNetworkPeerings",
                 "properties": {
                     "provisioningState": "Succeeded", "peeringState": "Connected", "peeringSyncLevel": "FullyInSync",
-                    "remoteVirtualNetwork": { "id": format!("{scope}/{remote}") },
+                    "remoteVirtualNetwork": { "id": if remote.starts_with('/') { remote.clone() } else { format!("{scope}/{remote}") } },
                     "allowVirtualNetworkAccess": true, "allowForwardedTraffic": true, "allowGatewayTransit": false, "useRemoteGateways": false,
                     "remoteAddressSpace": { "addressPrefixes": prefixes }, "remoteVirtualNetworkAddressSpace": { "addressPrefixes": prefixes },
                 },
@@ -141,8 +141,9 @@ impl Cloud {
         self.vnets.insert(key(&id), vnet);
     }
 
-    fn plant_group(&mut self, name: &str) {
-        let id = format!("/subscriptions/{}/resourceGroups/{name}", self.subscription);
+    fn plant_group(&mut self, subscription: &str, name: &str) {
+        self.subscriptions.insert(subscription.to_lowercase());
+        let id = format!("/subscriptions/{subscription}/resourceGroups/{name}");
         let location = self.location.clone();
         self.groups.entry(key(&id)).or_insert(Group { id, location });
     }

@@ -1,6 +1,6 @@
 //! What the emulated cloud holds at its start: networks, machines, who may log in. It builds descriptions; the cloud makes resources of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -10,6 +10,8 @@ use super::fabric::Mac;
 
 /// The subscription of the lab.
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
+/// Another subscription, for clouds of several.
+pub const OTHER_SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000b";
 /// The directory (tenant) of the lab.
 pub const TENANT: &str = "00000000-0000-0000-0000-0000000000ee";
 /// Client id of the operator's own identity: workload identity and client secret.
@@ -28,8 +30,8 @@ pub const LOCATION: &str = "westeurope";
 /// The first state of the cloud.
 #[derive(Debug, Clone)]
 pub struct Seed {
-    /// The subscription of all resources.
-    pub subscription: String,
+    /// The subscriptions that there are.
+    pub subscriptions: BTreeSet<String>,
     /// The region of all resources.
     pub location: String,
     /// Virtual networks with subnets and peerings.
@@ -44,6 +46,8 @@ pub struct Seed {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VnetSeed {
+    /// The subscription.
+    pub subscription: String,
     /// The resource group.
     pub group: String,
     /// The name.
@@ -52,7 +56,7 @@ pub struct VnetSeed {
     pub prefixes: Vec<Ipv4Net>,
     /// Subnets: name and prefix.
     pub subnets: BTreeMap<String, Ipv4Net>,
-    /// Connected peerings: name, and the remote network's name (same group) and prefixes.
+    /// Connected peerings: name, and the remote network's name (same group) or id, and prefixes.
     pub peerings: BTreeMap<String, (String, Vec<Ipv4Net>)>,
 }
 
@@ -62,6 +66,8 @@ pub struct VnetSeed {
 pub struct MachineSeed {
     /// The computer name, which is the node's name.
     pub node: String,
+    /// The subscription: also that of its subnet, as Azure has it.
+    pub subscription: String,
     /// The resource group.
     pub group: String,
     /// How the machine is managed.
@@ -152,7 +158,7 @@ impl Seed {
     #[must_use]
     pub fn empty() -> Self {
         Self {
-            subscription: SUBSCRIPTION.into(),
+            subscriptions: BTreeSet::from([SUBSCRIPTION.to_owned()]),
             location: LOCATION.into(),
             vnets: Vec::new(),
             machines: Vec::new(),
@@ -164,6 +170,7 @@ impl Seed {
     #[must_use]
     pub fn network() -> Self {
         let vnet = |name: &str, net: Ipv4Net, subnets, peer: &str, peer_net| VnetSeed {
+            subscription: SUBSCRIPTION.into(),
             group: NETWORK_GROUP.into(),
             name: name.into(),
             prefixes: vec![net],
@@ -216,6 +223,30 @@ impl Seed {
         seed
     }
 
+    /// Returns the lab and, in another subscription and other groups, a peered network with two more machines: `n4`, an instance, and `n5`, a VM.
+    #[must_use]
+    pub fn two_subscriptions() -> Self {
+        let mut seed = Self::lab();
+        let there = net([10, 60, 0, 0], 16);
+        let vnet = "/providers/Microsoft.Network/virtualNetworks/lab-vnet";
+        let lab = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{NETWORK_GROUP}{vnet}");
+        let network = VnetSeed {
+            subscription: OTHER_SUBSCRIPTION.into(),
+            group: "other-net".into(),
+            name: "lab-vnet".into(),
+            prefixes: vec![there],
+            subnets: BTreeMap::from([("nodes".to_owned(), there)]),
+            peerings: BTreeMap::from([("to-lab".to_owned(), (lab, vec![net([10, 240, 0, 0], 16)]))]),
+        };
+        let subnet = format!("/subscriptions/{OTHER_SUBSCRIPTION}/resourceGroups/{}{vnet}/subnets/nodes", network.group);
+        let kinds =
+            [MachineKind::Uniform { scale_set: "aks-uniform-vmss".into(), instance: 0 }, MachineKind::Single { vm: "aks-single".into() }];
+        seed.machines.extend((4..).zip(kinds).map(|(n, kind)| MachineSeed::lab(n, kind).moved(OTHER_SUBSCRIPTION, "MC_other", &subnet)));
+        seed.subscriptions.insert(OTHER_SUBSCRIPTION.into());
+        seed.vnets.push(network);
+        seed
+    }
+
     /// Returns the id of the lab's subnet.
     #[must_use]
     pub fn lab_subnet() -> String {
@@ -233,6 +264,7 @@ impl MachineSeed {
         let [_, high, middle, low] = number.to_be_bytes();
         Self {
             node: format!("n{number}"),
+            subscription: SUBSCRIPTION.into(),
             group: NODE_GROUP.into(),
             kind,
             mac: Mac([0x00, 0x0d, 0x3a, high, middle, low]),
@@ -245,10 +277,28 @@ impl MachineSeed {
         }
     }
 
-    /// Returns the resource id of the machine in `subscription`.
+    /// Returns the same machine elsewhere, with all that it refers to; its address is the subnet's lowest free one.
     #[must_use]
-    pub fn machine_id(&self, subscription: &str) -> String {
-        let compute = format!("/subscriptions/{subscription}/resourceGroups/{}/providers/Microsoft.Compute", self.group);
+    pub fn moved(self, subscription: &str, group: &str, subnet: &str) -> Self {
+        let from = format!("/subscriptions/{}/resourceGroups/{}/", self.subscription, self.group);
+        let to = format!("/subscriptions/{subscription}/resourceGroups/{group}/");
+        let moved = |ids: Vec<String>| ids.into_iter().map(|id| id.replace(&from, &to)).collect();
+        Self {
+            subscription: subscription.into(),
+            group: group.into(),
+            subnet: subnet.into(),
+            address: None,
+            application_security_groups: moved(self.application_security_groups),
+            network_security_group: self.network_security_group.map(|id| id.replace(&from, &to)),
+            load_balancer_pools: moved(self.load_balancer_pools),
+            ..self
+        }
+    }
+
+    /// Returns the resource id of the machine.
+    #[must_use]
+    pub fn machine_id(&self) -> String {
+        let compute = format!("/subscriptions/{}/resourceGroups/{}/providers/Microsoft.Compute", self.subscription, self.group);
         match &self.kind {
             MachineKind::Uniform { scale_set, instance } => {
                 format!("{compute}/virtualMachineScaleSets/{scale_set}/virtualMachines/{instance}")
@@ -259,9 +309,9 @@ impl MachineSeed {
 
     /// Returns what the cloud provider writes into the node's `spec.providerID`: subscription and group lower-cased.
     #[must_use]
-    pub fn provider_id(&self, subscription: &str) -> String {
-        let lowered = Self { group: self.group.to_lowercase(), ..self.clone() };
-        format!("azure://{}", lowered.machine_id(&subscription.to_lowercase()))
+    pub fn provider_id(&self) -> String {
+        let lowered = Self { subscription: self.subscription.to_lowercase(), group: self.group.to_lowercase(), ..self.clone() };
+        format!("azure://{}", lowered.machine_id())
     }
 }
 

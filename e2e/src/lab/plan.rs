@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::azure::Mac;
-use crate::azure::seed::{MachineSeed, SUBSCRIPTION, Seed};
+use crate::azure::seed::{MachineSeed, Seed};
 
 /// Address of the API server, on the fabric's loopback.
 pub const API_SERVER: &str = "10.250.0.10";
@@ -64,6 +64,6 @@ pub fn machines(count: u8) -> Vec<Machine> {
 }
 
 fn machine(seed: &MachineSeed) -> Option<Machine> {
-    let provider_id = seed.provider_id(SUBSCRIPTION);
+    let provider_id = seed.provider_id();
     Some(Machine { name: seed.node.clone(), address: seed.address?, mac: seed.mac, provider_id })
 }

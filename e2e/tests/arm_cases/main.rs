@@ -12,6 +12,7 @@ mod controller;
 mod credentials;
 mod limits;
 mod stage;
+mod subscriptions;
 mod surroundings;
 
 #[test]

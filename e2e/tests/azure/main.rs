@@ -12,3 +12,4 @@ mod fault;
 mod instance;
 mod machine;
 mod nic;
+mod subscriptions;

@@ -110,11 +110,22 @@ pub enum Outcome {
     Throttled {
         /// As Azure asks.
         retry_after: Option<Duration>,
-        /// Whether Resource Manager itself counts, and so all providers wait.
-        everywhere: bool,
+        /// Who waits.
+        reach: Reach,
     },
     /// No answer, or 5xx.
     Unavailable,
+}
+
+/// Whose requests a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of one provider in one subscription.
+    Provider,
+    /// All in the subscription: Resource Manager itself counts.
+    Subscription,
+    /// All in every subscription of the tenant.
+    Tenant,
 }
 
 /// What is left according to Azure.
@@ -129,6 +140,8 @@ pub struct Remaining {
 /// What is left of a class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Level {
+    /// Of which subscription.
+    pub subscription: String,
     /// Its name in metrics.
     pub class: &'static str,
     /// Requests that may be sent at once, beyond the reserve.
@@ -220,9 +233,9 @@ impl Budget {
                 self.heed(charge, remaining, now);
             }
             Outcome::Unavailable => self.breaker.failed(now),
-            Outcome::Throttled { retry_after, everywhere } => {
+            Outcome::Throttled { retry_after, reach } => {
                 self.breaker.answered();
-                self.close(charge, retry_after, everywhere, now);
+                self.close(charge, retry_after, reach, now);
             }
         }
     }
@@ -235,8 +248,9 @@ impl Budget {
 
     /// Every class, as people see it.
     #[must_use]
-    pub fn levels(&self, now: Instant) -> Vec<Level> {
+    pub fn levels(&self, subscription: &str, now: Instant) -> Vec<Level> {
         let level = |class: Class| Level {
+            subscription: subscription.to_owned(),
             class: class.name(),
             left: self.level(class, now),
             burst: self.classes.get(&class).map_or(0, |bucket| bucket.burst(self.reserve_percent)),
@@ -285,11 +299,11 @@ impl Budget {
     }
 
     /// A call before `Retry-After` is refused and renews the wait, so the whole class waits. Afterwards it begins empty.
-    fn close(&mut self, charge: &Charge, retry_after: Option<Duration>, everywhere: bool, now: Instant) {
+    fn close(&mut self, charge: &Charge, retry_after: Option<Duration>, reach: Reach, now: Instant) {
         let percent = self.reserve_percent;
         self.each_class(charge, |bucket, class| {
             let shared = matches!(class, Class::ArmRead | Class::ArmWrite);
-            if shared == everywhere {
+            if shared == (reach != Reach::Provider) {
                 bucket.close(retry_after, percent, now);
             }
         });
@@ -505,7 +519,7 @@ mod tests {
     fn retry_after_closes_the_class_to_the_second_and_no_other() {
         let now = Instant::now();
         let mut budget = Budget::new(40);
-        let throttled = Outcome::Throttled { retry_after: Some(Duration::from_mins(20)), everywhere: false };
+        let throttled = Outcome::Throttled { retry_after: Some(Duration::from_mins(20)), reach: Reach::Provider };
         budget.learn(&charge(NIC), throttled, &Remaining::default(), now);
         let gate = now + Duration::from_mins(20);
         assert_eq!(admit(&mut budget, &charge(NIC), now), Admission::Closed(gate));
@@ -520,7 +534,7 @@ mod tests {
     fn a_subscription_wide_throttle_closes_every_provider() {
         let now = Instant::now();
         let mut budget = Budget::new(0);
-        let throttled = Outcome::Throttled { retry_after: Some(Duration::from_secs(6)), everywhere: true };
+        let throttled = Outcome::Throttled { retry_after: Some(Duration::from_secs(6)), reach: Reach::Subscription };
         budget.learn(&charge(NIC), throttled, &Remaining::default(), now);
         assert!(matches!(admit(&mut budget, &charge(INSTANCE), now), Admission::Closed(_)));
         assert_eq!(admit(&mut budget, &charge(READ), now), Admission::Go);
@@ -532,7 +546,7 @@ mod tests {
         let mut budget = Budget::new(0);
         let mut waits = vec![];
         for _ in 0..9 {
-            let outcome = Outcome::Throttled { retry_after: None, everywhere: false };
+            let outcome = Outcome::Throttled { retry_after: None, reach: Reach::Provider };
             budget.learn(&charge(NIC), outcome, &Remaining::default(), now);
             let Admission::Closed(until) = admit(&mut budget, &charge(NIC), now) else { panic!("open") };
             waits.push((until - now).as_secs());
@@ -540,7 +554,7 @@ mod tests {
         }
         assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
         budget.learn(&charge(NIC), Outcome::Answered, &Remaining::default(), now);
-        budget.learn(&charge(NIC), Outcome::Throttled { retry_after: None, everywhere: false }, &Remaining::default(), now);
+        budget.learn(&charge(NIC), Outcome::Throttled { retry_after: None, reach: Reach::Provider }, &Remaining::default(), now);
         assert_eq!(admit(&mut budget, &charge(NIC), now), Admission::Closed(now + Duration::from_secs(5)));
     }
 

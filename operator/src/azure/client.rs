@@ -16,12 +16,13 @@ use tracing::{debug, warn};
 
 use super::{
     Arm,
-    budget::{Admission, Budget, Charge, Class, Machine, Outcome, Ticket},
+    budget::{Admission, Charge, Class, Machine, Outcome, Reach, Ticket},
     credential::{Credential, Token, TokenError, Tokens},
     endpoint::{Endpoints, trusted},
     meter::Meter,
     operation::{Started, Style, Watch, polled, started},
     retry,
+    subscriptions::{Subscriptions, of_path},
     transport::{ClientError, Http, SharedTransport, TransportError},
 };
 
@@ -48,7 +49,7 @@ struct Inner {
     arm: Url,
     transport: SharedTransport,
     tokens: Tokens,
-    budget: Mutex<Budget>,
+    budgets: Mutex<Subscriptions>,
     meter: Meter,
     poll: Duration,
 }
@@ -89,8 +90,8 @@ impl ArmClient {
         local: SharedTransport,
     ) -> Self {
         let tokens = Tokens::new(endpoints, credential, Arc::clone(&cloud), local);
-        let budget = Mutex::new(Budget::new(options.reserve_percent));
-        let inner = Inner { arm: endpoints.arm.clone(), transport: cloud, tokens, budget, meter: Meter::default(), poll: options.poll };
+        let budgets = Mutex::new(Subscriptions::new(options.reserve_percent));
+        let inner = Inner { arm: endpoints.arm.clone(), transport: cloud, tokens, budgets, meter: Meter::default(), poll: options.poll };
         Self { inner: Arc::new(inner) }
     }
 
@@ -110,8 +111,9 @@ impl ArmClient {
 
 impl Arm for ArmClient {
     async fn read(&self, read: &Read, urgency: Urgency) -> Result<Document, Error> {
-        let call = Call { op: read.op(), charge: charge_of_read(read, urgency), may_send: &|| true };
-        let url = self.inner.url(&read.path())?;
+        let path = read.path();
+        let call = Call { op: read.op(), subscription: of_path(&path), charge: charge_of_read(read, urgency), may_send: &|| true };
+        let url = self.inner.url(&path)?;
         match read {
             Read::InstanceNics(_) | Read::Usages(_) | Read::Permissions(_) | Read::Locks(_) | Read::Denials(_) => {
                 self.inner.list(url, &call).await
@@ -123,8 +125,9 @@ impl Arm for ArmClient {
     }
 
     async fn write(&self, write: &Write, urgency: Urgency, may_send: &(dyn Fn() -> bool + Send + Sync)) -> Result<(), Error> {
-        let call = Call { op: write.op(), charge: charge_of_write(write, urgency), may_send };
-        let url = self.inner.url(&write.path())?;
+        let path = write.path();
+        let call = Call { op: write.op(), subscription: of_path(&path), charge: charge_of_write(write, urgency), may_send };
+        let url = self.inner.url(&path)?;
         let answer = self.inner.put(&url, write, &call).await?;
         let watch = match started(&self.inner.arm, &url, &answer)? {
             Started::Done => return Ok(()),
@@ -132,21 +135,24 @@ impl Arm for ArmClient {
             Started::Running(watch) => watch,
         };
         let first = retry::retry_after(answer.headers());
-        self.inner.follow(&watch, first, write.budget(), urgency).await
+        let charge = Charge { classes: classes_of_poll(write.budget()), machine: None, urgency };
+        self.inner.follow(&watch, first, Call { op: "poll", charge, may_send: &|| true, ..call }).await
     }
 
     fn reserve(&self, percent: u8) {
-        self.inner.budget().set_reserve(percent);
+        self.inner.budgets().set_reserve(percent);
     }
 
     fn levels(&self) -> Vec<super::Level> {
-        self.inner.budget().levels(Instant::now().into_std())
+        self.inner.budgets().levels(Instant::now().into_std())
     }
 }
 
 /// What is the same for every try of one request.
 struct Call<'a> {
     op: &'static str,
+    /// Whose limits it counts against, in lower case.
+    subscription: String,
     charge: Charge,
     may_send: &'a (dyn Fn() -> bool + Send + Sync),
 }
@@ -235,10 +241,8 @@ impl Inner {
     }
 
     /// Polls to the end. Whatever hinders a poll says nothing about the operation, so polling goes on until its time is over.
-    async fn follow(&self, watch: &Watch, first: Option<Duration>, kind: Kind, urgency: Urgency) -> Result<(), Error> {
+    async fn follow(&self, watch: &Watch, first: Option<Duration>, call: Call<'_>) -> Result<(), Error> {
         let deadline = Instant::now() + OPERATION;
-        let charge = Charge { classes: classes_of_poll(kind), machine: None, urgency };
-        let call = Call { op: "poll", charge, may_send: &|| true };
         let mut wait = self.pause(first);
         loop {
             if Instant::now() + wait > deadline {
@@ -322,10 +326,11 @@ impl Inner {
     /// Waits for the budget's leave.
     async fn admit(&self, call: &Call<'_>) -> Result<(), Error> {
         let start = Instant::now();
-        let place = Place { budget: &self.budget, ticket: self.budget().enter(&call.charge) };
+        let ticket = self.budgets().of(&call.subscription).enter(&call.charge);
+        let place = Place { budgets: &self.budgets, subscription: &call.subscription, ticket };
         loop {
             let now = Instant::now();
-            let admission = self.budget().admit(&place.ticket, &call.charge, now.into_std());
+            let admission = self.budgets().of(&call.subscription).admit(&place.ticket, &call.charge, now.into_std());
             let (until, longest) = match admission {
                 Admission::Go => break,
                 Admission::Closed(until) => (until, LONGEST_GATE),
@@ -336,7 +341,7 @@ impl Inner {
             }
             sleep_until(until.into()).await;
         }
-        self.meter.waited(call.charge.classes, start.elapsed());
+        self.meter.waited(&call.subscription, call.charge.classes, start.elapsed());
         Ok(())
     }
 
@@ -348,29 +353,31 @@ impl Inner {
         };
         if let Outcome::Throttled { retry_after, .. } = outcome {
             warn!(op = call.op, ?retry_after, "Azure throttles");
-            self.meter.throttled(call.charge.classes);
+            self.meter.throttled(&call.subscription, call.charge.classes);
         }
-        let mut budget = self.budget();
-        budget.learn(&call.charge, outcome, &remaining, now);
+        let mut budgets = self.budgets();
+        budgets.learn(&call.subscription, &call.charge, outcome, &remaining, now);
+        let budget = budgets.of(&call.subscription);
         for &class in call.charge.classes {
-            self.meter.level(class, budget.level(class, now));
+            self.meter.level(&call.subscription, class, budget.level(class, now));
         }
     }
 
-    fn budget(&self) -> MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    fn budgets(&self) -> MutexGuard<'_, Subscriptions> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A place in the queue, given up also when the call is dropped.
 struct Place<'a> {
-    budget: &'a Mutex<Budget>,
+    budgets: &'a Mutex<Subscriptions>,
+    subscription: &'a str,
     ticket: Ticket,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).leave(&self.ticket);
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner).of(self.subscription).leave(&self.ticket);
     }
 }
 
@@ -396,7 +403,11 @@ fn outcome(answer: &Response<Vec<u8>>) -> Outcome {
     match error.class {
         Fault::Throttled { retry_after } if status == 429 => Outcome::Throttled {
             retry_after,
-            everywhere: error.code == "SubscriptionRequestsThrottled" || error.code == "TenantRequestsThrottled",
+            reach: match error.code.as_str() {
+                "TenantRequestsThrottled" => Reach::Tenant,
+                "SubscriptionRequestsThrottled" => Reach::Subscription,
+                _ => Reach::Provider,
+            },
         },
         Fault::Throttled { .. }
         | Fault::Busy { .. }

@@ -28,7 +28,14 @@ struct Request {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Limiter {
+    subscription: String,
     class: &'static str,
+}
+
+impl Limiter {
+    fn of(subscription: &str, class: Class) -> Self {
+        Self { subscription: subscription.to_owned(), class: class.name() }
+    }
 }
 
 impl Default for Meter {
@@ -62,22 +69,22 @@ impl Meter {
     }
 
     /// Counts a wait.
-    pub fn waited(&self, classes: &[Class], time: Duration) {
+    pub fn waited(&self, subscription: &str, classes: &[Class], time: Duration) {
         for class in classes {
-            self.waits.get_or_create(&Limiter { class: class.name() }).observe(time.as_secs_f64());
+            self.waits.get_or_create(&Limiter::of(subscription, *class)).observe(time.as_secs_f64());
         }
     }
 
     /// Counts a refusal.
-    pub fn throttled(&self, classes: &[Class]) {
+    pub fn throttled(&self, subscription: &str, classes: &[Class]) {
         for class in classes {
-            self.throttled.get_or_create(&Limiter { class: class.name() }).inc();
+            self.throttled.get_or_create(&Limiter::of(subscription, *class)).inc();
         }
     }
 
     /// Notes what is left.
-    pub fn level(&self, class: Class, tokens: u32) {
-        self.level.get_or_create(&Limiter { class: class.name() }).set(tokens.into());
+    pub fn level(&self, subscription: &str, class: Class, tokens: u32) {
+        self.level.get_or_create(&Limiter::of(subscription, class)).set(tokens.into());
     }
 
     /// Notes the life of the token.

@@ -10,6 +10,7 @@ pub(crate) mod meter;
 mod operation;
 pub mod retry;
 pub mod secret;
+pub mod subscriptions;
 pub mod transport;
 pub mod wireserver;
 

@@ -52,7 +52,7 @@ fn look() -> Look {
     };
     Look {
         cluster,
-        budgets: vec![Level { class: "arm_read", left: 120, burst: 150, closed: None }],
+        budgets: vec![Level { subscription: "s".into(), class: "arm_read", left: 120, burst: 150, closed: None }],
         leads: true,
         replica: "controller-a".into(),
     }

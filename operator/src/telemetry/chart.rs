@@ -38,9 +38,9 @@ fn exported() -> BTreeSet<String> {
     let meter = Meter::default();
     telemetry.register(|registry| meter.register(registry));
     meter.request("read", None, Duration::ZERO);
-    meter.waited(&[Class::ArmRead], Duration::ZERO);
-    meter.throttled(&[Class::ArmRead]);
-    meter.level(Class::ArmRead, 1);
+    meter.waited("s", &[Class::ArmRead], Duration::ZERO);
+    meter.throttled("s", &[Class::ArmRead]);
+    meter.level("s", Class::ArmRead, 1);
     let text = telemetry.metrics();
     let described = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let series = |(name, kind): (&str, &str)| match kind {
