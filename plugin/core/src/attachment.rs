@@ -127,7 +127,8 @@ pub struct AttachmentHash([u8; 20]);
 
 impl fmt::Display for AttachmentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let (words, _) = self.0.as_chunks();
+        words.iter().try_for_each(|word| write!(f, "{:08x}", u32::from_be_bytes(*word)))
     }
 }
 

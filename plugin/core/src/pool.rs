@@ -33,10 +33,31 @@ impl fmt::Display for SlotAddress {
 impl FromStr for SlotAddress {
     type Err = RecordError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (slot, address) = text.split_once('/').ok_or(RecordError::Field("slot"))?;
-        let slot = slot.parse().ok().filter(|&slot| slot > 0).ok_or(RecordError::Field("slot"))?;
-        Ok(Self { slot, address: address.parse().map_err(|_| RecordError::Field("slot"))? })
+        let (slot, address) = slot_and_address(text.as_bytes()).filter(|(slot, _)| *slot > 0).ok_or(RecordError::Field("slot"))?;
+        Ok(Self { slot, address })
     }
+}
+
+/// Reads what is printed as `slot/a.b.c.d`, in one go: a pool has hundreds of them, and each ADD reads it.
+fn slot_and_address(text: &[u8]) -> Option<(u8, Ipv4Addr)> {
+    let (slot, text) = number(text)?;
+    let (a, text) = number(text.strip_prefix(b"/")?)?;
+    let (b, text) = number(text.strip_prefix(b".")?)?;
+    let (c, text) = number(text.strip_prefix(b".")?)?;
+    let (d, text) = number(text.strip_prefix(b".")?)?;
+    text.is_empty().then(|| (slot, Ipv4Addr::new(a, b, c, d)))
+}
+
+/// The number up to 255 that a text begins with, without a leading zero, and the rest.
+fn number(text: &[u8]) -> Option<(u8, &[u8])> {
+    let digit = |byte: u8| u16::from(byte - b'0');
+    let (number, rest) = match *text {
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', ref rest @ ..] => (digit(a) * 100 + digit(b) * 10 + digit(c), rest),
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', ref rest @ ..] => (digit(a) * 10 + digit(b), rest),
+        [a @ b'0'..=b'9', ref rest @ ..] => (digit(a), rest),
+        _ => return None,
+    };
+    Some((u8::try_from(number).ok()?, rest))
 }
 
 /// Hash of what a revision says, computed by whoever adopts it (safety rule RE3).
@@ -93,11 +114,15 @@ impl Pool {
     /// Makes a pool of this boot and store.
     #[must_use]
     pub fn new(boot: BootId, store: StoreId, facts: PoolFacts, addresses: impl IntoIterator<Item = SlotAddress>) -> Self {
-        let PoolFacts { object_uid, revision, content, prefix, gateway, cool_down, mtu } = facts;
-        let cool_down = Duration::from_millis(u64::try_from(cool_down.as_millis()).unwrap_or(u64::MAX));
         let mut addresses: Vec<_> = addresses.into_iter().collect();
         addresses.sort_by_key(|slot| (slot.address, slot.slot));
         addresses.dedup_by_key(|slot| slot.address);
+        Self::of_sorted(boot, store, facts, addresses)
+    }
+
+    fn of_sorted(boot: BootId, store: StoreId, facts: PoolFacts, addresses: Vec<SlotAddress>) -> Self {
+        let PoolFacts { object_uid, revision, content, prefix, gateway, cool_down, mtu } = facts;
+        let cool_down = Duration::from_millis(u64::try_from(cool_down.as_millis()).unwrap_or(u64::MAX));
         Self { boot, store, object_uid, revision, content, prefix, gateway, cool_down, mtu, addresses, remembered: vec![] }
     }
 
@@ -194,7 +219,7 @@ impl Pool {
         if !addresses.is_sorted_by(|a, b| a.address < b.address) {
             return Err(RecordError::Field("address"));
         }
-        Ok(Self::new(boot, store, facts, addresses).remembering(remembered))
+        Ok(Self::of_sorted(boot, store, facts, addresses).remembering(remembered))
     }
 }
 
@@ -376,9 +401,25 @@ mod tests {
         assert_eq!(offer.addresses().iter().map(|slot| slot.address).collect::<BTreeSet<_>>(), set(&[4]));
     }
 
+    proptest! {
+        #[test]
+        fn a_slots_address_is_read_as_the_standard_library_reads_it(slot in "[1-9][0-9]{0,2}", address in "[0-9]{1,3}(\\.[0-9]{1,3}){2,4}") {
+            let expected = slot.parse().ok().zip(address.parse::<Ipv4Addr>().ok()).map(|(slot, address)| SlotAddress { slot, address });
+            prop_assert_eq!(format!("{slot}/{address}").parse().ok(), expected);
+        }
+
+        #[test]
+        fn what_is_no_slot_and_address_is_none(text in "[0-9./+ x-]{0,20}") {
+            if let Ok(slot) = text.parse::<SlotAddress>() {
+                prop_assert_eq!(slot.to_string(), text);
+            }
+        }
+    }
+
     #[test]
     fn a_slot_is_one_to_255() {
-        for text in ["0/10.0.0.1", "256/10.0.0.1", "10.0.0.1", "1/", "/10.0.0.1", "1/10.0.0"] {
+        for text in ["0/10.0.0.1", "256/10.0.0.1", "10.0.0.1", "1/", "/10.0.0.1", "1/10.0.0", "1/10.0.0.1.2", "1/10.0.0.1/24", "1/10..0.1"]
+        {
             assert!(text.parse::<SlotAddress>().is_err(), "{text}");
         }
         assert_eq!("255/10.0.0.1".parse(), Ok(SlotAddress { slot: 255, address: [10, 0, 0, 1].into() }));

@@ -24,9 +24,11 @@ pub struct FreeQueue {
 /// Tells one set of addresses from another.
 #[must_use]
 pub fn stamp(addresses: impl Iterator<Item = Ipv4Addr>) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    addresses.for_each(|address| hasher.update(&address.octets()));
-    hasher.finalize()
+    let mut octets = Vec::with_capacity(MOST * 4);
+    for address in addresses {
+        octets.extend_from_slice(&address.octets());
+    }
+    crc32fast::hash(&octets)
 }
 
 impl FreeQueue {
@@ -58,9 +60,11 @@ impl FreeQueue {
         let Self { stamp, addresses } = self;
         let addresses = addresses.get(..MOST).unwrap_or(addresses);
         let mut body = Vec::with_capacity(HEAD + addresses.len() * 4);
-        body.extend(stamp.to_be_bytes());
-        body.extend(u32::try_from(addresses.len()).unwrap_or_default().to_be_bytes());
-        body.extend(addresses.iter().flat_map(Ipv4Addr::octets));
+        body.extend_from_slice(&stamp.to_be_bytes());
+        body.extend_from_slice(&u32::try_from(addresses.len()).unwrap_or_default().to_be_bytes());
+        for address in addresses {
+            body.extend_from_slice(&address.octets());
+        }
         [MAGIC.as_slice(), &crc32fast::hash(&body).to_be_bytes(), &body].concat()
     }
 

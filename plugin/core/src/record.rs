@@ -72,7 +72,8 @@ impl Writer {
 /// Walks the fields of a record whose checksum was right.
 pub(crate) struct Reader<'a> {
     kind: &'a str,
-    lines: std::iter::Peekable<std::str::Split<'a, char>>,
+    /// The lines that are not read yet, each with its end.
+    rest: &'a str,
 }
 
 impl<'a> Reader<'a> {
@@ -91,12 +92,10 @@ impl<'a> Reader<'a> {
         if sum != format!("{:08x}", checksum(kind, body)) {
             return Err(RecordError::Checksum);
         }
-        let body = if body.is_empty() { body } else { body.strip_suffix('\n').ok_or(RecordError::Foreign)? };
-        let mut lines = body.split('\n').peekable();
-        if body.is_empty() {
-            lines.next();
+        if !body.is_empty() && !body.ends_with('\n') {
+            return Err(RecordError::Foreign);
         }
-        Ok(Self { kind, lines })
+        Ok(Self { kind, rest: body })
     }
 
     pub(crate) fn of_kind(bytes: &'a [u8], kind: &'static str) -> Result<Self, RecordError> {
@@ -117,32 +116,30 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn optional<T: FromStr>(&mut self, key: &'static str) -> Result<Option<T>, RecordError> {
-        if self.is_next(key) { self.field(key).map(Some) } else { Ok(None) }
+        let Some(value) = self.next_if(key) else { return Ok(None) };
+        unescape(value).and_then(|text| text.parse().ok()).map(Some).ok_or(RecordError::Field(key))
     }
 
     /// Reads the unescaped rest of all lines with this key.
     pub(crate) fn all<T: FromStr>(&mut self, key: &'static str) -> Result<Vec<T>, RecordError> {
         let mut values = Vec::new();
-        while self.is_next(key) {
-            let value = self.next_if(key).and_then(|value| value.parse().ok());
-            values.push(value.ok_or(RecordError::Field(key))?);
+        while let Some(value) = self.next_if(key) {
+            values.push(value.parse().map_err(|_| RecordError::Field(key))?);
         }
         Ok(values)
     }
 
-    pub(crate) fn finish(mut self) -> Result<(), RecordError> {
-        if self.lines.next().is_none() { Ok(()) } else { Err(RecordError::Surplus) }
+    pub(crate) fn finish(self) -> Result<(), RecordError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(RecordError::Surplus) }
     }
 
-    fn is_next(&mut self, key: &str) -> bool {
-        self.lines.peek().is_some_and(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(' ')))
-    }
-
+    /// The value of the next line, if that has this key.
     fn next_if(&mut self, key: &str) -> Option<&'a str> {
-        if !self.is_next(key) {
-            return None;
-        }
-        self.lines.next()?.strip_prefix(key)?.strip_prefix(' ')
+        let value = self.rest.strip_prefix(key)?.strip_prefix(' ')?;
+        let end = value.bytes().position(|byte| byte == b'\n')?;
+        let (value, rest) = (value.get(..end)?, value.get(end + 1..)?);
+        self.rest = rest;
+        Some(value)
     }
 }
 
