@@ -8,12 +8,13 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
-use rustix::{fs::FsWord, thread::LinkNameSpaceType};
+use rustix::{fs::OFlags, thread::LinkNameSpaceType};
 
-use crate::netlink::{Netlink, NetlinkError};
+use crate::{
+    netlink::{Netlink, NetlinkError},
+    small,
+};
 
-/// Magic number of the kernel's file system of namespaces.
-const NSFS_MAGIC: FsWord = 0x6e73_6673;
 /// The namespace that the calling thread is in.
 const OWN: &str = "/proc/thread-self/ns/net";
 
@@ -76,10 +77,11 @@ pub enum NetnsError {
     },
 }
 
-/// A network namespace, held open, that is not the caller's own.
+/// A network namespace, held open, that is not the caller's own. For the thread that opened it, and threads of the same namespace.
 #[derive(Debug)]
 pub struct Netns {
     file: File,
+    own: File,
     path: String,
 }
 
@@ -89,20 +91,22 @@ impl Netns {
     /// # Errors
     /// Nothing is there ([`NetnsError::Gone`]), it is no network namespace, or it is the caller's own.
     pub fn open(path: &str) -> Result<Self, NetnsError> {
-        let file = File::open(path).map_err(|source| {
+        let file = small::open(path.as_ref(), OFlags::RDONLY).map_err(|source| {
             let path = path.to_owned();
             if source.kind() == io::ErrorKind::NotFound { NetnsError::Gone { path } } else { NetnsError::Open { path, source } }
         })?;
-        let failed = |source: rustix::io::Errno| NetnsError::Open { path: path.to_owned(), source: source.into() };
-        // A pinned namespace whose mount is gone leaves an empty file.
-        if rustix::fs::fstatfs(&file).map_err(failed)?.f_type != NSFS_MAGIC {
+        let failed = |source| NetnsError::Open { path: path.to_owned(), source };
+        let own = small::open(OWN.as_ref(), OFlags::RDONLY).map_err(failed)?;
+        let [this, here] = [&file, &own].map(|file| rustix::fs::fstat(file).map_err(|errno| failed(errno.into())));
+        let (this, here) = (this?, here?);
+        // Namespaces are all of one file system. A pinned one whose mount is gone leaves an empty file of another.
+        if this.st_dev != here.st_dev {
             return Err(NetnsError::NotOne { path: path.to_owned() });
         }
-        let (this, own) = (rustix::fs::fstat(&file).map_err(failed)?, rustix::fs::stat(OWN).map_err(failed)?);
-        if (this.st_dev, this.st_ino) == (own.st_dev, own.st_ino) {
+        if this.st_ino == here.st_ino {
             return Err(NetnsError::Own { path: path.to_owned() });
         }
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file, own, path: path.to_owned() })
     }
 
     /// Opens a socket inside. The calling thread goes there and comes back.
@@ -143,10 +147,9 @@ impl Netns {
 
     fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
         let failed = |source: io::Error| NetnsError::Enter { path: self.path.clone(), source };
-        let own = File::open(OWN).map_err(failed)?;
         enter(self.file.as_fd()).map_err(failed)?;
         let result = work();
-        enter(own.as_fd()).map_err(failed)?;
+        enter(self.own.as_fd()).map_err(failed)?;
         Ok(result)
     }
 }

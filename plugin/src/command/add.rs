@@ -54,7 +54,7 @@ impl Run<'_> {
         let granted = self.lease(add, own, &request(add, own, host_link, cookie), host)?;
         let address = granted.held.lease().address;
         let answered = answer_of(&granted).and_then(|given| {
-            granted.held.confirm().map_err(|error| errors::lease(&error, own.source))?;
+            granted.confirm().map_err(|error| errors::lease(&error, own.source))?;
             reply(add, &whole(add, given.answer, None), address.into())
         });
         answered.map_err(|error| rolled_back(granted.held, error))
@@ -96,7 +96,6 @@ impl Run<'_> {
         };
         // The lease is held until the answer is out (safety rule CM1).
         let answered = granted
-            .held
             .confirm()
             .map_err(|error| errors::lease(&error, own.source))
             .and_then(|()| reply(add, &whole(add, answer.answer, Some(&wiring)), answer.address.addr().into()));

@@ -2,16 +2,21 @@
 //! and so that tests can stop a process at every one of them.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::OFlags;
+
 use super::error::FileError;
-use crate::{lock, small};
+use crate::{
+    lock,
+    small::{self, Seen},
+};
 
 /// What tells one file from another under the same name.
 pub(super) type Inode = (u64, u64);
@@ -26,22 +31,27 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     absent(small::read(path)).map_err(failed("read", path))
 }
 
-/// The content of an open file, wherever its offset stands.
+/// The content of a file that may be looked at again.
+pub(super) fn see(path: &Path) -> Result<Option<Seen>, FileError> {
+    absent(Seen::read(path)).map_err(failed("read", path))
+}
+
+/// Whether a file that was read is what `path` names still, and as it was.
+pub(super) fn is_seen_at(seen: &Seen, path: &Path) -> Result<bool, FileError> {
+    seen.is_at(path).map_err(failed("look at", path))
+}
+
+/// The content of an open record, wherever the file's offset stands.
 pub(super) fn read_whole(file: &File, path: &Path) -> Result<Vec<u8>, FileError> {
-    let read = || {
-        let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(MOST_READ);
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, 0).map(|()| bytes)
-    };
-    read().map_err(failed("read", path))
+    small::read_whole(file, MOST_READ).map_err(failed("read", path))
 }
 
 pub(super) fn open(path: &Path) -> Result<Option<File>, FileError> {
-    absent(OpenOptions::new().read(true).write(true).open(path)).map_err(failed("open", path))
+    absent(small::open(path, OFlags::RDWR)).map_err(failed("open", path))
 }
 
 pub(super) fn open_or_create(path: &Path) -> Result<File, FileError> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed("open", path))
+    small::open(path, OFlags::RDWR | OFlags::CREATE).map_err(failed("open", path))
 }
 
 pub(super) fn inode(path: &Path) -> Result<Option<Inode>, FileError> {
@@ -81,7 +91,7 @@ pub(super) fn create_new(folder: &Path, content: &str) -> Result<(File, PathBuf)
     let path = folder.join(format!("{NEW}{}-{count}-{}-{}", std::process::id(), now.tv_sec, now.tv_nsec));
     let create = || {
         step("create", &path)?;
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)
+        small::open(&path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     };
     let mut file = create().map_err(failed("create", &path))?;
     let written = step("write", &path).and_then(|()| file.write_all(content.as_bytes()));
@@ -195,8 +205,7 @@ fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
-    let path = path.to_owned();
-    move |source| FileError { operation, path, source }
+    move |source| FileError { operation, path: path.to_owned(), source }
 }
 
 #[cfg(not(test))]

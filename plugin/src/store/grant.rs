@@ -9,7 +9,10 @@ use azure_vnet_plugin_core::{
     queue::FreeQueue,
 };
 
-use super::{FileError, Held, LeaseError, Lock, Origin, Store, Supply, files, supply::Offer};
+use super::{
+    FileError, Held, LeaseError, Lock, Origin, Store, Supply, files,
+    supply::{Offer, Seal},
+};
 
 /// Addresses that others took between choosing and linking, before ADD gives up: far more than there are addresses.
 const MOST_LOSSES: usize = 1024;
@@ -56,6 +59,7 @@ pub struct Granted<'a> {
     pub held: Held<'a>,
     /// Prefix, gateway, MTU.
     pub pool: Pool,
+    pub(super) seal: Seal,
 }
 
 /// How far a search of the queue goes.
@@ -106,8 +110,8 @@ impl Store {
         match request.requested {
             Some(address) if address != held.lease().address => Err(LeaseError::RequestedOther { address, has: held.lease().address }),
             Some(_) | None => {
-                let offer = self.offer_around(held.lease().address, &request.supply)?;
-                Ok(Some(Granted { held, pool: offer.pool }))
+                let Offer { pool, seal, .. } = self.offer_around(held.lease().address, &request.supply)?;
+                Ok(Some(Granted { held, pool, seal }))
             }
         }
     }
@@ -202,7 +206,7 @@ impl Store {
     fn commit(&self, request: &LeaseRequest, address: Ipv4Addr, offer: Offer) -> Result<Commit<'_>, LeaseError> {
         let lease = self.lease_for(request, address);
         let lock = self.lock()?;
-        let Offer { pool, .. } = self.offer_again(offer, &request.supply)?;
+        let Offer { pool, seal, .. } = self.offer_again(offer, &request.supply)?;
         if pool.find(address).is_none() || !self.is_free(address, &pool)? {
             return Ok(Commit::Taken);
         }
@@ -212,7 +216,7 @@ impl Store {
         let made = self.place(&lock, &lease)?;
         Ok(made.map_or(Commit::Taken, |file| {
             let held = Held::new(self, lease, file, Origin::Created);
-            Commit::Granted(Box::new(Granted { held, pool }))
+            Commit::Granted(Box::new(Granted { held, pool, seal }))
         }))
     }
 

@@ -7,7 +7,7 @@ use azure_vnet_plugin_core::{
     lease::{Cooling, Entry, Lease},
 };
 
-use super::{FileError, Freed, HoldError, LeaseError, Lock, Store, files};
+use super::{FileError, Freed, Granted, HoldError, LeaseError, Lock, Store, files};
 
 /// Whether this process made the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,20 @@ impl Store {
     }
 }
 
+impl Granted<'_> {
+    /// The last act before ADD answers: the address still is this lease's, and the store still is sealed (safety rule ST3).
+    ///
+    /// # Errors
+    /// It is not: undo the wiring, roll back, answer code 11.
+    pub fn confirm(&self) -> Result<(), LeaseError> {
+        let Held { store, lease, .. } = &self.held;
+        if !store.is_sealed_as(&self.seal)? {
+            store.find_seal()?;
+        }
+        if self.held.is_mine()? { Ok(()) } else { Err(LeaseError::Lost { address: lease.address }) }
+    }
+}
+
 impl<'a> Held<'a> {
     pub(super) fn new(store: &'a Store, lease: Lease, file: File, origin: Origin) -> Self {
         Self { store, lease, file, origin }
@@ -157,16 +171,6 @@ impl<'a> Held<'a> {
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
-    }
-
-    /// The last act before ADD answers: the address still is this lease's, and the store still is sealed (safety rule ST3).
-    ///
-    /// # Errors
-    /// It is not: undo the wiring, roll back, answer code 11.
-    pub fn confirm(&self) -> Result<(), LeaseError> {
-        let sealed = files::read(&self.store.folder.join("sealed"))?;
-        self.store.seal_of(sealed.as_deref())?;
-        if self.is_mine()? { Ok(()) } else { Err(LeaseError::Lost { address: self.lease.address }) }
     }
 
     /// Frees the address at once if this process made the lease and no one replaced it; else does nothing (safety rule CM1).
@@ -210,6 +214,7 @@ impl<'a> Held<'a> {
         if !self.store.is_at(&self.file, &path)? {
             return Ok(false);
         }
-        Ok(self.store.read(self.lease.address)?.is_some_and(|entry| entry == Entry::Leased(self.lease.clone())))
+        let bytes = files::read_whole(&self.file, &path)?;
+        Ok(matches!(Entry::parse(&bytes), Ok(Entry::Leased(lease)) if lease == self.lease))
     }
 }

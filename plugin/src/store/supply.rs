@@ -1,6 +1,6 @@
 //! Where an attachment's address may come from: the agent's pool, or what a plugin learned of the machine (safety rules ST3 and ST5).
 
-use std::{collections::BTreeSet, fs::File, net::Ipv4Addr, os::unix::fs::FileExt as _, time::Duration};
+use std::{collections::BTreeSet, fs::File, net::Ipv4Addr, os::unix::fs::FileExt as _, path::PathBuf, time::Duration};
 
 use azure_vnet_plugin_core::{
     pool::{Pool, SealOwner, Sealed},
@@ -9,6 +9,7 @@ use azure_vnet_plugin_core::{
 };
 
 use super::{FileError, HoldError, PoolError, Store, files};
+use crate::small::Seen;
 
 /// No note of an attempt is longer.
 const ATTEMPT_LENGTH: usize = 128;
@@ -22,19 +23,20 @@ pub struct Supply {
     pub wanted: Wanted,
 }
 
-/// A pool, and what it was read from.
+/// A pool, and the files that it was read from, so that a second look need not read them again.
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) pool: Pool,
+    pub(super) seal: Seal,
     learned: Option<Learned>,
-    raw: Raw,
+    source: (PathBuf, Seen),
 }
 
-/// What lay in the folder, byte for byte, so that a second look costs no second parse.
-#[derive(Debug, PartialEq, Eq)]
-struct Raw {
-    sealed: Option<Vec<u8>>,
-    pool: Option<Vec<u8>>,
+/// The word of this boot that the store is whole, as it was found.
+#[derive(Debug)]
+pub(super) struct Seal {
+    sealed: Sealed,
+    seen: Seen,
 }
 
 /// The right to ask the machine's own services, which one process at a time has.
@@ -69,7 +71,7 @@ impl Store {
     /// # Errors
     /// See [`PoolError`].
     pub fn seal(&self) -> Result<Sealed, PoolError> {
-        self.seal_of(files::read(&self.folder.join("sealed")).map_err(PoolError::File)?.as_deref())
+        Ok(self.find_seal()?.sealed)
     }
 
     /// What a plugin learned in this boot. It is a cache: what cannot be read was not learned.
@@ -120,67 +122,80 @@ impl Store {
     }
 
     pub(super) fn offer(&self, supply: &Supply) -> Result<Offer, PoolError> {
-        self.offer_of(self.raw(supply).map_err(PoolError::File)?, supply, None)
+        self.offer_for(None, supply)
     }
 
     /// The offer for an attachment that has this address.
     pub(super) fn offer_around(&self, address: Ipv4Addr, supply: &Supply) -> Result<Offer, PoolError> {
-        self.offer_of(self.raw(supply).map_err(PoolError::File)?, supply, Some(address))
+        self.offer_for(Some(address), supply)
     }
 
     /// The same offer if nothing has changed since it was made.
     pub(super) fn offer_again(&self, offer: Offer, supply: &Supply) -> Result<Offer, PoolError> {
-        let raw = self.raw(supply).map_err(PoolError::File)?;
-        if raw == offer.raw { Ok(offer) } else { self.offer_of(raw, supply, None) }
+        let (path, seen) = &offer.source;
+        let is_same = self.is_sealed_as(&offer.seal)? && files::is_seen_at(seen, path).map_err(PoolError::File)?;
+        if is_same { Ok(offer) } else { self.offer(supply) }
     }
 
-    fn raw(&self, supply: &Supply) -> Result<Raw, FileError> {
-        let sealed = files::read(&self.folder.join("sealed"))?;
-        let is_learned = supply.learned && !self.seal_of(sealed.as_deref()).is_ok_and(|sealed| sealed.owner == SealOwner::Agent);
-        let name = if is_learned { "pool.azure" } else { "pool" };
-        Ok(Raw { sealed, pool: files::read(&self.folder.join(name))? })
+    /// Whether the seal is the one that was found.
+    pub(super) fn is_sealed_as(&self, seal: &Seal) -> Result<bool, PoolError> {
+        files::is_seen_at(&seal.seen, &self.seal_path()).map_err(PoolError::File)
     }
 
-    fn offer_of(&self, raw: Raw, supply: &Supply, around: Option<Ipv4Addr>) -> Result<Offer, PoolError> {
-        let sealed = self.seal_of(raw.sealed.as_deref())?;
-        let bytes = raw.pool.as_ref();
-        match sealed.owner {
+    fn offer_for(&self, around: Option<Ipv4Addr>, supply: &Supply) -> Result<Offer, PoolError> {
+        let seal = self.find_seal()?;
+        match seal.sealed.owner {
             SealOwner::Agent => {
-                let pool = self.agents_pool(&sealed, bytes)?;
+                let source = self.find_pool("pool")?;
+                let pool = self.agents_pool(&seal.sealed, &source)?;
                 match supply.wanted.prefix {
                     Some(prefix) if around.is_none() && prefix.trunc() != pool.prefix.trunc() => {
                         Err(PoolError::NoSubnet { wanted: supply.wanted.clone(), has: pool.prefix.to_string() })
                     }
-                    Some(_) | None => Ok(Offer { pool, learned: None, raw }),
+                    Some(_) | None => Ok(Offer { pool, seal, learned: None, source }),
                 }
             }
             SealOwner::Plugin if supply.learned => {
-                let learned = bytes.and_then(|bytes| Learned::parse(bytes).ok()).filter(|learned| learned.boot == self.boot);
-                let learned = learned.ok_or_else(|| PoolError::NoPool { folder: self.folder.clone() })?;
+                let source = self.find_pool("pool.azure")?;
+                let learned = Learned::parse(&source.1.bytes).ok().filter(|learned| learned.boot == self.boot);
+                let learned = learned.ok_or_else(|| self.no_pool())?;
                 let subnet = around.and_then(|address| learned.subnet_of(address)).or_else(|| learned.subnet(&supply.wanted));
                 let subnet = subnet.ok_or_else(|| PoolError::NoSubnet { wanted: supply.wanted.clone(), has: subnets(&learned) })?;
-                let pool = learned.pool(subnet, sealed.store);
-                Ok(Offer { pool, learned: Some(learned), raw })
+                let pool = learned.pool(subnet, seal.sealed.store.clone());
+                Ok(Offer { pool, seal, learned: Some(learned), source })
             }
             SealOwner::Plugin => Err(self.not_sealed()),
         }
     }
 
-    fn agents_pool(&self, sealed: &Sealed, bytes: Option<&Vec<u8>>) -> Result<Pool, PoolError> {
-        let path = self.folder.join("pool");
-        let bytes = bytes.ok_or_else(|| PoolError::NoPool { folder: self.folder.clone() })?;
-        let pool = Pool::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
+    fn find_pool(&self, name: &str) -> Result<(PathBuf, Seen), PoolError> {
+        let path = self.folder.join(name);
+        let seen = files::see(&path).map_err(PoolError::File)?.ok_or_else(|| self.no_pool())?;
+        Ok((path, seen))
+    }
+
+    /// The seal of this boot.
+    pub(super) fn find_seal(&self) -> Result<Seal, PoolError> {
+        let path = self.seal_path();
+        let seen = files::see(&path).map_err(PoolError::File)?.ok_or_else(|| self.not_sealed())?;
+        let sealed = Sealed::parse(&seen.bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
+        if sealed.boot == self.boot { Ok(Seal { sealed, seen }) } else { Err(PoolError::OtherBoot { path }) }
+    }
+
+    fn agents_pool(&self, sealed: &Sealed, (path, seen): &(PathBuf, Seen)) -> Result<Pool, PoolError> {
+        let pool = Pool::parse(&seen.bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
         if pool.boot != self.boot || pool.store != sealed.store {
-            return Err(PoolError::OtherBoot { path });
+            return Err(PoolError::OtherBoot { path: path.clone() });
         }
         Ok(pool)
     }
 
-    pub(super) fn seal_of(&self, bytes: Option<&[u8]>) -> Result<Sealed, PoolError> {
-        let path = self.folder.join("sealed");
-        let bytes = bytes.ok_or_else(|| self.not_sealed())?;
-        let sealed = Sealed::parse(bytes).map_err(|source| PoolError::Unreadable { path: path.clone(), source })?;
-        if sealed.boot == self.boot { Ok(sealed) } else { Err(PoolError::OtherBoot { path }) }
+    fn seal_path(&self) -> PathBuf {
+        self.folder.join("sealed")
+    }
+
+    fn no_pool(&self) -> PoolError {
+        PoolError::NoPool { folder: self.folder.clone() }
     }
 
     pub(super) fn not_sealed(&self) -> PoolError {

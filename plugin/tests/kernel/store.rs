@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_plugin::store::{Adoption, Granted, Keeper, KernelUse, LeaseError, LeaseRequest, Store, Supply};
+use azure_vnet_plugin::store::{Adoption, Keeper, KernelUse, LeaseError, LeaseRequest, Store, Supply};
 use azure_vnet_plugin_core::{
     attachment::{Attachment, Mode},
     pool::{ContentHash, PoolFacts, SealOwner, SlotAddress},
@@ -70,16 +70,16 @@ fn racer() {
 /// Leases, marks the address as its own where no one else may have, answers, and gives it back.
 fn race(folder: &Path, container: &str) {
     let store = store(folder);
-    let held = match store.lease(&request(container), &mut |_| KernelUse::Free) {
-        Ok(Granted { held, pool: _ }) => held,
+    let granted = match store.lease(&request(container), &mut |_| KernelUse::Free) {
+        Ok(granted) => granted,
         Err(LeaseError::Exhausted { .. }) => return,
         Err(error) => panic!("{error:?}"),
     };
     mark(folder, container);
-    let witness = folder.join("witness").join(held.lease().address.to_string());
+    let witness = folder.join("witness").join(granted.held.lease().address.to_string());
     fs::File::create_new(&witness).unwrap();
-    held.confirm().unwrap();
-    drop(held);
+    granted.confirm().unwrap();
+    drop(granted);
     let held = store.find(&attachment(container)).unwrap().unwrap();
     fs::remove_file(&witness).unwrap();
     held.cool().unwrap();

@@ -58,7 +58,7 @@ fn cm1_an_add_that_is_stopped_anywhere_leaves_nothing_that_del_does_not_mend() {
     let prepare = || Node::with_pool(&[4, 5]);
     let act = |node: &Node| {
         let store = node.store();
-        store.lease(&request("a"), &mut free).is_ok_and(|granted| granted.held.confirm().is_ok())
+        store.lease(&request("a"), &mut free).is_ok_and(|granted| granted.confirm().is_ok())
     };
     sweep(&[End::Process], prepare, act, |node, is_answered, _| {
         let store = node.store();

@@ -135,6 +135,17 @@ fn st2_an_address_that_leaves_the_pool_while_the_kernel_is_asked_is_not_given() 
 }
 
 #[test]
+fn st2_a_pool_that_is_written_over_while_the_kernel_is_asked_is_read_again() {
+    let node = Node::with_pool(&[4]);
+    let store = node.store();
+    let leased = store.lease(&request("a"), &mut |_| {
+        fs::write(node.path("run/pool"), "rubbish").unwrap();
+        KernelUse::Free
+    });
+    assert!(matches!(leased, Err(LeaseError::Pool(PoolError::Unreadable { .. }))));
+}
+
+#[test]
 fn st3_nothing_is_leased_from_a_store_that_is_not_sealed_in_this_boot() {
     let absent = Node::new();
     assert!(matches!(add(&absent.store(), "a"), Err(LeaseError::Pool(PoolError::NotSealed { .. }))));
@@ -157,18 +168,32 @@ fn st3_nothing_is_leased_from_a_store_that_is_not_sealed_in_this_boot() {
 fn st3_a_lease_that_was_lost_while_the_pod_was_wired_is_not_confirmed() {
     let node = Node::with_pool(&[4]);
     let store = node.store();
-    let Granted { held, .. } = store.lease(&request("a"), &mut free).unwrap();
-    held.confirm().unwrap();
+    let granted = store.lease(&request("a"), &mut free).unwrap();
+    granted.confirm().unwrap();
     fs::remove_file(node.path("run/lease/10.240.0.4")).unwrap();
-    assert!(matches!(held.confirm(), Err(LeaseError::Lost { .. })));
+    assert!(matches!(granted.confirm(), Err(LeaseError::Lost { .. })));
     let other = add(&store, "b").unwrap();
     assert_eq!(other, address(4));
-    assert!(matches!(held.confirm(), Err(LeaseError::Lost { .. })));
-    held.rollback().unwrap();
+    assert!(matches!(granted.confirm(), Err(LeaseError::Lost { .. })));
+    granted.held.rollback().unwrap();
     assert!(is_leased(&store, 4), "what another process made is not undone");
 
     fs::remove_dir_all(node.path("run")).unwrap();
     let Err(LeaseError::Pool(PoolError::NotSealed { .. })) = add(&store, "c") else { panic!("a lost store leased") };
+}
+
+#[test]
+fn st3_what_was_leased_before_the_seal_was_lost_is_not_confirmed() {
+    let node = Node::with_pool(&[4]);
+    let store = node.store();
+    let granted = store.lease(&request("a"), &mut free).unwrap();
+    let keeper = node.open();
+    keeper.unseal().unwrap();
+    assert!(matches!(granted.confirm(), Err(LeaseError::Pool(PoolError::NotSealed { .. }))));
+    fs::write(node.path("run/sealed"), "rubbish").unwrap();
+    assert!(matches!(granted.confirm(), Err(LeaseError::Pool(PoolError::Unreadable { .. }))));
+    keeper.seal(SealOwner::Agent).unwrap();
+    granted.confirm().unwrap();
 }
 
 #[test]
@@ -295,7 +320,7 @@ fn cm1_del_and_gc_wait_until_add_has_answered() {
     let node = Node::with_pool(&[4]);
     let store = node.store();
     let impatient = Store { patience: Duration::ZERO, ..node.store() };
-    let Granted { held, .. } = store.lease(&request("a"), &mut free).unwrap();
+    let granted = store.lease(&request("a"), &mut free).unwrap();
     let seen = store.read(address(4)).unwrap().unwrap();
     assert!(matches!(impatient.find(&attachment("a")), Err(HoldError::Busy { .. })));
     assert!(matches!(impatient.free_if(address(4), &seen, &mut || true), Err(HoldError::Busy { .. })));
@@ -311,9 +336,9 @@ fn cm1_del_and_gc_wait_until_add_has_answered() {
             assert!(has_answered.load(Ordering::SeqCst), "DEL took a lease that ADD held");
             held.cool().unwrap()
         });
-        held.confirm().unwrap();
+        granted.confirm().unwrap();
         has_answered.store(true, Ordering::SeqCst);
-        drop(held);
+        drop(granted);
         assert_eq!(deleting.join().unwrap(), Freed::Cooling);
     });
     assert!(is_cooling(&store, 4));

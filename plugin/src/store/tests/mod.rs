@@ -137,9 +137,9 @@ fn used(_: Ipv4Addr) -> KernelUse {
 
 /// Leases, answers, and goes.
 fn add(store: &Store, container: &str) -> Result<Ipv4Addr, LeaseError> {
-    let Granted { held, pool: _ } = store.lease(&request(container), &mut free)?;
-    held.confirm()?;
-    Ok(held.lease().address)
+    let granted = store.lease(&request(container), &mut free)?;
+    granted.confirm()?;
+    Ok(granted.held.lease().address)
 }
 
 fn delete(store: &Store, container: &str) {
