@@ -57,6 +57,15 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     collect(MOST_LIKELY, |bytes| rustix::io::read(&file, spare_capacity(bytes)))
 }
 
+/// All of standard input, without the buffer that the standard library would have for it.
+pub(crate) fn input() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(MOST_LIKELY);
+    while retry_on_intr(|| rustix::io::read(rustix::stdio::stdin(), spare_capacity(&mut bytes)))? > 0 {
+        bytes.reserve(MOST_LIKELY / 2);
+    }
+    Ok(bytes)
+}
+
 /// The content of an open file up to `most`, wherever its offset stands.
 pub(crate) fn read_whole(file: &File, most: usize) -> io::Result<Vec<u8>> {
     collect(MOST_LIKELY, |bytes| match bytes.len() {

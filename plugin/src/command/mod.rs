@@ -9,7 +9,7 @@ mod log;
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal as _, Read as _, Write},
+    io::{self, IsTerminal as _, Write},
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -111,11 +111,10 @@ pub fn main(role: Role, paths: &Paths) -> ExitCode {
     if environment.command.is_none() && io::stdin().is_terminal() {
         return printed(&say(&mut io::stderr(), &usage()));
     }
-    let mut stdin = Vec::with_capacity(8 * 1024);
-    if let Err(error) = io::stdin().read_to_end(&mut stdin) {
-        let error = CniError::new(Code::Io, format!("cannot read standard input: {error}"));
-        return fail(CniVersion::NEWEST, &error);
-    }
+    let stdin = match small::input() {
+        Ok(stdin) => stdin,
+        Err(error) => return fail(CniVersion::NEWEST, &CniError::new(Code::Io, format!("cannot read standard input: {error}"))),
+    };
     if environment.command.is_none() && stdin.is_empty() {
         return printed(&say(&mut io::stderr(), &usage()));
     }

@@ -6,12 +6,12 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_core::{DefaultNla, Emitable, Parseable};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{
-        AfSpecInet, AfSpecUnspec, InetDevConf, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-        LinkFlags, LinkInfo, LinkMessage,
+        AfSpecInet, AfSpecUnspec, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
@@ -23,6 +23,8 @@ const REQUEST: u16 = 0x1;
 const REPLACE: u16 = 0x100;
 const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
+/// An attribute that is made of attributes.
+const NESTED: u16 = 0x8000;
 
 /// Of each end of a pair. The kernel would make one of each kind for every processor, all with folders and events of their own; without a queueing
 /// discipline nothing waits in them, and senders take no lock.
@@ -303,12 +305,14 @@ fn copied_route(link: LinkIndex, words: &[u8]) -> Box<dyn Emitable> {
 }
 
 fn label_message(link: LinkIndex, alias: &str) -> LinkMessage {
-    let mut conf = InetDevConf::default();
-    conf.proxy_arp = 1;
+    // `IFLA_INET_CONF` with one of the two dozen switches: the library looks through them all for each size and each value.
+    const SWITCHES: u16 = 1 | NESTED;
+    const PROXY_ARP: u16 = 3;
+    let on = [8_u16.to_ne_bytes(), PROXY_ARP.to_ne_bytes()].as_flattened().iter().copied().chain(1_u32.to_ne_bytes()).collect();
     let mut message = up(link_message(link));
     message.attributes = vec![
         LinkAttribute::IfAlias(alias.to_owned()),
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)])]),
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(SWITCHES, on))])]),
     ];
     message
 }

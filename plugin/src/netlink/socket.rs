@@ -20,7 +20,9 @@ const ACK: u16 = 0x4;
 const DUMP_INTERRUPTED: u16 = 0x10;
 const DUMP: u16 = 0x300;
 /// The kernel fills dumps into pieces of at most this size.
-const RECEIVE_LEN: usize = 32 * 1024;
+const DUMP_LEN: usize = 32 * 1024;
+/// More than the kernel tells of one link.
+const ANSWER_LEN: usize = 16 * 1024;
 
 /// Why the kernel could not be asked, or what it refused.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +108,7 @@ impl Netlink {
         // Protocol 0 of this family is NETLINK_ROUTE.
         let socket =
             rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(NetlinkError::Open)?;
-        // Not zeroed: of its pages only those are touched that the kernel writes to.
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
+        Ok(Self { socket, sequence: 0, buffer: Vec::new() })
     }
 
     /// Sends all requests in one system call; the kernel handles each, also after one that fails. One reply each, in their order.
@@ -127,7 +128,7 @@ impl Netlink {
         self.send(&out)?;
         let mut replies: Vec<Reply> = requests.iter().map(|_| Reply::Done).collect();
         let last = self.sequence;
-        self.receive(|message| {
+        self.receive(ANSWER_LEN, |message| {
             let Some(at) = usize::try_from(message.sequence.wrapping_sub(first)).ok().filter(|at| *at < replies.len()) else {
                 return Ok(Next::More);
             };
@@ -272,7 +273,7 @@ impl Netlink {
             write_message(&mut out, kind, REQUEST | DUMP, sequence, request)?;
             self.send(&out)?;
             let (mut all, mut torn) = (Vec::new(), false);
-            self.receive(|message| {
+            self.receive(DUMP_LEN, |message| {
                 if message.sequence != sequence {
                     return Ok(Next::More);
                 }
@@ -295,7 +296,10 @@ impl Netlink {
         send(&self.socket, bytes)
     }
 
-    fn receive(&mut self, each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
+    fn receive(&mut self, most: usize, each: impl FnMut(&Message<'_>) -> Result<Next, NetlinkError>) -> Result<(), NetlinkError> {
+        self.buffer.clear();
+        // Not zeroed: of its pages only those are touched that the kernel writes to.
+        self.buffer.reserve(most);
         receive(&self.socket, &mut self.buffer, each)
     }
 }
