@@ -19,7 +19,7 @@ use crate::{
     azure::{ArmClient, ArmOptions, Credential, CredentialOptions, EndpointOptions, Endpoints, Secret, imds::Imds},
     controller, install,
     kubernetes::{self, KubeOptions},
-    standalone,
+    probe, standalone,
     telemetry::{LogOptions, Telemetry, serve},
     tool, uninstall,
 };
@@ -57,6 +57,9 @@ pub enum Command {
     /// Looks at the cluster: what `kubectl azure-vnet` does.
     #[command(subcommand)]
     Cluster(tool::Command),
+    /// Asks and answers in a pod, for `kubectl azure-vnet connectivity`.
+    #[command(subcommand, hide = true)]
+    Probe(probe::Command),
     /// Prints the version.
     Version,
 }
@@ -260,6 +263,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Uninstall(command) => run_uninstall(*command),
         Command::Node(command) => tool::node::run(command),
         Command::Cluster(command) => tool::run(command),
+        Command::Probe(command) => probe::run(command),
         Command::Version => print_version(),
     }
 }

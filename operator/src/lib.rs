@@ -8,6 +8,7 @@ pub mod controller;
 pub mod install;
 pub mod kubernetes;
 pub mod page;
+pub mod probe;
 pub mod standalone;
 pub mod telemetry;
 pub mod tool;

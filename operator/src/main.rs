@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         return ended(tool::run(tool::Cli::parse().command), told);
     }
     let cli = Cli::parse();
-    if let Command::Node(_) | Command::Cluster(_) = cli.command {
+    if let Command::Node(_) | Command::Cluster(_) | Command::Probe(_) = cli.command {
         return ended(cli::run(cli.command), told);
     }
     if let Err(error) = cli.log.install() {

@@ -2,6 +2,7 @@
 //!
 //! It decides nothing: the views are the core crate's.
 
+mod connectivity;
 mod fsck;
 pub mod node;
 mod observe;
@@ -41,9 +42,10 @@ const EXAMPLES: &str = "Examples:
   kubectl azure-vnet why web-0 --namespace shop
   kubectl azure-vnet explain shop/web-0 8.8.8.8
   kubectl azure-vnet plan --file config.yaml
+  kubectl azure-vnet connectivity --to example.com:443
   kubectl azure-vnet bundle --to bundle.yaml
 
-It reads objects of the API server and needs no rights in Azure.";
+It talks to the API server alone and needs no rights in Azure. Only connectivity makes something, and takes it back.";
 
 /// What to show.
 #[derive(Debug, Subcommand)]
@@ -101,6 +103,14 @@ pub enum Command {
     },
     /// Whether the cluster can be served, and what stands in the way. Fails if pods cannot start.
     Preflight(Shown),
+    /// Who reaches whom, by which address: starts a small pod on each node, asks each from each, and takes everything back. Fails if something
+    /// is not reached.
+    #[command(
+        after_help = "Examples:\n  kubectl azure-vnet connectivity\n  kubectl azure-vnet connectivity --to example.com:443 -o json\n  \
+                             kubectl azure-vnet connectivity --namespace shop --pods app=web   # from pods that are there\n\n\
+                             Pods see each other, a Service, the API server and the cluster's DNS. Ctrl-C takes everything back too."
+    )]
+    Connectivity(Box<connectivity::Flags>),
     /// Writes what support needs to a file, without secrets: look into it before you send it.
     Bundle {
         /// The file; standard output if none is given.
@@ -204,6 +214,7 @@ async fn look_at_cluster(command: Command) -> anyhow::Result<()> {
             anyhow::ensure!(found.passed(), "pods cannot start: see what is marked ✗");
             Ok(())
         }
+        Command::Connectivity(flags) => connectivity::run(*flags).await,
         Command::Bundle { to, access } => {
             let (cluster, _) = read(&access, &Scope::everything()).await?;
             let text = bundle(&cluster)?;
@@ -296,7 +307,7 @@ mod tests {
     fn the_command_line_is_sound_and_every_command_has_an_example_or_needs_none() {
         Cli::command().debug_assert();
         let help = Cli::command().render_long_help().to_string();
-        for command in ["status", "nodes", "node", "why", "explain", "plan", "preflight", "bundle", "completion"] {
+        for command in ["status", "nodes", "node", "why", "explain", "plan", "preflight", "connectivity", "bundle", "completion"] {
             assert!(help.contains(&format!("\n  {command}")), "{command} in {help}");
         }
     }

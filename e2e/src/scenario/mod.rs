@@ -7,6 +7,7 @@
 mod burst;
 mod checker;
 mod cluster;
+pub mod connected;
 mod failover;
 mod install;
 pub mod load;

@@ -4,6 +4,7 @@
 //! no rights in Azure, since all that matters stands in the objects.
 
 mod cluster;
+mod connectivity;
 mod explain;
 mod node;
 mod plan;
@@ -24,7 +25,8 @@ use serde::Serialize;
 use crate::policy::{Invalid, Policy, Refused};
 
 pub use cluster::{ConfigRow, Overview, Problem, SubnetRow, overview};
-pub use explain::{ExplainError, Explanation, Target, explain};
+pub use connectivity::{Asked, Connectivity, Failure, Goal, Heard, Outcome, Probe, Way, choose_nodes, connectivity};
+pub use explain::{ExplainError, Explanation, Sees, Target, explain};
 pub use node::{NodeRow, NodeView, Rows, node, nodes};
 pub use plan::{PlanRow, Plans, plan};
 pub use preflight::{Check, Preflight, Verdict, preflight};

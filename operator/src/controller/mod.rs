@@ -11,7 +11,7 @@ mod node;
 pub(crate) mod pools;
 mod preflight;
 mod queue;
-mod random;
+pub(crate) mod random;
 mod rights;
 mod subnets;
 mod taints;

@@ -118,6 +118,17 @@ pub async fn cluster(client: &Client, scope: &Scope) -> anyhow::Result<Cluster> 
     Ok(cluster)
 }
 
+/// The image that the controller runs, which every node has: agents run it too.
+///
+/// # Errors
+/// Pods cannot be listed.
+pub async fn controller_image(client: &Client) -> anyhow::Result<Option<String>> {
+    let ours = ListParams::default().labels("app.kubernetes.io/name=azure-vnet,app.kubernetes.io/component=controller");
+    let pods: Vec<Pod> = all(&Api::all(client.clone()), ours).await.context("cannot list the controller's pods")?;
+    let image = |pod: Pod| pod.spec?.containers.into_iter().find(|container| container.name == "controller")?.image;
+    Ok(pods.into_iter().find_map(image))
+}
+
 fn within<K>(client: &Client, namespace: &str) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,

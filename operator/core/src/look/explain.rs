@@ -155,6 +155,11 @@ fn resolve(cluster: &Cluster, own: &str, target: &Target, notes: &mut Vec<String
     }
 }
 
+/// Whose address a destination sees of a pod that the pool's node has.
+pub(super) fn sees(pool: &AzureVnetNode, destination: Ipv4Addr) -> Sees {
+    decide(pool, destination).sees
+}
+
 struct Decision {
     sees: Sees,
     rule: String,
