@@ -24,11 +24,8 @@ pub struct FreeQueue {
 /// Tells one set of addresses from another.
 #[must_use]
 pub fn stamp(addresses: impl Iterator<Item = Ipv4Addr>) -> u32 {
-    let mut octets = Vec::with_capacity(MOST * 4);
-    for address in addresses {
-        octets.extend_from_slice(&address.octets());
-    }
-    crc32fast::hash(&octets)
+    let octets: Vec<_> = addresses.map(|address| address.octets()).collect();
+    crc32fast::hash(octets.as_flattened())
 }
 
 impl FreeQueue {
@@ -59,13 +56,11 @@ impl FreeQueue {
     pub fn print(&self) -> Vec<u8> {
         let Self { stamp, addresses } = self;
         let addresses = addresses.get(..MOST).unwrap_or(addresses);
-        let mut body = Vec::with_capacity(HEAD + addresses.len() * 4);
-        body.extend_from_slice(&stamp.to_be_bytes());
-        body.extend_from_slice(&u32::try_from(addresses.len()).unwrap_or_default().to_be_bytes());
-        for address in addresses {
-            body.extend_from_slice(&address.octets());
-        }
-        [MAGIC.as_slice(), &crc32fast::hash(&body).to_be_bytes(), &body].concat()
+        let count = u32::try_from(addresses.len()).unwrap_or_default();
+        let words: Vec<_> =
+            [*stamp, count].into_iter().chain(addresses.iter().map(|address| address.to_bits())).map(u32::to_be_bytes).collect();
+        let body = words.as_flattened();
+        [MAGIC.as_slice(), &crc32fast::hash(body).to_be_bytes(), body].concat()
     }
 
     /// Whether the queue was made for addresses of this stamp.
