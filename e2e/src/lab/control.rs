@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::api::Api;
 use super::pki::Pki;
 use super::plan::{API_SERVER, SERVICES};
-use super::run::{run, start, write};
+use super::run::{start, write};
 
 /// What the API server tells of the product's accounts: one event a line.
 pub const AUDIT_LOG: &str = "log/audit";
+
+/// Where the driver reaches the API server over plain HTTP, whatever network it is in.
+pub const API_SOCKET: &str = "api.sock";
 
 /// A user of its own, as the kernel counts inotify instances by user and those of root are the nodes'; it reads and writes what root made.
 const AS_ITS_USER: [&str; 5] =
@@ -21,7 +25,7 @@ const AS_ITS_USER: [&str; 5] =
 ///
 /// # Errors
 /// If a part cannot be started, ends early, or is not ready in time.
-pub fn start_control_plane(state: &Path) -> Result<Vec<Child>> {
+pub async fn start_control_plane(state: &Path) -> Result<Vec<Child>> {
     let (bin, logs, pki) = (state.join("bin"), state.join("log"), Pki::at(&state.join("pki")));
     let launch = |name: &str, arguments: &[String]| {
         let mut command = Command::new("setpriv");
@@ -31,22 +35,22 @@ pub fn start_control_plane(state: &Path) -> Result<Vec<Child>> {
     let policy = state.join("audit-policy.yaml");
     write(&policy, AUDIT)?;
     let api_server = api_server(&pki, &policy, &state.join(AUDIT_LOG));
-    let mut children = vec![launch("etcd", &etcd())?, launch("kube-apiserver", &api_server)?];
-    await_ready(&bin, &pki, &mut children)?;
+    let socket = state.join(API_SOCKET);
+    let proxy = proxy(&pki, &socket);
+    let mut children = vec![launch("etcd", &etcd())?, launch("kube-apiserver", &api_server)?, launch("kubectl", &proxy)?];
+    await_ready(&Api::at(&socket)?, &mut children).await?;
     children.push(launch("kube-controller-manager", &controller_manager(&pki))?);
     children.push(launch("kube-scheduler", &scheduler(&pki))?);
     Ok(children)
 }
 
-fn await_ready(bin: &Path, pki: &Pki, children: &mut [Child]) -> Result<()> {
+async fn await_ready(api: &Api, children: &mut [Child]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_mins(1);
-    let kubectl = bin.join("kubectl").to_string_lossy().into_owned();
-    let kubeconfig = format!("--kubeconfig={}", pki.file("admin.kubeconfig").display());
     loop {
-        match run(&kubectl, &[&kubeconfig, "get", "--raw", "/readyz", "--request-timeout=2s"]) {
-            Ok(_) => return Ok(()),
+        match api.ready().await {
+            Ok(()) => return Ok(()),
             Err(error) if Instant::now() >= deadline => bail!("the API server is not ready after 60 s: {error:#}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
         for child in children.iter_mut() {
             if let Some(status) = child.try_wait()? {
@@ -147,6 +151,14 @@ fn controller_manager(pki: &Pki) -> Vec<String> {
         ("node-monitor-grace-period", "20s".into()),
     ]);
     [as_client(pki, "kcm"), own].concat()
+}
+
+fn proxy(pki: &Pki, socket: &Path) -> Vec<String> {
+    let own = flags(&[
+        ("kubeconfig", pki.file("admin.kubeconfig").to_string_lossy().into_owned()),
+        ("unix-socket", socket.to_string_lossy().into_owned()),
+    ]);
+    [vec!["proxy".to_owned()], own].concat()
 }
 
 fn scheduler(pki: &Pki) -> Vec<String> {

@@ -43,7 +43,7 @@ fn set_up(state: &Path, runtime: &tokio::runtime::Runtime) -> Result<Azure> {
         server.args(["netns", "exec", outsider.name]).arg(state.join("bin/probe")).args(["serve", "8080"]).env("NODE_NAME", outsider.name);
         start(&mut server, &state.join("log").join(outsider.name))?;
     }
-    super::control::start_control_plane(state)?;
+    runtime.block_on(super::control::start_control_plane(state))?;
     Ok(azure)
 }
 

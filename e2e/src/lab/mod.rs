@@ -3,6 +3,7 @@
 //! A lab is a tree of processes below one, in namespaces of their own: when that one dies, nothing is left but a folder and empty cgroups,
 //! which the next lab sweeps. The driver talks to it by entering those namespaces.
 
+pub mod api;
 mod cgroup;
 mod control;
 mod fabric;
@@ -181,6 +182,12 @@ impl Lab {
         AdminClient::unix(self.state.path("admin.sock"))
     }
 
+    /// The socket at which `kubectl proxy` serves the API server's clients.
+    #[must_use]
+    pub fn api_socket(&self) -> PathBuf {
+        self.state.path(control::API_SOCKET)
+    }
+
     /// The certificate that Azure's emulated endpoints are signed by.
     #[must_use]
     pub fn azure_ca_file(&self) -> PathBuf {
@@ -220,7 +227,7 @@ impl Lab {
         }
         self.await_file("ready", Duration::from_secs(90))?;
         progress(&format!("control plane ready after {:.1} s", begun.elapsed().as_secs_f64()));
-        self.await_nodes(names.len())?;
+        self.await_nodes(&names)?;
         progress(&format!("{} nodes registered after {:.1} s", names.len(), begun.elapsed().as_secs_f64()));
         Ok(())
     }
@@ -288,21 +295,11 @@ impl Lab {
         Ok(())
     }
 
-    fn await_nodes(&self, count: usize) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_mins(1);
-        loop {
-            let seen = self.kubectl(&["get", "nodes", "-o", "name"])?.lines().count();
-            if seen == count {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                bail!(
-                    "{seen} of {count} nodes registered; {}",
-                    self.machines.iter().map(|machine| self.log(&machine.name)).collect::<String>()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+    fn await_nodes(&self, names: &[&str]) -> Result<()> {
+        let nodes: Vec<String> = names.iter().map(|name| format!("node/{name}")).collect();
+        let mut wait = self.client("kubectl");
+        wait.args(["wait", "--for=create", "--timeout=60s"]).args(&nodes);
+        run::finish(&mut wait).map(drop).with_context(|| names.iter().map(|name| self.log(name)).collect::<String>())
     }
 
     fn log(&self, name: &str) -> String {

@@ -8,12 +8,14 @@ use serde_json::Value;
 
 use crate::azure::AdminClient;
 use crate::lab::Lab;
+use crate::lab::api::{self, Api};
 
 /// A running lab and the few ways to talk to it.
 pub struct Cluster<'a> {
     /// The lab.
     pub lab: &'a Lab,
     runtime: tokio::runtime::Runtime,
+    api: Api,
 }
 
 /// A pod as the API server shows it.
@@ -42,10 +44,10 @@ impl<'a> Cluster<'a> {
     /// Talks to `lab`.
     ///
     /// # Errors
-    /// If no runtime for the emulator's client can be made.
+    /// If no client can be made.
     pub fn new(lab: &'a Lab) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { lab, runtime })
+        Ok(Self { lab, runtime, api: Api::at(&lab.api_socket())? })
     }
 
     /// Runs `kubectl` and returns what it printed.
@@ -56,13 +58,20 @@ impl<'a> Cluster<'a> {
         self.lab.kubectl(arguments)
     }
 
-    /// Runs `kubectl … -o json`.
+    /// Reads an object or a list from the API server: see [`Api::read`].
     ///
     /// # Errors
-    /// If it fails or prints no JSON.
-    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let text = self.kubectl(&[arguments, &["-o", "json"]].concat())?;
-        serde_json::from_str(&text).with_context(|| format!("kubectl {} printed no JSON", arguments.join(" ")))
+    /// As [`Api::read`].
+    pub fn read(&self, path: &str) -> Result<Value> {
+        self.runtime.block_on(self.api.read(path))
+    }
+
+    /// Creates an object: see [`Api::create`].
+    ///
+    /// # Errors
+    /// As [`Api::create`].
+    pub fn create(&self, path: &str, object: &Value) -> Result<Value> {
+        self.runtime.block_on(self.api.create(path, object))
     }
 
     /// Drains a node as `kubectl drain` is used.
@@ -99,7 +108,7 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// If `kubectl` fails.
     pub fn pods(&self, selector: &str) -> Result<Vec<Pod>> {
-        let list = self.json(&["get", "pods", "-l", selector])?;
+        let list = self.read(&format!("{}?labelSelector={selector}", api::PODS))?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
         let mut pods: Vec<Pod> = items.iter().filter_map(running).collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));

@@ -10,6 +10,7 @@ use super::{Cluster, wait_for};
 use crate::azure::command::{Class, Effect, Fault, RetryAfter};
 use crate::build::PROBE_IMAGE;
 use crate::lab::Node;
+use crate::lab::api;
 
 /// What strikes the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +121,7 @@ impl Leader {
     pub(super) fn of(cluster: &Cluster) -> Result<Self> {
         let identity = holder(cluster)?;
         let (pod, _) = identity.rsplit_once('_').context("the lease's holder names its pod")?;
-        let pod = cluster.json(&["-n", "kube-system", "get", "pod", pod])?;
+        let pod = cluster.read(&format!("{}/{pod}", api::SYSTEM_PODS))?;
         let node = pod["spec"]["nodeName"].as_str().and_then(|node| cluster.lab.node(node)).context("the leader's pod has a node")?;
         Ok(Self { identity, node })
     }
@@ -139,7 +140,7 @@ impl Leader {
         match blow {
             Blow::Kill => self.kill(),
             Blow::Cut => {
-                let deployment = cluster.json(&["-n", "kube-system", "get", "deployment", "azure-vnet-controller"])?;
+                let deployment = cluster.read(api::CONTROLLER)?;
                 let user = &deployment["spec"]["template"]["spec"]["securityContext"]["runAsUser"];
                 let rule = format!(
                     "table ip cut {{\nchain out {{\ntype filter hook output priority 0;\nmeta skuid {user} ip daddr {} drop\n}}\n}}",
@@ -159,12 +160,12 @@ impl Leader {
 }
 
 fn holder(cluster: &Cluster) -> Result<String> {
-    let lease = cluster.json(&["-n", "kube-system", "get", "lease", "azure-vnet-controller"])?;
+    let lease = cluster.read(api::LEASE)?;
     lease["spec"]["holderIdentity"].as_str().map(str::to_owned).context("nobody leads")
 }
 
 fn revision(cluster: &Cluster, node: &str) -> Result<u64> {
-    cluster.json(&["get", "avn", node])?["spec"]["revision"].as_u64().context("the node's object has a revision")
+    cluster.read(&format!("{}/{node}", api::VNET_NODES))?["spec"]["revision"].as_u64().context("the node's object has a revision")
 }
 
 /// Every configuration of ours that ever was on a NIC still is there, and is published; nothing else is.
@@ -177,7 +178,7 @@ fn nothing_lost(cluster: &Cluster) -> Result<()> {
             let Some(node) = nic.node else { continue };
             let ours = nic.configurations.iter().filter(|config| config.name.starts_with("avn-"));
             let attached: BTreeSet<Ipv4Addr> = ours.filter_map(|config| config.address).collect();
-            let object = cluster.json(&["get", "avn", &node])?;
+            let object = cluster.read(&format!("{}/{node}", api::VNET_NODES))?;
             let published = object["spec"]["addresses"].as_array().into_iter().flatten();
             let published: BTreeSet<Ipv4Addr> = published.filter_map(|slot| slot.as_str()?.split_once('/')?.1.parse().ok()).collect();
             if attached != published || !object["status"]["cloud"]["intent"].is_null() {

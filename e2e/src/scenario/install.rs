@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Cluster, wait_for};
 use crate::build::OPERATOR_IMAGE;
+use crate::lab::api;
 
 /// The config that the demo and the tests use: the defaults, with periods short enough to watch.
 pub const CONFIG: &str = "\
@@ -32,7 +33,7 @@ spec:
 /// If a node does not say so in time.
 pub fn without_network(cluster: &Cluster, deadline: Duration) -> Result<BTreeMap<String, String>> {
     wait_for("every node to say that it has no network yet", deadline, || {
-        let nodes = cluster.json(&["get", "nodes"])?;
+        let nodes = cluster.read(api::NODES)?;
         let items = nodes["items"].as_array().cloned().unwrap_or_default();
         let reasons: BTreeMap<String, String> = items.iter().filter_map(not_ready_reason).collect();
         let all = reasons.len() == cluster.lab.nodes().len() && reasons.values().all(|why| why.contains("cni plugin not initialized"));
@@ -94,7 +95,7 @@ pub fn configure(cluster: &Cluster, config: &str) -> Result<String> {
 /// If that takes longer than the deadline.
 pub fn wait_ready(cluster: &Cluster, deadline: Duration) -> Result<()> {
     wait_for("all nodes Ready without taints", deadline, || {
-        let nodes = cluster.json(&["get", "nodes"])?;
+        let nodes = cluster.read(api::NODES)?;
         let items = nodes["items"].as_array().cloned().unwrap_or_default();
         let waiting: Vec<String> = items.iter().filter_map(unready).collect();
         Ok(if waiting.is_empty() && !items.is_empty() { Ok(()) } else { Err(waiting.join("; ")) })

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::{Cluster, store, wait_for};
 use crate::build::PROBE_IMAGE;
 use crate::lab::Node;
+use crate::lab::api;
 
 /// Between two ADDs on a node: five a second.
 const BEAT: Duration = Duration::from_millis(200);
@@ -104,7 +105,7 @@ impl Load {
         }
         let mut counts = self.counts();
         for node in cluster.lab.nodes() {
-            let job = cluster.json(&["get", "job", &format!("churn-{}", node.name())])?;
+            let job = cluster.read(&format!("{}/churn-{}", api::JOBS, node.name()))?;
             counts.pods += job["status"]["succeeded"].as_u64().unwrap_or_default();
         }
         cluster.kubectl(&["delete", "jobs", "-l", "app=churn", "--cascade=foreground", "--timeout=90s"])?;
@@ -267,7 +268,7 @@ const YOUNG_WORDS: [&str; 2] = ["is not sealed in this boot", "no address is fre
 fn said_by_kubelets(cluster: &Cluster) -> Result<Vec<String>> {
     let mut found = vec![];
     for reason in ["FailedCreatePodSandBox", "FailedKillPod"] {
-        let events = cluster.json(&["get", "events", "--field-selector", &format!("reason={reason}")])?;
+        let events = cluster.read(&format!("{}?fieldSelector=reason={reason}", api::ALL_EVENTS))?;
         let text = |event: &Value| event["message"].as_str().unwrap_or_default().to_owned();
         let all = events["items"].as_array().into_iter().flatten().map(text);
         let is_of_young = |text: &String| YOUNG_WORDS.iter().any(|words| text.contains(words));
@@ -279,7 +280,7 @@ fn said_by_kubelets(cluster: &Cluster) -> Result<Vec<String>> {
 /// Leases that no pod has; those of pods that end are waited for.
 fn leaked(cluster: &Cluster) -> Result<Vec<String>> {
     let look = || -> Result<Vec<String>> {
-        let pods = cluster.json(&["get", "pods", "--all-namespaces"])?;
+        let pods = cluster.read(api::ALL_PODS)?;
         let mut found = vec![];
         for node in cluster.lab.nodes() {
             let of_node = |pod: &&Value| pod["spec"]["nodeName"] == node.name() && pod["spec"]["hostNetwork"] != true;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Cluster, Pod, wait_for};
 use crate::build::{OPERATOR_IMAGE, PROBE_IMAGE};
+use crate::lab::api;
 
 /// The other plugin's configuration.
 const OTHER: &str = "/etc/cni/net.d/10-bridge.conflist";
@@ -88,7 +89,7 @@ pub fn give_back(cluster: &Cluster, name: &str, other: &str) -> Result<()> {
     cluster.kubectl(&["taint", "node", name, "azure-vnet.dev/leaving=:NoExecute"])?;
     cluster.kubectl(&["label", "node", name, "azure-vnet-"])?;
     wait_for("the pods of the node to be gone", SOON, || {
-        let pods = cluster.json(&["get", "pods", "--all-namespaces", "--field-selector", &format!("spec.nodeName={name}")])?;
+        let pods = cluster.read(&format!("{}?fieldSelector=spec.nodeName={name}", api::ALL_PODS))?;
         let left: Vec<&str> = pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
         let left: Vec<&&str> = left.iter().filter(|pod| pod.starts_with("mover") || pod.starts_with("azure-vnet-agent")).collect();
         Ok(if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) })
@@ -125,7 +126,7 @@ pub fn restore(cluster: &Cluster, node: &str) -> Result<()> {
     ])?;
     let pod = created.split_whitespace().find(|word| word.starts_with("node-debugger-")).context("kubectl names the pod")?.to_owned();
     wait_for("the node to be restored", SOON, || {
-        let phase = cluster.json(&["get", "pod", &pod])?["status"]["phase"].as_str().unwrap_or_default().to_owned();
+        let phase = cluster.read(&format!("{}/{pod}", api::PODS))?["status"]["phase"].as_str().unwrap_or_default().to_owned();
         let said = || cluster.kubectl(&["logs", &pod]).unwrap_or_default();
         ensure!(phase != "Failed", "it was not restored: {}", said());
         Ok(if phase == "Succeeded" { Ok(()) } else { Err(phase) })

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Cluster, wait_for};
+use crate::lab::api;
 
 /// What each node's object says would be sent: names of IP configurations, by node.
 pub type Planned = BTreeMap<String, Vec<String>>;
@@ -29,7 +30,7 @@ pub fn planned(cluster: &Cluster, counts: &[(&str, usize)], deadline: Duration) 
     let total: usize = counts.iter().map(|(_, count)| count).sum();
     let expected = json!({"nodes": counts.len(), "add": total});
     wait_for("the config's count of plans", deadline, || {
-        let plan = cluster.json(&["get", "avc", "default"])?["status"]["plan"].clone();
+        let plan = cluster.read(&format!("{}/default", api::CONFIGS))?["status"]["plan"].clone();
         let same = ["nodes", "add"].iter().all(|key| plan[key] == expected[key]);
         Ok(if same { Ok(()) } else { Err(format!("{plan} is not {expected}")) })
     })?;
@@ -54,7 +55,7 @@ pub fn enforce(cluster: &Cluster, planned: &Planned, deadline: Duration) -> Resu
 }
 
 fn plans(cluster: &Cluster) -> Result<BTreeMap<String, Value>> {
-    let list = cluster.json(&["get", "avn"])?;
+    let list = cluster.read(api::VNET_NODES)?;
     let items = list["items"].as_array().context("a list has items")?;
     let plan = |item: &Value| {
         let plan = item["status"]["cloud"]["plan"].clone();

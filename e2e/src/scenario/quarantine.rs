@@ -14,6 +14,7 @@ use super::install::CONFIG;
 use super::{Cluster, store, wait_for};
 use crate::azure::command::{Class, Effect, Fault, RetryAfter};
 use crate::lab::Node;
+use crate::lab::api;
 
 /// How long Azure asks the controller to wait, again and again, until the node has booted.
 const WAIT: u64 = 5;
@@ -61,7 +62,7 @@ pub fn reboot_with_addresses_set_aside(cluster: &Cluster, nodes: &[&str], deadli
 /// Ends the burst, and waits until the controller intends a removal and Azure has asked it to wait. Azure does so from before there can be a
 /// removal, and from when the growth is over: it would wait as well.
 fn held_back_removal(cluster: &Cluster, node: &Node, deadline: Duration) -> Result<BTreeSet<Ipv4Addr>> {
-    let object = || cluster.json(&["get", "avn", node.name()]);
+    let object = || cluster.read(&format!("{}/{}", api::VNET_NODES, node.name()));
     wait_for("the node's growth to be over", deadline, || {
         let cloud = object()?["status"]["cloud"].clone();
         let over = cloud["attached"] == MAX && cloud["intent"].is_null();

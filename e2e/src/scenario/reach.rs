@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::cluster::Answer;
 use super::{Cluster, Pod, wait_for};
 use crate::build::PROBE_IMAGE;
+use crate::lab::api;
 
 /// A host of the peered VNET; it sees the pod's own address.
 pub const PEER: &str = "10.50.0.10:8080";
@@ -85,7 +86,7 @@ pub struct Matrix {
 /// # Errors
 /// If a pod cannot be entered.
 pub fn reach(cluster: &Cluster, pods: &[Pod]) -> Result<Matrix> {
-    let service = cluster.json(&["get", "service", "web"])?;
+    let service = cluster.read(&format!("{}/web", api::SERVICES))?;
     let service = service["spec"]["clusterIP"].as_str().context("the service has no address")?.to_owned();
     let places = [
         ("peered VNET", PEER.to_owned()),

@@ -37,8 +37,9 @@ pub struct Rights {
 /// If either cannot be read.
 pub fn rights(cluster: &Cluster) -> Result<Rights> {
     let mut rights = Rights::default();
-    for kind in ["clusterroles", "roles"] {
-        let roles = cluster.json(&["get", kind, "-n", "kube-system", "-l", "app.kubernetes.io/name=azure-vnet"])?;
+    for kind in ["clusterroles", "namespaces/kube-system/roles"] {
+        let roles = format!("/apis/rbac.authorization.k8s.io/v1/{kind}?labelSelector=app.kubernetes.io/name=azure-vnet");
+        let roles = cluster.read(&roles)?;
         for role in roles["items"].as_array().into_iter().flatten() {
             let part = role["metadata"]["labels"]["app.kubernetes.io/component"].as_str().context("a role names its part")?;
             for rule in role["rules"].as_array().into_iter().flatten() {

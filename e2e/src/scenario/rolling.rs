@@ -8,6 +8,7 @@ use super::failover::Leader;
 use super::load::{self, Load};
 use super::{Checker, Cluster, Pod, wait_for, wait_ready};
 use crate::build::{EARLIER_IMAGE, EARLIER_MARK, OPERATOR_IMAGE, checkout};
+use crate::lab::api;
 use crate::lab::{Lab, LabOptions};
 use crate::scenario;
 
@@ -90,7 +91,7 @@ pub fn renew_nodes(cluster: &Cluster, count: usize) -> Result<()> {
         let boot = boot_of(cluster, name)?;
         cluster.lab.reboot(name)?;
         wait_for("the booted node to be ready", Duration::from_secs(90), || {
-            let object = cluster.json(&["get", "node", name])?;
+            let object = cluster.read(&format!("{}/{name}", api::NODES))?;
             let ready =
                 object["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
             let is_another = object["status"]["nodeInfo"]["bootID"] != boot;
@@ -102,7 +103,7 @@ pub fn renew_nodes(cluster: &Cluster, count: usize) -> Result<()> {
 }
 
 fn boot_of(cluster: &Cluster, node: &str) -> Result<serde_json::Value> {
-    Ok(cluster.json(&["get", "node", node])?["status"]["nodeInfo"]["bootID"].clone())
+    Ok(cluster.read(&format!("{}/{node}", api::NODES))?["status"]["nodeInfo"]["bootID"].clone())
 }
 
 /// Kills the controller that leads, and waits until another does.
@@ -178,7 +179,7 @@ pub fn run(extent: Extent, tell: &mut dyn FnMut(&str)) -> Result<load::Counts> {
 /// Waits until the pools are as large as the config says: the driver begins at full speed.
 fn filled(cluster: &Cluster) -> Result<()> {
     wait_for("the pools to be filled", Duration::from_mins(2), || {
-        let pools = cluster.json(&["get", "avn"])?;
+        let pools = cluster.read(api::VNET_NODES)?;
         let adopted = |pool: &serde_json::Value| pool["status"]["agent"]["counts"]["free"].as_u64().unwrap_or_default();
         let free: Vec<u64> = pools["items"].as_array().into_iter().flatten().map(adopted).collect();
         Ok(if free.len() == cluster.lab.nodes().len() && free.iter().all(|free| *free >= 90) { Ok(()) } else { Err(format!("{free:?}")) })

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::cluster::Answer;
 use super::{Cluster, HOST_PORT, wait_for};
+use crate::lab::api;
 
 /// The peered VNET's host.
 const OUTSIDER: &str = "peer";
@@ -32,7 +33,7 @@ pub fn services(cluster: &Cluster) -> Result<()> {
     let home = cluster.lab.node(&door.node).context("its node")?.address().to_string();
     let everywhere = node_port(cluster, "web-everywhere")?;
     let local = node_port(cluster, "door-local")?;
-    let hairpin = cluster.json(&["get", "service", "door-local"])?["spec"]["clusterIP"].as_str().context("its address")?.to_owned();
+    let hairpin = cluster.read(&format!("{}/door-local", api::SERVICES))?["spec"]["clusterIP"].as_str().context("its address")?.to_owned();
     for node in cluster.lab.nodes() {
         let target = format!("{}:{everywhere}", node.address());
         through(&format!("NodePort of {}, from outside", node.name()), || cluster.ask_from_outside(OUTSIDER, &target))?;
@@ -52,7 +53,7 @@ pub fn services(cluster: &Cluster) -> Result<()> {
 }
 
 fn node_port(cluster: &Cluster, service: &str) -> Result<u64> {
-    cluster.json(&["get", "service", service])?["spec"]["ports"][0]["nodePort"].as_u64().context("a NodePort")
+    cluster.read(&format!("{}/{service}", api::SERVICES))?["spec"]["ports"][0]["nodePort"].as_u64().context("a NodePort")
 }
 
 fn one(cluster: &Cluster, pod: &str, target: &str) -> Result<Result<Answer, String>> {

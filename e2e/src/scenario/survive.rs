@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{Cluster, store, wait_for};
 use crate::build::PROBE_IMAGE;
 use crate::lab::Node;
+use crate::lab::api;
 
 /// Takes the controller and all agents away; a pod still starts and another stops; then brings them back.
 ///
@@ -19,7 +20,7 @@ pub fn start_and_stop_without_daemons(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["-n", "kube-system", "scale", "deployment", "azure-vnet-controller", "--replicas=0"])?;
     select_agents(cluster, r#"{"azure-vnet.dev/no-such-node":"true"}"#)?;
     wait_for("controller and agents to be gone", Duration::from_mins(1), || {
-        let pods = cluster.json(&["-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=azure-vnet"])?;
+        let pods = cluster.read(&format!("{}?labelSelector=app.kubernetes.io/name=azure-vnet", api::SYSTEM_PODS))?;
         let left = pods["items"].as_array().map_or(0, Vec::len);
         Ok(if left == 0 { Ok(()) } else { Err(format!("{left} pods left")) })
     })?;
@@ -60,9 +61,9 @@ spec:
 /// # Errors
 /// If the pods do not come back, or a former lease is still there.
 pub fn reboot(cluster: &Cluster, node: &Node, deadline: Duration) -> Result<()> {
-    let on_node = format!("--field-selector=spec.nodeName={}", node.name());
+    let on_node = format!("{}?labelSelector=app=web&fieldSelector=spec.nodeName={}", api::PODS, node.name());
     let restarts = || -> Result<BTreeMap<String, u64>> {
-        let pods = cluster.json(&["get", "pods", "-l", "app=web", &on_node])?;
+        let pods = cluster.read(&on_node)?;
         Ok(pods["items"].as_array().into_iter().flatten().filter_map(restarts).collect())
     };
     let (before, former) = (restarts()?, lease_keys(node)?);

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::failover::Leader;
 use super::{Cluster, wait_for};
+use crate::lab::api;
 
 /// A `ConfigMap` as AKS keeps it for kube-proxy, with pods' addresses that are not the nodes' subnet's.
 pub const KUBE_PROXY: &str = r"
@@ -21,13 +22,13 @@ data:
     mode: iptables
 ";
 
-/// Waits until a condition of an object has this status and reason; answers its message.
+/// Waits until a condition of the object at a path has this status and reason; answers its message.
 ///
 /// # Errors
 /// If it has not in time.
-pub fn condition(cluster: &Cluster, object: [&str; 2], kind: &str, expected: [&str; 2], deadline: Duration) -> Result<String> {
-    wait_for(&format!("{kind} of {} to be {}", object.join(" "), expected.join(" ")), deadline, || {
-        let found = cluster.json(&["get", object[0], object[1]])?;
+pub fn condition(cluster: &Cluster, path: &str, kind: &str, expected: [&str; 2], deadline: Duration) -> Result<String> {
+    wait_for(&format!("{kind} of {path} to be {}", expected.join(" ")), deadline, || {
+        let found = cluster.read(path)?;
         let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let Some(found) = conditions.into_iter().find(|condition| condition["type"] == kind) else { return Ok(Err("none".into())) };
         let same = found["status"] == expected[0] && found["reason"] == expected[1];
@@ -40,9 +41,9 @@ pub fn condition(cluster: &Cluster, object: [&str; 2], kind: &str, expected: [&s
 /// # Errors
 /// If there is none in time.
 pub fn node_event(cluster: &Cluster, node: &str, [reason, word]: [&str; 2], deadline: Duration) -> Result<String> {
-    let of = format!("--field-selector=involvedObject.kind=Node,involvedObject.name={node},reason={reason}");
+    let of = format!("{}?fieldSelector=involvedObject.kind=Node,involvedObject.name={node},reason={reason}", api::ALL_EVENTS);
     wait_for(&format!("an event {reason} of {node}"), deadline, || {
-        let events = cluster.json(&["get", "events", "--all-namespaces", &of])?;
+        let events = cluster.read(&of)?;
         let said: Vec<&str> = events["items"].as_array().into_iter().flatten().filter_map(|event| event["message"].as_str()).collect();
         let found = said.iter().find(|said| said.contains(word)).map(|said| (*said).to_owned());
         Ok(found.ok_or_else(|| format!("{said:?}")))
@@ -55,7 +56,7 @@ pub fn node_event(cluster: &Cluster, node: &str, [reason, word]: [&str; 2], dead
 /// If it does not come, or go, in time.
 pub fn exhausted_taint(cluster: &Cluster, node: &str, is_there: bool, deadline: Duration) -> Result<()> {
     wait_for(&format!("the mark of {node} to {}", if is_there { "come" } else { "go" }), deadline, || {
-        let taints = cluster.json(&["get", "node", node])?["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        let taints = cluster.read(&format!("{}/{node}", api::NODES))?["spec"]["taints"].as_array().cloned().unwrap_or_default();
         let marked = taints.iter().any(|taint| taint["key"] == "azure-vnet.dev/no-addresses" && taint["effect"] == "NoSchedule");
         Ok(if marked == is_there { Ok(()) } else { Err(format!("{taints:?}")) })
     })
@@ -67,7 +68,7 @@ pub fn exhausted_taint(cluster: &Cluster, node: &str, is_there: bool, deadline: 
 /// If it does not in time.
 pub fn subnet(cluster: &Cluster, free: u64, needs: u64, deadline: Duration) -> Result<Value> {
     wait_for(&format!("the subnet to have {free} and to need {needs} more"), deadline, || {
-        let list = cluster.json(&["get", "avs"])?;
+        let list = cluster.read(api::SUBNETS)?;
         let status = list["items"][0]["status"].clone();
         Ok(if status["free"] == free && status["needs"] == needs { Ok(status) } else { Err(status.to_string()) })
     })
@@ -98,7 +99,8 @@ pub fn shown(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
 /// # Errors
 /// If it fails or prints no JSON.
 pub fn read(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
-    cluster.json(&[&["azure-vnet"], arguments].concat())
+    let text = cluster.kubectl(&[&["azure-vnet"], arguments, &["-o", "json"]].concat())?;
+    serde_json::from_str(&text).with_context(|| format!("kubectl azure-vnet {} printed no JSON: {text}", arguments.join(" ")))
 }
 
 /// One row of a list, by what is in a field.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Cluster, wait_for};
 use crate::lab::Node;
+use crate::lab::api;
 
 /// `helm uninstall`.
 ///
@@ -91,7 +92,7 @@ fn left_at_api_server(cluster: &Cluster) -> Result<Vec<String>> {
     let whole = cluster.kubectl(&["get", "avn,avs,clusterroles,clusterrolebindings,validatingadmissionpolicies", "-o", "name"])?;
     let named = own.lines().chain(whole.lines()).filter(|line| line.contains("azure-vnet"));
     let mut left: Vec<String> = named.map(str::to_owned).collect();
-    let nodes = cluster.json(&["get", "nodes"])?;
+    let nodes = cluster.read(api::NODES)?;
     for node in nodes["items"].as_array().into_iter().flatten() {
         let taints = node["spec"]["taints"].as_array().into_iter().flatten().filter_map(|taint| taint["key"].as_str());
         let ours = taints.filter(|key| key.starts_with("azure-vnet.dev/"));

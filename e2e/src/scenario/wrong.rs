@@ -5,6 +5,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::Cluster;
+use crate::lab::api;
 
 /// One row of `crds/tests/wrong-configs.yaml`.
 #[derive(Deserialize)]
@@ -61,24 +62,16 @@ fn rows<T: DeserializeOwned>(file: &str) -> Result<Vec<T>> {
 }
 
 fn refuse(cluster: &Cluster, Wrong { expected, before, object, .. }: &Wrong) -> Result<()> {
-    let verb = match before {
-        Some(before) => {
-            let file = cluster.lab.write_file("before.json", &before.to_string())?;
-            cluster.kubectl(&["create", "-f", &file.to_string_lossy()])?;
-            "replace"
-        }
-        None => "create",
-    };
+    let Some(before) = before else { return refused(cluster.create(api::CONFIGS, object), expected) };
+    cluster.create(api::CONFIGS, before)?;
     let file = cluster.lab.write_file("wrong.json", &object.to_string())?;
-    let outcome = cluster.kubectl(&[verb, "-f", &file.to_string_lossy()]);
-    if before.is_some() {
-        let name = object["metadata"]["name"].as_str().context("a row's object has a name")?;
-        cluster.kubectl(&["delete", "avc", name])?;
-    }
+    let outcome = cluster.kubectl(&["replace", "-f", &file.to_string_lossy()]);
+    let name = object["metadata"]["name"].as_str().context("a row's object has a name")?;
+    cluster.kubectl(&["delete", "avc", name])?;
     refused(outcome, expected)
 }
 
-fn refused(outcome: Result<String>, expected: &str) -> Result<()> {
+fn refused<T>(outcome: Result<T>, expected: &str) -> Result<()> {
     match outcome {
         Ok(_) => bail!("it was accepted"),
         Err(error) if format!("{error:#}").contains(expected) => Ok(()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Running;
 use azure_vnet_e2e::build::PROBE_IMAGE;
-use azure_vnet_e2e::lab::{Cni, Lab, LabOptions, labs_of, left_of};
+use azure_vnet_e2e::lab::{Cni, Lab, LabOptions, api, labs_of, left_of};
 use azure_vnet_e2e::scenario::{Cluster, wait_for, wait_ready};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -27,11 +27,13 @@ fn three_nodes_run_pods_that_reach_each_other_and_survive_a_reboot() {
         let answers = cluster.ask(&pod.name, &targets).unwrap();
         assert!(answers.iter().all(Result::is_ok), "{} reaches all: {answers:?}", pod.name);
     }
-    let boot = |node: &str| cluster.json(&["get", "node", node]).unwrap()["status"]["nodeInfo"]["bootID"].clone();
+    let boot = |node: &str| cluster.read(&format!("{}/{node}", api::NODES)).unwrap()["status"]["nodeInfo"]["bootID"].clone();
     let before = boot("n2");
     lab.reboot("n2").unwrap();
     wait_for("the rebooted node's pod", Duration::from_secs(90), || {
-        let restarted = cluster.json(&["get", "pods", "-l", "app=web", "--field-selector=spec.nodeName=n2"])?["items"][0]["status"]["containerStatuses"][0].clone();
+        let restarted = cluster.read(&format!("{}?labelSelector=app=web&fieldSelector=spec.nodeName=n2", api::PODS))?["items"][0]["status"]
+            ["containerStatuses"][0]
+            .clone();
         Ok(if restarted["restartCount"] == 1 && restarted["ready"] == true { Ok(()) } else { Err(restarted["state"].to_string()) })
     })
     .unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use azure_vnet_e2e::build::PROBE_IMAGE;
-use azure_vnet_e2e::lab::{Lab, LabOptions};
+use azure_vnet_e2e::lab::{Lab, LabOptions, api};
 use azure_vnet_e2e::scenario::{self, Checker, Cluster, connected, told};
 use serde_json::json;
 
@@ -48,7 +48,9 @@ fn a_plan_is_seen_before_it_is_sent_and_people_are_told_what_is_in_the_way() {
     cluster.apply(&pods("few", "n3", 2)).unwrap();
     let refused = told::node_event(&cluster, "n2", ["OverrideRefused", "azure-vnet.dev/pool-override"], SOON).unwrap();
     assert!(refused.contains("255"), "{refused}");
-    let cidr = told::condition(&cluster, ["avc", "default"], "PreflightPassed", ["False", "ClusterCIDRLeavesPodsOut"], SOON).unwrap();
+    let cidr =
+        told::condition(&cluster, &format!("{}/default", api::CONFIGS), "PreflightPassed", ["False", "ClusterCIDRLeavesPodsOut"], SOON)
+            .unwrap();
     assert!(cidr.contains("--cluster-cidr 10.244.0.0/16") && cidr.contains("10.240.0.0/27"), "{cidr}");
     let subnet = told::subnet(&cluster, 24, 9, SOON).unwrap();
     assert_eq!((&subnet["limit"], &subnet["nodes"], &subnet["prefixes"]), (&json!(27), &json!(3), &json!(["10.240.0.0/27"])));
@@ -83,7 +85,7 @@ fn a_plan_is_seen_before_it_is_sent_and_people_are_told_what_is_in_the_way() {
     let why = told::read(&cluster, &["why", &format!("default/{}", one.name)]).unwrap();
     assert_eq!(why["pod"]["address"], json!(one.address), "{why}");
     assert!(why["steps"].as_array().unwrap().iter().all(|step| step["state"] == "done"), "{why}");
-    let list = cluster.json(&["get", "pods", "-l", "app=few"]).unwrap();
+    let list = cluster.read(&format!("{}?labelSelector=app=few", api::PODS)).unwrap();
     let names = list["items"].as_array().unwrap().iter().map(|pod| pod["metadata"]["name"].as_str().unwrap());
     let other = names.clone().find(|name| *name != one.name).unwrap();
     scenario::wait_for("the other pod to be told of the limit", SOON, || {

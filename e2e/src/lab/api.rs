@@ -1,0 +1,93 @@
+//! The API server over HTTP, for what is asked again and again: a `kubectl` takes a tenth of a second of a processor just to start.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::RequestBuilder;
+use serde_json::Value;
+
+/// Nodes.
+pub const NODES: &str = "/api/v1/nodes";
+/// Pods of all namespaces.
+pub const ALL_PODS: &str = "/api/v1/pods";
+/// Pods of the namespace that users get if they name none.
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
+/// Services of that namespace.
+pub const SERVICES: &str = "/api/v1/namespaces/default/services";
+/// Jobs of that namespace.
+pub const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
+/// Events of all namespaces.
+pub const ALL_EVENTS: &str = "/api/v1/events";
+/// Pods of the product's namespace.
+pub const SYSTEM_PODS: &str = "/api/v1/namespaces/kube-system/pods";
+/// The controller's Deployment.
+pub const CONTROLLER: &str = "/apis/apps/v1/namespaces/kube-system/deployments/azure-vnet-controller";
+/// What tells which controller leads.
+pub const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/azure-vnet-controller";
+/// The product's configs.
+pub const CONFIGS: &str = "/apis/azure-vnet.dev/v1alpha1/azurevnetconfigs";
+/// The product's nodes.
+pub const VNET_NODES: &str = "/apis/azure-vnet.dev/v1alpha1/azurevnetnodes";
+/// The product's subnets.
+pub const SUBNETS: &str = "/apis/azure-vnet.dev/v1alpha1/azurevnetsubnets";
+
+/// A client of the API server, with all rights, through the lab's `kubectl proxy`.
+pub struct Api {
+    client: reqwest::Client,
+}
+
+impl Api {
+    /// Talks to the proxy that listens at `socket`.
+    ///
+    /// # Errors
+    /// If no client can be made.
+    pub fn at(socket: &Path) -> Result<Self> {
+        // The proxy speaks plain HTTP, but the library makes no client without a provider; the first that is installed stays.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+        Ok(Self { client: reqwest::Client::builder().unix_socket(socket).no_proxy().build()? })
+    }
+
+    /// Asks whether the API server serves.
+    ///
+    /// # Errors
+    /// If it does not, or does not answer within two seconds.
+    pub async fn ready(&self) -> Result<()> {
+        let answer = self.client.get(url("/readyz")).timeout(Duration::from_secs(2)).send().await?;
+        answer.error_for_status()?;
+        Ok(())
+    }
+
+    /// Reads an object, or a list of them, by its path and, in its query, `labelSelector` or `fieldSelector`.
+    ///
+    /// # Errors
+    /// If there is none; the error holds the API server's words.
+    pub async fn read(&self, path: &str) -> Result<Value> {
+        answer(self.client.get(url(path))).await.with_context(|| format!("reading {path}"))
+    }
+
+    /// Creates an object in a collection; a field that the collection's schema does not know is an error.
+    ///
+    /// # Errors
+    /// If the API server refuses it; the error holds its words.
+    pub async fn create(&self, path: &str, object: &Value) -> Result<Value> {
+        let path = format!("{path}?fieldValidation=Strict");
+        answer(self.client.post(url(&path)).json(object)).await.with_context(|| format!("creating in {path}"))
+    }
+}
+
+/// The proxy serves those who ask for this host.
+fn url(path: &str) -> String {
+    format!("http://localhost{path}")
+}
+
+async fn answer(request: RequestBuilder) -> Result<Value> {
+    let answer = request.send().await?;
+    let status = answer.status();
+    let text = answer.text().await?;
+    let said: Value = serde_json::from_str(&text).with_context(|| format!("{status}: {text}"))?;
+    if !status.is_success() {
+        bail!("{status}: {}", said.get("message").and_then(Value::as_str).unwrap_or(&text));
+    }
+    Ok(said)
+}
