@@ -1,10 +1,11 @@
 //! The API server over HTTP, for what is asked again and again: a `kubectl` takes a tenth of a second of a processor just to start.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use reqwest::RequestBuilder;
+use reqwest::header::RETRY_AFTER;
+use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 
 /// Nodes.
@@ -81,8 +82,17 @@ fn url(path: &str) -> String {
     format!("http://localhost{path}")
 }
 
+/// An API server that asks to come again later, as while it takes in a new kind, is asked again.
 async fn answer(request: RequestBuilder) -> Result<Value> {
-    let answer = request.send().await?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let answer = loop {
+        let answer = request.try_clone().context("a request can be sent again")?.send().await?;
+        let later = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+        match later.map(Duration::from_secs) {
+            Some(pause) if answer.status() == StatusCode::TOO_MANY_REQUESTS && Instant::now() < deadline => tokio::time::sleep(pause).await,
+            _ => break answer,
+        }
+    };
     let status = answer.status();
     let text = answer.text().await?;
     let said: Value = serde_json::from_str(&text).with_context(|| format!("{status}: {text}"))?;

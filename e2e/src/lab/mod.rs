@@ -28,6 +28,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 pub use init::lab_init;
 pub use interrupt::interrupted;
@@ -44,6 +45,7 @@ use crate::build::{
     Cache, Operator, Product, Tools, earlier_image, image_of_probe, operator_image, pause_image, probe_binary, product, progress,
     require_packages,
 };
+use api::Api;
 use pki::Pki;
 use plan::Machine;
 use seat::Seat;
@@ -296,10 +298,20 @@ impl Lab {
     }
 
     fn await_nodes(&self, names: &[&str]) -> Result<()> {
-        let nodes: Vec<String> = names.iter().map(|name| format!("node/{name}")).collect();
-        let mut wait = self.client("kubectl");
-        wait.args(["wait", "--for=create", "--timeout=60s"]).args(&nodes);
-        run::finish(&mut wait).map(drop).with_context(|| names.iter().map(|name| self.log(name)).collect::<String>())
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let api = Api::at(&self.api_socket())?;
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            let nodes = runtime.block_on(api.read(api::NODES))?;
+            let seen = nodes.get("items").and_then(Value::as_array).map_or(0, Vec::len);
+            if seen == names.len() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("{seen} of {} nodes registered; {}", names.len(), names.iter().map(|name| self.log(name)).collect::<String>());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn log(&self, name: &str) -> String {
