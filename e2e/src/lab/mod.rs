@@ -300,7 +300,7 @@ impl Lab {
     fn await_nodes(&self, names: &[&str]) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let api = Api::at(&self.api_socket())?;
-        let deadline = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + Duration::from_mins(3);
         loop {
             let nodes = runtime.block_on(api.read(api::NODES))?;
             let seen = nodes.get("items").and_then(Value::as_array).map_or(0, Vec::len);
