@@ -147,6 +147,8 @@ pub struct Memory {
     pub sends: u32,
     /// When Azure was last found to take writes without effect.
     pub ignored: Option<Timestamp>,
+    /// Since which read the NIC and the machine's model have disagreed though Azure is done.
+    pub lagging: Option<Timestamp>,
     /// What its kin had needed when this new node was first sized: it is filled once.
     pub learned: Option<u16>,
     /// Since when a new node has been in service, and the most that its pods needed at once.

@@ -10,6 +10,12 @@ use crate::arm::{Class, Error};
 
 /// How often a read that changed nothing is written down.
 const NOTE_READS: Duration = Duration::from_mins(5);
+/// Of an instance that Azure is done with.
+const DIFFERS: (&str, &str) = (
+    "ModelDiffers",
+    "Azure is done with the machine, and its NIC has not the IP configurations of its model: nothing is written until they agree. Find who else \
+     writes the instance or its scale set; an update of the instance from its own model, or a reimage, ends it.",
+);
 /// Conditions that the controller owns.
 const OURS: [&str; 5] = ["Ready", "InDeficit", "AtCapacity", "NicWritable", "AgentAlive"];
 
@@ -81,6 +87,7 @@ fn conditions(step: &Step<'_>, sizes: Option<&Sizes>, error: Option<&Error>) -> 
     });
     let writable = match blocked {
         Some(error) => (false, error.reason(), error.remedy()),
+        None if step.differs() => (false, DIFFERS.0, DIFFERS.1.into()),
         None => (true, "Writable", "Azure takes writes to the NIC.".into()),
     };
     let mut found = vec![("Ready", ready(step, sizes, blocked))];
@@ -149,6 +156,7 @@ fn deficit(step: &Step<'_>, sizes: &Sizes, error: Option<&Error>) -> (bool, &'st
         (Mode::Plan, _) => (true, "Planned", "The config's mode is Plan: status.cloud.plan shows what Enforce would send.".into()),
         (Mode::Paused, _) => (true, "Paused", "The config's mode is Paused: set it to Enforce for more addresses.".into()),
         (Mode::Enforce, Some(error)) => (true, error.reason(), error.remedy()),
+        (Mode::Enforce, None) if step.differs() => (true, DIFFERS.0, DIFFERS.1.into()),
         (Mode::Enforce, None) => (true, "Filling", "More addresses are on their way.".into()),
     }
 }

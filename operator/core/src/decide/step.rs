@@ -28,6 +28,10 @@ use crate::{
 pub const MISSING: Duration = Duration::from_mins(1);
 /// Between reads of a NIC that Azure works on.
 const MOVING: Duration = Duration::from_secs(5);
+/// The longest time between reads of one that Azure is done with though it does not show what was wanted.
+const LAGGING: Duration = Duration::from_mins(5);
+/// How long that lasts before it is told.
+const DIFFERS: Duration = Duration::from_mins(2);
 /// How often a write is sent that Azure takes without effect.
 const TRIES: u32 = 3;
 /// How long a NIC is left alone after that.
@@ -86,6 +90,8 @@ impl<'a> Step<'a> {
     }
 
     fn with_nic(&mut self, nic: &NicRead) {
+        let lags = nic.view.state == State::Lagging;
+        self.memory.lagging = lags.then(|| self.memory.lagging.unwrap_or(nic.at));
         if let Some(intent) = self.cloud.intent.clone() {
             return self.settle(&intent, nic);
         }
@@ -96,7 +102,9 @@ impl<'a> Step<'a> {
         self.wake(READ_EVERY.saturating_sub(age));
         match nic.view.state {
             State::Settled => {}
-            State::Moving | State::Lagging => return self.read_at_pace(age, MOVING),
+            State::Moving => return self.read_at_pace(age, MOVING),
+            // Most catch up in seconds; what does not waits for somebody to see to it.
+            State::Lagging => return self.read_at_pace(age, (self.lag() / 4).clamp(MOVING, LAGGING)),
         }
         let from = self.publish_from(&nic.view);
         if self.now < from {
@@ -109,6 +117,15 @@ impl<'a> Step<'a> {
         self.judge_releases(&nic.view);
         self.size(nic);
         self.end_probation(nic);
+    }
+
+    fn lag(&self) -> Duration {
+        self.memory.lagging.map_or(Duration::ZERO, |begun| since(begun, self.now))
+    }
+
+    /// Whether nothing that is under way explains that the NIC is not what the machine's model says.
+    pub fn differs(&self) -> bool {
+        self.cloud.intent.is_none() && self.lag() >= DIFFERS
     }
 
     /// Reads the NIC, unless Azure asked for patience or the last read failed a moment ago.

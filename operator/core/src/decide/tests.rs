@@ -234,4 +234,5 @@ pub fn failure(class: Class, trace: Trace) -> Result<(), Error> {
 
 mod beginning;
 mod giving;
+mod lagging;
 mod taking;
