@@ -369,9 +369,12 @@ impl Cloud {
 }
 
 /// What a configuration joins, and the action that it takes.
-const JOINS: [(&str, &str); 2] = [
+const JOINS: [(&str, &str); 5] = [
     ("applicationSecurityGroups", "Microsoft.Network/applicationSecurityGroups/joinIpConfiguration/action"),
     ("loadBalancerBackendAddressPools", "Microsoft.Network/loadBalancers/backendAddressPools/join/action"),
+    ("loadBalancerInboundNatRules", "Microsoft.Network/loadBalancers/inboundNatRules/join/action"),
+    ("loadBalancerInboundNatPools", "Microsoft.Network/loadBalancers/inboundNatPools/join/action"),
+    ("applicationGatewayBackendAddressPools", "Microsoft.Network/applicationGateways/backendAddressPools/join/action"),
 ];
 
 /// A write, checked and with its addresses chosen.

@@ -104,11 +104,16 @@ pub fn of_joined(tree: &Value) -> Vec<Question> {
     found
 }
 
-/// The key under which joined resources share a question: of the public addresses in a resource group, each of one node, one is asked for.
+/// The key under which joined resources share a question: of the public addresses in a resource group, and of a load balancer's rules, each of one
+/// node, one is asked for.
 #[must_use]
 pub fn joined_key(question: &Question) -> String {
-    let is_public = question.needs.iter().any(|need| need.action.starts_with("Microsoft.Network/publicIPAddresses/"));
-    if is_public { format!("public {}", group_key(&question.scope)) } else { question.scope.key() }
+    let asks = |kind: &str| question.needs.iter().any(|need| need.action.starts_with(kind));
+    match question.scope.parent() {
+        _ if asks("Microsoft.Network/publicIPAddresses/") => format!("public {}", group_key(&question.scope)),
+        Some(balancer) if asks("Microsoft.Network/loadBalancers/inboundNat") => format!("rules {}", balancer.key()),
+        Some(_) | None => question.scope.key(),
+    }
 }
 
 fn join(tree: &Value, found: &mut Vec<Question>) {
@@ -132,11 +137,14 @@ fn ids(member: &Value) -> impl Iterator<Item = ResourceId> + '_ {
     items.filter_map(|item| item.get("id")?.as_str()?.parse().ok())
 }
 
-const JOINS: [(&str, Need); 4] = [
+const JOINS: [(&str, Need); 7] = [
     ("networkSecurityGroup", vital("Microsoft.Network/networkSecurityGroups/join/action", NETWORK)),
     ("loadBalancerBackendAddressPools", vital("Microsoft.Network/loadBalancers/backendAddressPools/join/action", NETWORK)),
     ("applicationSecurityGroups", vital("Microsoft.Network/applicationSecurityGroups/joinIpConfiguration/action", NETWORK)),
     ("publicIPAddress", vital("Microsoft.Network/publicIPAddresses/join/action", NETWORK)),
+    ("loadBalancerInboundNatRules", vital("Microsoft.Network/loadBalancers/inboundNatRules/join/action", NETWORK)),
+    ("loadBalancerInboundNatPools", vital("Microsoft.Network/loadBalancers/inboundNatPools/join/action", NETWORK)),
+    ("applicationGatewayBackendAddressPools", vital("Microsoft.Network/applicationGateways/backendAddressPools/join/action", NETWORK)),
 ];
 
 /// The resource group whose locks and deny assignments hold for a machine's NIC.
@@ -356,6 +364,10 @@ mod tests {
             joined_key(&Question { scope, needs: vec![JOINS[need].1] })
         };
         assert_eq!(ask("publicIPAddresses/a", 3), ask("publicIPAddresses/b", 3));
+        let rule = |name: &str| ask(&format!("loadBalancers/{name}"), 4);
+        assert_eq!(rule("l/inboundNatRules/a"), rule("l/inboundNatRules/b"), "each machine has rules of its own");
+        assert_ne!(rule("l/inboundNatRules/a"), rule("m/inboundNatRules/a"));
+        assert_ne!(rule("l/inboundNatRules/a"), ask("loadBalancers/l/backendAddressPools/a", 1));
         assert_ne!(ask("networkSecurityGroups/a", 0), ask("networkSecurityGroups/b", 0));
     }
 
@@ -407,6 +419,25 @@ mod tests {
         let asked: Vec<(String, &str)> =
             of_joined(&tree).iter().map(|question| (question.scope.name().to_owned(), question.needs[0].action)).collect();
         assert_eq!(asked, [("p".into(), JOINS[1].1.action), ("g".into(), JOINS[0].1.action)]);
+    }
+
+    #[test]
+    fn rules_and_gateways_that_a_nic_or_an_instances_model_joins_are_asked_for() {
+        let id = |rest: &str| json!([{"id": format!("{GROUP}/providers/Microsoft.Network/{rest}")}]);
+        let nic = json!({"ipConfigurations": [{"properties": {"loadBalancerInboundNatRules": id("loadBalancers/l/inboundNatRules/r"),
+            "applicationGatewayBackendAddressPools": id("applicationGateways/a/backendAddressPools/p")}}]});
+        let model = json!([{"loadBalancerInboundNatPools": id("loadBalancers/l/inboundNatPools/n")}]);
+        let asked = |tree: &Value| of_joined(tree).iter().map(|question| question.needs[0].action).collect::<Vec<_>>();
+        assert_eq!(
+            (asked(&nic), asked(&model)),
+            (
+                vec![
+                    "Microsoft.Network/applicationGateways/backendAddressPools/join/action",
+                    "Microsoft.Network/loadBalancers/inboundNatRules/join/action"
+                ],
+                vec!["Microsoft.Network/loadBalancers/inboundNatPools/join/action"]
+            )
+        );
     }
 
     #[test]
