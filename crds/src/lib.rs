@@ -23,6 +23,8 @@ pub const AGENT_MANAGER: &str = "azure-vnet-agent";
 pub const STARTUP_TAINT: &str = "azure-vnet.dev/agent-not-ready";
 /// Taint that keeps pods off a node that has no address left and can get none; the controller sets and removes it.
 pub const EXHAUSTED_TAINT: &str = "azure-vnet.dev/no-addresses";
+/// Taint that keeps pods off nodes while the product is taken out of the cluster; its value says until when at most, in seconds of Unix time.
+pub const UNINSTALL_TAINT: &str = "azure-vnet.dev/uninstalling";
 /// Annotation of a Node whose JSON object replaces fields of the config's `pool`: `min`, `minFree`, `batch`, `max`, `ipAddressCount`.
 pub const POOL_OVERRIDE: &str = "azure-vnet.dev/pool-override";
 /// Annotation of a Node that is to be left alone: `true`.

@@ -3,14 +3,34 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    time::Duration,
 };
 
 use azure_vnet_crds::AzureVnetNode;
+use jiff::Timestamp;
 
 use crate::nic::{Change, Slot, State, View};
 
 /// Attempts at a node that are waited for: what failed once may have failed for something that ends by itself.
 const ATTEMPTS: u32 = 3;
+
+/// By how much clocks may differ, and a run be late with opening nodes again.
+const LATE: Duration = Duration::from_mins(5);
+
+/// The value of the taint that keeps pods off a node during a run, which ends by itself at that time.
+#[must_use]
+pub fn closed_until(end: Timestamp) -> String {
+    end.as_second().to_string()
+}
+
+/// For how long a node with a taint of that value is a run's own; none left: the run was killed, and opens nothing any more. `None`: no run has written
+/// it.
+#[must_use]
+pub fn closed_for(value: Option<&str>, now: Timestamp) -> Option<Duration> {
+    let end = Timestamp::from_second(value?.parse().ok()?).ok()?;
+    let left = end.saturating_add(LATE).map_or(Timestamp::MAX, |end| end).duration_since(now);
+    Some(left.try_into().unwrap_or_default())
+}
 
 /// What becomes of the addresses on the NICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,6 +221,17 @@ mod tests {
         keep(&mut progress, &holders(&pods, &pools));
         assert_eq!(stays(progress.get("n1")).as_deref(), Some("1 pods have addresses of the VNET: d/late on n1"));
         assert_eq!(stays(progress.get("n2")), None);
+    }
+
+    #[test]
+    fn a_run_that_was_killed_keeps_no_node_closed() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let minutes = |minutes: i64| now.saturating_add(jiff::SignedDuration::from_mins(minutes)).unwrap();
+        let left = |at: i64| closed_for(Some(&closed_until(now)), minutes(at)).map(|left| left.as_secs());
+        assert_eq!([left(-1), left(0), left(4), left(5), left(600)], [Some(360), Some(300), Some(60), Some(0), Some(0)]);
+        for value in [None, Some(""), Some("true"), Some("99999999999999999999")] {
+            assert_eq!(closed_for(value, now), None, "{value:?} is somebody else's");
+        }
     }
 
     #[test]

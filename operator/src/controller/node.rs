@@ -31,7 +31,7 @@ use super::{
     metrics::Metrics,
     pools::{Pools, is_conflict},
     rights::Rights,
-    taints::{self, Repair},
+    taints::{self, Closed, Repair},
     watch::Caches,
     work::{Known, Work, subject},
 };
@@ -134,6 +134,24 @@ impl<A: Arm> Shell<A> {
     /// # Errors
     /// What broke it off; it is to be repeated.
     pub async fn pass(&self, name: &str) -> Result<Option<Duration>, Broken> {
+        let look_again = self.reopen(name).await;
+        Ok(self.serve(name).await?.into_iter().chain(look_again).min())
+    }
+
+    /// Opens a node to pods again that an uninstallation closed and was killed; when to look again, while one is under way.
+    async fn reopen(&self, name: &str) -> Option<Duration> {
+        let node = self.caches.node(name).filter(|_| self.leadership.is_leader_now())?;
+        match taints::closed(&node, Timestamp::now())? {
+            Closed::For(rest) => Some(rest),
+            Closed::Left(repair) => {
+                warn!(node = name, "an uninstallation that was broken off had closed it to pods");
+                self.mend_taints(&node, repair).await;
+                None
+            }
+        }
+    }
+
+    async fn serve(&self, name: &str) -> Result<Option<Duration>, Broken> {
         let nonce = self.leadership.nonce().ok_or(Broken::Deposed)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name).unwrap_or_default();
         let node = self.caches.node(name);

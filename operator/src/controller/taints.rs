@@ -1,7 +1,12 @@
 //! What the controller changes on a Node itself: its start-up taint, the mark of one without addresses, and a leftover `NetworkUnavailable`.
 
-use azure_vnet_crds::{EXHAUSTED_TAINT, node::Agent};
-use azure_vnet_operator_core::exhaustion::{Marking, Start};
+use std::time::Duration;
+
+use azure_vnet_crds::{EXHAUSTED_TAINT, UNINSTALL_TAINT, node::Agent};
+use azure_vnet_operator_core::{
+    exhaustion::{Marking, Start},
+    uninstall::closed_for,
+};
 use jiff::Timestamp;
 use kube::{
     Api,
@@ -46,6 +51,27 @@ pub fn plan(node: &Node, startup_taint: &str, start: Start, marking: Marking, no
 #[must_use]
 pub fn unmarked(node: &Node) -> Option<Repair> {
     changed(node, |key| key == EXHAUSTED_TAINT, None).map(|taints| Repair { taints: Some(taints), network: None })
+}
+
+/// What becomes of a node that an uninstallation closed to new pods.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Closed {
+    /// It is under way, for so long at most.
+    For(Duration),
+    /// It was killed before it opened the node again.
+    Left(Repair),
+}
+
+/// Plans to open a node to pods again that a killed uninstallation left closed. `None`: none has closed it.
+#[must_use]
+pub fn closed(node: &Node, now: Timestamp) -> Option<Closed> {
+    let value = |taint: &Value| taint.get("value").and_then(Value::as_str).map(str::to_owned);
+    let taint = node.spec.taints.iter().find(|taint| taint_key(taint) == Some(UNINSTALL_TAINT))?;
+    let left = closed_for(value(taint).as_deref(), now)?;
+    if !left.is_zero() {
+        return Some(Closed::For(left));
+    }
+    changed(node, |key| key == UNINSTALL_TAINT, None).map(|taints| Closed::Left(Repair { taints: Some(taints), network: None }))
 }
 
 /// The patch that takes some taints off and puts one on, if that changes anything.
@@ -139,6 +165,19 @@ mod tests {
         let repair = unmarked(&marked).unwrap();
         assert_eq!((&repair.taints.unwrap()["spec"]["taints"], repair.network), (&json!([other]), None));
         assert_eq!(unmarked(&node(&json!([other]), "True")), None);
+    }
+
+    #[test]
+    fn a_node_that_a_killed_uninstallation_left_closed_is_opened_once_its_time_is_over() {
+        let other = json!({"key": "other", "effect": "NoSchedule"});
+        let with = |value: Value| node(&json!([other, {"key": UNINSTALL_TAINT, "value": value, "effect": "NoSchedule"}]), "False");
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(closed(&with(json!("1000")), at(1000)), Some(Closed::For(Duration::from_mins(5))));
+        let Some(Closed::Left(repair)) = closed(&with(json!("1000")), at(1300)) else { panic!("it stays closed") };
+        assert_eq!(repair.taints.unwrap()["spec"]["taints"], json!([other]));
+        for node in [with(json!("by hand")), with(Value::Null), node(&json!([other]), "False")] {
+            assert_eq!(closed(&node, at(9_999_999_999)), None);
+        }
     }
 
     #[test]

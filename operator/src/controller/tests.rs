@@ -28,6 +28,8 @@ const NIC: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network
 struct Server {
     object: Mutex<Option<Value>>,
     writes: AtomicUsize,
+    /// Patches of Nodes.
+    nodes: Mutex<Vec<Value>>,
 }
 
 impl Server {
@@ -35,6 +37,9 @@ impl Server {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let body = body.collect_bytes().await.unwrap();
+        if path.contains("/nodes/") {
+            self.nodes.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        }
         let (status, answer) = if !path.contains("azurevnetnodes") {
             (201, json!({}))
         } else if parts.method == http::Method::GET {
@@ -241,6 +246,23 @@ async fn what_the_identity_may_not_do_is_found_before_a_write_needs_it() {
     let other = azure_vnet_crds::node::Machine::default();
     assert_eq!(shell.with_rights(|rights| rights.obstacles([&other].into_iter())), []);
     assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_a_killed_uninstallation_left_closed_is_opened_by_the_next_pass() {
+    let (mut shell, server) = shell(vec![]);
+    let closed = |until: i64| {
+        let mut node = node("boot");
+        node.spec.taints = vec![json!({"key": "azure-vnet.dev/uninstalling", "value": until.to_string(), "effect": "NoSchedule"})];
+        store(vec![node])
+    };
+    let now = jiff::Timestamp::now().as_second();
+    shell.caches.nodes = closed(now);
+    let wake = shell.pass("n1").await.unwrap().unwrap();
+    assert!(wake <= Duration::from_mins(5) && server.nodes.lock().unwrap().is_empty(), "it is under way: {wake:?}");
+    shell.caches.nodes = closed(now - 301);
+    shell.pass("n1").await.unwrap();
+    assert_eq!(server.nodes.lock().unwrap()[0]["spec"]["taints"], json!([]));
 }
 
 #[tokio::test]

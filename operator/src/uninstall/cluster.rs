@@ -7,11 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet, EXHAUSTED_TAINT};
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet, EXHAUSTED_TAINT, UNINSTALL_TAINT};
 use azure_vnet_operator_core::{
     policy::Policy,
-    uninstall::{Pod, Restorer},
+    uninstall::{Pod, Restorer, closed_until},
 };
+use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
     coordination::v1::Lease,
@@ -33,8 +34,6 @@ use crate::controller::{
     pools::{Pools, is_conflict},
 };
 
-/// Keeps pods off the nodes meanwhile.
-const TAINT: &str = "azure-vnet.dev/uninstalling";
 /// By which this part's writes are known.
 const MANAGER: &str = "azure-vnet-uninstall";
 /// Objects a page, as large clusters want it (safety rule SC1).
@@ -77,10 +76,10 @@ pub enum Taints {
 }
 
 impl Taints {
-    fn of(self, present: &[Value], startup: &str) -> Vec<Value> {
-        let goes = |key: &str| key == TAINT || self == Self::None && [EXHAUSTED_TAINT, startup].contains(&key);
+    fn of(self, present: &[Value], startup: &str, until: &str) -> Vec<Value> {
+        let goes = |key: &str| key == UNINSTALL_TAINT || self == Self::None && [EXHAUSTED_TAINT, startup].contains(&key);
         let stays = present.iter().filter(|taint| !taint_key(taint).is_some_and(goes)).cloned();
-        stays.chain((self == Self::Closed).then(|| json!({"key": TAINT, "effect": "NoSchedule"}))).collect()
+        stays.chain((self == Self::Closed).then(|| json!({"key": UNINSTALL_TAINT, "value": until, "effect": "NoSchedule"}))).collect()
     }
 }
 
@@ -93,13 +92,16 @@ pub struct Cluster {
     lease: String,
     startup_taint: String,
     restorer: PathBuf,
+    /// When this run is over at the latest, as its taint says.
+    until: String,
 }
 
 impl Cluster {
     /// Nothing is asked yet.
     pub fn new(options: &Options, client: &Client) -> Self {
-        let Options { namespace, controller, agent, lease_name, startup_taint, restorer, .. } = options.clone();
-        Self { client: client.clone(), namespace, controller, agent, lease: lease_name, startup_taint, restorer }
+        let Options { namespace, controller, agent, lease_name, startup_taint, restorer, patience, .. } = options.clone();
+        let until = closed_until(Timestamp::now().saturating_add(Duration::from_secs(patience)).unwrap_or(Timestamp::MAX));
+        Self { client: client.clone(), namespace, controller, agent, lease: lease_name, startup_taint, restorer, until }
     }
 
     fn own<K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
@@ -181,7 +183,7 @@ impl Cluster {
         let api: Api<Node> = Api::all(self.client.clone());
         let mut node = node.clone();
         loop {
-            let taints = wanted.of(&node.spec.taints, &self.startup_taint);
+            let taints = wanted.of(&node.spec.taints, &self.startup_taint, &self.until);
             if taints == node.spec.taints {
                 return Ok(());
             }
@@ -355,10 +357,11 @@ mod tests {
         let taint = |key: &str| json!({"key": key, "effect": "NoSchedule"});
         let (other, startup, exhausted) = (taint("other"), taint("start"), taint(EXHAUSTED_TAINT));
         let before = [other.clone(), startup, exhausted];
-        let closed = Taints::Closed.of(&before, "start");
-        assert_eq!(closed, [&before[..], &[taint(TAINT)]].concat());
-        assert_eq!(Taints::Closed.of(&closed, "start"), closed);
-        assert_eq!(Taints::AsBefore.of(&closed, "start"), before);
-        assert_eq!(Taints::None.of(&closed, "start"), [other]);
+        let own = |until: &str| json!({"key": UNINSTALL_TAINT, "value": until, "effect": "NoSchedule"});
+        let closed = Taints::Closed.of(&before, "start", "7");
+        assert_eq!(closed, [&before[..], &[own("7")]].concat());
+        assert_eq!(Taints::Closed.of(&closed, "start", "8"), [&before[..], &[own("8")]].concat(), "the next attempt has its own time");
+        assert_eq!(Taints::AsBefore.of(&closed, "start", "7"), before);
+        assert_eq!(Taints::None.of(&closed, "start", "7"), [other]);
     }
 }
