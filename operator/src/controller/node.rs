@@ -123,10 +123,13 @@ impl<A: Arm> Shell<A> {
         known.iter().filter(|(_, known)| known.of_pass.removes()).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Asks something of every NIC that was read, by its Node's UID.
+    /// Asks something of every NIC that was read, by its Node's UID. Passes need not wait for the answers.
     pub(super) fn nics<T>(&self, ask: impl Fn(&str, &Nic) -> Option<T>) -> Vec<T> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.values().filter_map(|known| ask(known.of_pass.uid(), known.of_pass.nic.as_ref()?)).collect()
+        let nics: Vec<(String, Nic)> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().filter_map(|known| Some((known.of_pass.uid().to_owned(), known.of_pass.nic.clone()?))).collect()
+        };
+        nics.iter().filter_map(|(uid, nic)| ask(uid, nic)).collect()
     }
 
     /// One pass. Returns when to come again though nothing happens.

@@ -266,6 +266,13 @@ async fn a_node_that_a_killed_uninstallation_left_closed_is_opened_by_the_next_p
 }
 
 #[tokio::test]
+async fn no_pass_waits_while_something_is_asked_of_all_nics() {
+    let (shell, _server) = shell(vec![]);
+    shell.pass("n1").await.unwrap();
+    assert_eq!(shell.nics(|uid, _| Some((uid.to_owned(), shell.known.try_lock().is_ok()))), [("node".to_owned(), true)]);
+}
+
+#[tokio::test]
 async fn which_nic_a_machine_has_is_asked_again_after_a_boot_and_when_the_nic_is_gone() {
     let knows = |shell: &Shell<Azure>| shell.known.lock().unwrap()["n1"].target.is_some();
     let (mut shell, server) = shell(vec![]);
