@@ -152,9 +152,9 @@ impl<A: Arm> Machines<A> {
             Err(error) => {
                 tracing::warn!(network = %id, "cannot read the network: {error}. {}", error.remedy());
                 let refused = self.refuse(&id, &error);
-                match whole {
+                match whole.or_else(|| self.known(subnet).filter(|_| !refused).map(|(_, alone)| alone)) {
                     Some(network) => Ok(Some(network)),
-                    None if refused || self.known(subnet).is_some() => self.alone(subnet).await,
+                    None if refused => self.alone(subnet).await,
                     None => Err(error),
                 }
             }
@@ -386,7 +386,9 @@ mod tests {
         let machine = machines.describe(&node, &target, &view(), &masquerade).await.unwrap();
         machines.arm.away.store(true, std::sync::atomic::Ordering::Relaxed);
         tokio::time::advance(NETWORK_AGE).await;
+        machines.arm.reads.lock().unwrap().clear();
         assert_eq!(machines.describe(&node, &target, &view(), &masquerade).await, Ok(machine));
+        assert_eq!(*machines.arm.reads.lock().unwrap(), ["get_network"], "who does not answer one request is not sent another");
     }
 
     #[tokio::test(start_paused = true)]
