@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use azure_vnet_crds::STARTUP_TAINT;
+use azure_vnet_crds::{STARTUP_TAINT, config::PreflightFinding};
 use serde::Serialize;
 
 use super::{Cluster, Machine, condition, last_segment, name, policy, text::plural};
@@ -244,15 +244,21 @@ fn subnets(cluster: &Cluster) -> Check {
 /// What the controller found about the nodes' network.
 fn network(cluster: &Cluster) -> Check {
     let title = "network";
-    let status = cluster.configs.iter().filter_map(|config| config.status.as_ref());
-    let found = status.clone().flat_map(|status| &status.preflight).filter(|found| found.scope.is_empty());
-    let found: BTreeSet<&str> = found.map(|found| found.message.as_str()).collect();
-    let looked = status.clone().any(|status| condition(&status.conditions, "PreflightPassed").is_some());
+    let found = findings(cluster, |found| found.scope.is_empty());
+    let mut status = cluster.configs.iter().filter_map(|config| config.status.as_ref());
+    let looked = status.any(|status| condition(&status.conditions, "PreflightPassed").is_some());
     match (found.is_empty(), looked) {
-        (false, _) => warning(title, found.into_iter().collect::<Vec<_>>().join(". ")),
+        (false, _) => warning(title, found),
         (true, true) => good(title, "nothing about it is in the way"),
         (true, false) => good(title, "not known before the controller has looked"),
     }
+}
+
+/// What the controller found of one sort, in the words of its configs' status: each once.
+fn findings(cluster: &Cluster, sort: impl Fn(&PreflightFinding) -> bool) -> String {
+    let all = cluster.configs.iter().filter_map(|config| config.status.as_ref()).flat_map(|status| &status.preflight);
+    let found: BTreeSet<&str> = all.filter(|found| sort(found)).map(|found| found.message.as_str()).collect();
+    found.into_iter().collect::<Vec<_>>().join(". ")
 }
 
 fn rights(cluster: &Cluster) -> Check {
@@ -264,17 +270,10 @@ fn rights(cluster: &Cluster) -> Check {
     let refused = of("CredentialsValid").or_else(|| of("PermissionsOk"));
     let mut writable = cluster.pools.iter().filter_map(|pool| condition(&pool.status.as_ref()?.conditions, "NicWritable"));
     let refused = refused.or_else(|| writable.find(|found| found.status == "False").cloned());
-    let minor: BTreeSet<&str> = cluster
-        .configs
-        .iter()
-        .filter_map(|config| config.status.as_ref())
-        .flat_map(|status| &status.preflight)
-        .filter(|found| !found.scope.is_empty())
-        .map(|found| found.message.as_str())
-        .collect();
+    let minor = findings(cluster, |found| !found.scope.is_empty());
     match refused {
         Some(found) => bad(title, format!("{}: {}", found.reason, found.message)),
-        None if !minor.is_empty() => warning(title, minor.into_iter().collect::<Vec<_>>().join(". ")),
+        None if !minor.is_empty() => warning(title, minor),
         None if cluster.pools.iter().any(|pool| pool.spec.revision > 0) => good(title, "Azure takes the controller's writes"),
         None => good(title, "not known before the controller has written"),
     }
