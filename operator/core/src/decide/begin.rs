@@ -19,14 +19,15 @@ pub fn first(step: &Step<'_>) -> Option<First> {
     })
 }
 
-/// Keeps what a new node is first sized by: what others need meanwhile is for the next one.
+/// Keeps what a new node is first sized by: what others need meanwhile is for the next one, and to a controller that comes later it is no new one.
 pub fn keep(step: &mut Step<'_>) {
     let Some(left) = left(step) else {
         step.memory.learned = None;
         return;
     };
     if let First::Learned(needed) = step.policy.first {
-        step.memory.learned.get_or_insert(needed);
+        let untouched = step.stored.spec.revision == 0;
+        step.memory.learned.get_or_insert(if untouched { needed } else { 0 });
     }
     step.wake(left);
 }

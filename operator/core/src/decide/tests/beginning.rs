@@ -45,6 +45,17 @@ fn a_node_is_filled_first_by_what_was_known_when_it_came() {
 }
 
 #[test]
+fn a_new_leader_fills_no_node_first_that_was_filled_before() {
+    let mut world = newcomer(0);
+    world.settle();
+    world.policy.first = First::Learned(60);
+    world.observed.memory = Memory::default();
+    world.pass(60);
+    world.settle();
+    assert_eq!(world.spec().addresses.len(), 8);
+}
+
+#[test]
 fn a_node_that_has_been_there_for_long_is_not_filled_first() {
     let mut world = World::new(&[]);
     world.policy.first = First::Learned(30);
