@@ -84,7 +84,8 @@ impl Controller {
             self.sleep(1);
             let exhausted = self.exhausted;
             let exhausted = |_: &str| exhausted;
-            let present = Present { now: self.now, nonce: Some("term"), draw: "draw", exhausted: &exhausted, leaving: false };
+            let present =
+                Present { now: self.now, nonce: Some("term"), draw: "draw", exhausted: &exhausted, free: &|_| None, leaving: false };
             match pass.next(&present) {
                 ControlFlow::Continue(effect) => self.carry_out(effect, &mut pass).await,
                 ControlFlow::Break(End::Rest(wake)) => break wake,

@@ -46,6 +46,8 @@ pub struct Observed {
     pub read_failure: Option<Attempt>,
     /// Whether the subnet has no address left: nodes then ask for single ones.
     pub exhausted: bool,
+    /// Addresses left in the subnet by Azure's last count, where that is known.
+    pub free: Option<u32>,
     /// Whether this controller is about to end: it opens nothing any more, and takes back removals that it has not sent.
     pub leaving: bool,
     /// From the last decision that was carried out, numbered by the last one that was made; default at first. Of one whose status was not written,
@@ -149,8 +151,12 @@ pub struct Memory {
     pub ignored: Option<Timestamp>,
     /// Since which read the NIC and the machine's model have disagreed though Azure is done.
     pub lagging: Option<Timestamp>,
-    /// What its kin had needed when this new node was first sized: it is filled once.
-    pub learned: Option<u16>,
+    /// How many this new node was to hold when the first write for it was opened: by what was learned it is filled once.
+    pub filled: Option<u16>,
+    /// The last intent that asked for more than the node would hold if it were not new.
+    pub generous: Option<u64>,
+    /// Whether the subnet had no room for that.
+    pub declined: bool,
     /// Since when a new node has been in service, and the most that its pods needed at once.
     pub first_need: Option<(Timestamp, u16)>,
 }
@@ -235,6 +241,8 @@ pub struct Send {
     pub not_after: Timestamp,
     /// Its place in the queue.
     pub urgency: arm::Urgency,
+    /// Whether it asks for more than the node would hold if it were not new: that there is no room for it does not tell that the subnet is full.
+    pub generous: bool,
 }
 
 /// A Kubernetes Event.

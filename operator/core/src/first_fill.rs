@@ -57,10 +57,10 @@ pub fn learn(before: &[Learned], needs: BTreeMap<String, Vec<u16>>) -> Vec<Learn
     all.into_values().take(MAX_POOLS).cloned().collect()
 }
 
-/// What 95 of a hundred nodes needed at most.
+/// What 95 of a hundred nodes needed at most, and all but one of fewer than twenty: no node's word alone decides.
 fn of(pool: String, mut needs: Vec<u16>) -> Option<Learned> {
     needs.sort_unstable();
-    let rank = (needs.len() * 95).div_ceil(100);
+    let rank = (needs.len() * 95).div_ceil(100).min(needs.len().saturating_sub(1));
     let needed = *needs.get(rank.checked_sub(1)?).filter(|_| needs.len() >= ENOUGH)?;
     Some(Learned { pool, nodes: u32::try_from(needs.len()).unwrap_or(u32::MAX), needed })
 }
@@ -80,12 +80,16 @@ mod tests {
     }
 
     #[test]
-    fn what_95_of_a_hundred_nodes_needed_is_learned_from_three_on() {
+    fn what_95_of_a_hundred_nodes_needed_and_all_but_one_of_a_few_is_learned_from_three_on() {
         let hundred: Vec<u16> = (1..=100).rev().collect();
         assert_eq!(
             learn(&[], needs(&[("a", &hundred), ("b", &[7, 40, 9]), ("c", &[7, 40]), ("d", &[])])),
-            [learned("a", 100, 95), learned("b", 3, 40)]
+            [learned("a", 100, 95), learned("b", 3, 9)]
         );
+        for (nodes, expected) in [(4_u16, 3), (19, 18), (20, 19), (21, 20), (40, 38)] {
+            let needs = BTreeMap::from([("a".to_owned(), (1..nodes).chain([u16::MAX]).collect())]);
+            assert_eq!(learn(&[], needs), [learned("a", u32::from(nodes), expected)], "one of {nodes} tells nonsense");
+        }
     }
 
     #[test]
@@ -93,7 +97,7 @@ mod tests {
         let before = [learned("", 9, 1), learned("a", 9, 50)];
         assert_eq!(learn(&before, needs(&[])), before, "a pool that is scaled to nothing comes back as it was");
         assert_eq!(learn(&before, needs(&[("a", &[3, 4])])), before);
-        assert_eq!(learn(&before, needs(&[("a", &[3, 4, 5])])), [learned("", 9, 1), learned("a", 3, 5)]);
+        assert_eq!(learn(&before, needs(&[("a", &[3, 4, 5])])), [learned("", 9, 1), learned("a", 3, 4)]);
         let many: Vec<Learned> = (0..MAX_POOLS).map(|n| learned(&format!("p{n:02}"), 3, 1)).collect();
         let after = learn(&many, needs(&[("new", &[8, 8, 8])]));
         assert_eq!((after.len(), after.contains(&learned("new", 3, 8))), (MAX_POOLS, true));

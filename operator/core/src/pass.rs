@@ -71,6 +71,8 @@ pub struct Present<'a> {
     pub draw: &'a str,
     /// Whether Azure lately had no address left in this subnet.
     pub exhausted: &'a dyn Fn(&str) -> bool,
+    /// How many it has left by its last count, where that is known.
+    pub free: &'a dyn Fn(&str) -> Option<u32>,
     /// Whether this controller is about to end.
     pub leaving: bool,
 }
@@ -342,6 +344,7 @@ impl<'a> Pass<'a> {
         Observed {
             node: node.clone(),
             exhausted: (present.exhausted)(&machine.subnet_id),
+            free: (present.free)(&machine.subnet_id),
             leaving: present.leaving,
             machine,
             object: known.object.clone(),
@@ -418,7 +421,8 @@ mod tests {
     fn go(pass: &mut Pass<'_>, world: &mut World, object: &AzureVnetNode) -> ControlFlow<End, Effect> {
         loop {
             world.pass(1);
-            let present = Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, leaving: false };
+            let present =
+                Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, free: &|_| None, leaving: false };
             match pass.next(&present) {
                 Continue(Effect::ReadObject) => pass.object_read(Some(Arc::new(object.clone()))),
                 Continue(Effect::ReadNic(_)) => {

@@ -13,6 +13,10 @@ pub struct Need {
     pub exhausted: bool,
     /// Whether the node takes no new pods.
     pub cordoned: bool,
+    /// What it holds already.
+    pub holding: u16,
+    /// Addresses left in the subnet by Azure's last count, where that is known.
+    pub free: Option<u32>,
 }
 
 impl Pool {
@@ -29,7 +33,7 @@ impl Pool {
     /// the same need always gives the same number. A cordoned node gets what its pods need (safety rule UP1).
     #[must_use]
     pub fn target(self, need: Need) -> u16 {
-        let Need { used, room, exhausted, cordoned } = need;
+        let Need { used, room, exhausted, cordoned, holding: _, free: _ } = need;
         match self {
             Self::Fixed(count) if cordoned => used.min(count).min(room),
             Self::Fixed(count) => count.min(room),
@@ -45,15 +49,26 @@ impl Pool {
     }
 
     /// The number that a node is to hold while it is new: never less than otherwise. A fixed pool has its size from the start; a full subnet has none to
-    /// spare, and a cordoned node takes no new pods.
+    /// spare, and a cordoned node takes no new pods. Of what a subnet has left when the node has what is usual, half is for others.
     #[must_use]
     pub fn first(self, first: First, need: Need) -> u16 {
         let usual = self.target(need);
-        match (self, first) {
+        let wanted = match (self, first) {
             (Self::Floating { .. }, _) if need.exhausted || need.cordoned => usual,
             (Self::Floating { .. }, First::Learned(needed)) => self.target(Need { used: need.used.max(needed), ..need }),
             (Self::Floating { max, .. }, First::Count(count)) => usual.max(count.min(max).min(need.room)),
             (Self::Fixed(_), First::Learned(_) | First::Count(_)) => usual,
+        };
+        let left = need.free.map_or(u32::MAX, |free| free.saturating_sub(u32::from(usual.saturating_sub(need.holding))) / 2);
+        wanted.min(usual.max(need.holding).saturating_add(u16::try_from(left).unwrap_or(u16::MAX)))
+    }
+
+    /// The most that it ever is.
+    #[must_use]
+    pub fn most(self) -> u16 {
+        match self {
+            Self::Fixed(count) => count,
+            Self::Floating { max, .. } => max,
         }
     }
 }
@@ -67,7 +82,7 @@ mod tests {
     const POOL: Pool = Pool::Floating { min: 0, min_free: 8, batch: 4, max: 110 };
 
     fn need(used: u16) -> Need {
-        Need { used, room: 255, exhausted: false, cordoned: false }
+        Need { used, room: 255, ..Need::default() }
     }
 
     #[test]
@@ -95,6 +110,17 @@ mod tests {
         let short = [Need { exhausted: true, ..need(0) }, Need { cordoned: true, ..need(0) }, Need { room: 5, ..need(0) }];
         assert_eq!(short.map(|need| (first(First::Learned(30), need), first(First::Count(30), need))), [(1, 1), (0, 0), (5, 5)]);
         assert_eq!(Pool::Fixed(6).first(First::Learned(30), need(0)), 6);
+    }
+
+    #[test]
+    fn what_a_new_node_takes_beyond_what_is_usual_is_half_of_what_its_subnet_has_left() {
+        let first = |holding, free| {
+            let need = Need { holding, free: Some(free), ..need(0) };
+            (POOL.first(First::Learned(30), need), POOL.first(First::Count(31), need))
+        };
+        assert_eq!([100, 72, 30, 9, 8, 0].map(|free| first(0, free)), [(40, 31), (40, 31), (19, 19), (8, 8), (8, 8), (8, 8)]);
+        assert_eq!([32, 4, 0].map(|free| first(20, free)), [(36, 31), (22, 22), (20, 20)], "what it holds is not taken again");
+        assert_eq!(first(40, 0), (40, 31));
     }
 
     proptest! {

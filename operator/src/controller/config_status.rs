@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn what_new_nodes_needed_is_kept_in_the_status_and_outlives_them() {
         let mut config = AzureVnetConfig::new("c", AzureVnetConfigSpec::default());
-        let tally = Tally { needs: BTreeMap::from([("a".to_owned(), vec![3, 20, 4])]), ..Tally::default() };
+        let tally = Tally { needs: BTreeMap::from([("a".to_owned(), vec![3, 20, 40])]), ..Tally::default() };
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
         config.status = Some(status(&config, &tally, now));
         let later = status(&config, &Tally::default(), now);

@@ -66,6 +66,7 @@ pub struct Shell<A> {
     pub leaving: Shutdown,
     pub(super) known: Mutex<BTreeMap<String, Known>>,
     exhausted: Mutex<BTreeMap<String, Instant>>,
+    free: Mutex<BTreeMap<String, u32>>,
     troubles: Mutex<BTreeMap<String, Error>>,
     cluster: Mutex<Cluster>,
     rights: Mutex<Rights>,
@@ -101,6 +102,7 @@ impl<A: Arm> Shell<A> {
             leaving,
             known: Mutex::default(),
             exhausted: Mutex::default(),
+            free: Mutex::default(),
             troubles: Mutex::default(),
             cluster: Mutex::default(),
             rights: Mutex::default(),
@@ -320,6 +322,16 @@ impl<A: Arm> Shell<A> {
         let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
         exhausted.retain(|_, at| at.elapsed() < EXHAUSTED);
         exhausted.contains_key(&subnet.to_ascii_lowercase())
+    }
+
+    /// How many addresses a subnet has left by Azure's last count, if there was one.
+    pub fn free(&self, subnet: &str) -> Option<u32> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).get(&subnet.to_ascii_lowercase()).copied()
+    }
+
+    /// Notes how many addresses each subnet has left; of others nothing is known.
+    pub fn note_free(&self, free: BTreeMap<String, u32>) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = free;
     }
 
     /// Notes that Azure has no address left in a subnet.

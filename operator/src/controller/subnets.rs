@@ -52,12 +52,14 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
         if !shell.leadership.is_leader_now() {
             memory = Memory::default();
             shell.metrics.forget_subnets();
+            shell.note_free(BTreeMap::new());
             continue;
         }
         let tallies = tally(&*shell);
         for id in networks(&tallies) {
             memory.read(&*shell, &id).await;
         }
+        shell.note_free(memory.free());
         if let Err(error) = memory.write(&*shell, &api, &tallies).await {
             debug!("the subnets' objects were not written: {error}");
         }
@@ -104,6 +106,12 @@ impl Memory {
             (Err(error), _) => Err(error),
         };
         self.networks.insert(network.key(), (asked, result));
+    }
+
+    /// How many addresses each subnet has left.
+    fn free(&self) -> BTreeMap<String, u32> {
+        let counted = self.networks.values().filter_map(|(_, counts)| counts.as_ref().ok()).flatten();
+        counted.map(|(subnet, usage)| (subnet.clone(), usage.limit.saturating_sub(usage.used))).collect()
     }
 
     /// Writes what differs, and deletes what no node is in any more.

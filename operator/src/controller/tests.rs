@@ -205,6 +205,48 @@ async fn up1_one_pass_fills_a_new_node_with_one_write_and_rests_then() {
     assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 1), "nothing at rest");
 }
 
+/// A shell that knows what the kin of its node, which joined this moment, needed.
+fn shell_with_kin(refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
+    let (mut shell, server) = shell(refusals);
+    let mut config = AzureVnetConfig::new("default", AzureVnetConfigSpec::default());
+    config.status = serde_json::from_value(json!({"learned": [{"pool": "a", "nodes": 9, "needed": 30}]})).unwrap();
+    shell.caches.configs = store(vec![config]);
+    let mut node = serde_json::to_value(node("boot")).unwrap();
+    node["metadata"]["labels"] = json!({"agentpool": "a"});
+    node["metadata"]["creationTimestamp"] = json!(shell.clock.now().to_string());
+    shell.caches.nodes = store(vec![serde_json::from_value(node).unwrap()]);
+    (shell, server)
+}
+
+#[tokio::test]
+async fn a_new_node_is_filled_with_what_its_kin_needed() {
+    let (shell, server) = shell_with_kin(vec![]);
+    shell.pass("n1").await.unwrap();
+    assert_eq!((server.pool().spec.addresses.len(), shell.arm.writes.load(Ordering::SeqCst)), (40, 1));
+}
+
+#[tokio::test]
+async fn a_first_fill_that_does_not_fit_does_not_mark_the_subnet_as_full() {
+    let full = || Error::from_answer(400, None, br#"{"error": {"code": "SubnetIsFull", "message": "no"}}"#);
+    let (shell, server) = shell_with_kin(vec![full()]);
+    shell.pass("n1").await.unwrap();
+    assert_eq!((server.pool().spec.addresses.len(), shell.arm.writes.load(Ordering::SeqCst)), (8, 2));
+    assert!(!shell.is_exhausted(SUBNET), "there is room for what a node usually holds");
+    drop((shell, server));
+
+    let (shell, server) = shell_with_kin(vec![full(), full()]);
+    shell.pass("n1").await.unwrap();
+    assert_eq!((server.pool().spec.addresses.len(), shell.is_exhausted(SUBNET)), (0, true));
+}
+
+#[tokio::test]
+async fn a_first_fill_goes_by_what_azure_counted() {
+    let (shell, server) = shell_with_kin(vec![]);
+    shell.note_free([(SUBNET.to_ascii_lowercase(), 30)].into());
+    shell.pass("n1").await.unwrap();
+    assert_eq!(server.pool().spec.addresses.len(), 19);
+}
+
 #[tokio::test]
 async fn a_missing_permission_is_told_and_not_hammered() {
     let refused = Error::from_answer(403, None, br#"{"error": {"code": "AuthorizationFailed", "message": "no"}}"#);

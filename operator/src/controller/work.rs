@@ -68,11 +68,13 @@ impl<A: Arm> Work<'_, A> {
         loop {
             let nonce = self.shell.leadership.nonce();
             let exhausted = |subnet: &str| self.shell.is_exhausted(subnet);
+            let free = |subnet: &str| self.shell.free(subnet);
             let next = pass.next(&Present {
                 now: self.shell.clock.now(),
                 nonce: nonce.as_deref(),
                 draw: &super::random::token(),
                 exhausted: &exhausted,
+                free: &free,
                 leaving: self.shell.leaving.is_set(),
             });
             match next {
@@ -173,6 +175,7 @@ impl<A: Arm> Work<'_, A> {
         shell.metrics.writes.get_or_create(&WriteOutcome { direction, outcome }).inc();
         if let (Err(error), Some(nic)) = (&result, &pass.known().nic)
             && error.class == Class::SubnetFull
+            && !send.generous
         {
             shell.exhaust(nic.view().subnet.key());
         }

@@ -310,7 +310,8 @@ impl<'p> World<'p> {
             let Some(running) = one.running.get_mut(&name) else { return };
             let (exhausted, real) = (&one.exhausted, self.now);
             let exhausted = |subnet: &str| exhausted.get(subnet).is_some_and(|at| real - at < EXHAUSTED);
-            let present = Present { now, nonce: leads.then_some(one.nonce.as_str()), draw: &draw, exhausted: &exhausted, leaving };
+            let nonce = leads.then_some(one.nonce.as_str());
+            let present = Present { now, nonce, draw: &draw, exhausted: &exhausted, free: &|_| None, leaving };
             match running.pass.next(&present) {
                 Break(end) => return self.end(replica, name, end),
                 Continue(effect) => {

@@ -2,34 +2,60 @@
 
 use std::time::Duration;
 
-use super::{since, step::Step};
-use crate::first_fill::First;
+use azure_vnet_crds::node::{Intent, IntentOp};
+
+use super::{
+    Attempt, since,
+    sizing::{Sizes, is_full},
+    step::Step,
+};
+use crate::{first_fill::First, nic::View};
 
 /// How long a node counts as new.
 const NEW: Duration = Duration::from_mins(10);
 /// For how long its pods' need tells what the next new node needs.
 const WATCH: Duration = Duration::from_mins(2);
 
-/// What a new node is to hold; none once it is no longer new.
+/// What a new node is to hold; none once it is no longer new, or where its subnet had no room for that. What is learned while it is filled is for the
+/// next one, also where another leader began to fill it.
 pub fn first(step: &Step<'_>) -> Option<First> {
-    let learned = |first| step.memory.learned.map_or(first, First::Learned);
-    left(step).map(|_| match step.policy.first {
+    left(step).filter(|_| !step.memory.declined)?;
+    Some(match step.policy.first {
         First::Count(count) => First::Count(count),
-        first @ First::Learned(_) => learned(first),
+        First::Learned(needed) => match step.memory.filled {
+            Some(count) => First::Count(count),
+            None => First::Learned(if is_unfilled(step) { needed } else { 0 }),
+        },
     })
 }
 
-/// Keeps what a new node is first sized by: what others need meanwhile is for the next one, and to a controller that comes later it is no new one.
+/// Notes what became of the first fill, and when the node is to be looked at again.
 pub fn keep(step: &mut Step<'_>) {
     let Some(left) = left(step) else {
-        step.memory.learned = None;
+        (step.memory.filled, step.memory.declined) = (None, false);
         return;
     };
-    if let First::Learned(needed) = step.policy.first {
-        let untouched = step.stored.spec.revision == 0;
-        step.memory.learned.get_or_insert(if untouched { needed } else { 0 });
-    }
+    step.memory.declined |= step.observed.last.as_ref().is_some_and(|last| was_generous(step, last));
     step.wake(left);
+}
+
+/// Keeps how many a new node is first filled with, when the write for it is opened.
+pub fn freeze(step: &mut Step<'_>, sizes: &Sizes) {
+    if let Some(First::Learned(_)) = first(step).filter(|_| is_unfilled(step)) {
+        step.memory.filled = Some(sizes.target);
+    }
+}
+
+/// Whether an intent asks for more than the node would hold if it were not new.
+pub fn is_generous(step: &Step<'_>, intent: &Intent, view: &View) -> bool {
+    let sizes = Sizes::of(step, view);
+    let usual = usize::from(sizes.usual.saturating_sub(sizes.holding));
+    intent.op == IntentOp::Add && first(step).is_some() && intent.add.len() > usual
+}
+
+/// Whether a write found no room in the subnet since it was generous: the same for less may go at once.
+pub fn was_generous(step: &Step<'_>, last: &Attempt) -> bool {
+    is_full(last) && last.intent.is_some() && last.intent == step.memory.generous
 }
 
 /// Notes in the node's object, once, the most that pods needed at once when it had just come into service.
@@ -46,6 +72,11 @@ pub fn watch(step: &mut Step<'_>) {
         step.memory.first_need = Some((begun, most));
         step.wake(rest);
     }
+}
+
+/// Whether nothing was published for the node yet.
+fn is_unfilled(step: &Step<'_>) -> bool {
+    step.stored.spec.revision == 0
 }
 
 /// For how long the node goes on being new.

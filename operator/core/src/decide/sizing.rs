@@ -11,7 +11,6 @@ use super::{Asked, Event, Ready, begin, releasing, since, stamp, step::Step};
 use crate::{
     arm::Class,
     nic::{Change, Slot, View},
-    policy::Pool,
     size::Need,
 };
 
@@ -25,6 +24,8 @@ pub struct Sizes {
     pub holding: u16,
     /// What the node should hold.
     pub target: u16,
+    /// The same if it were not new.
+    pub usual: u16,
     /// In use.
     pub used: u16,
     /// The most it can hold.
@@ -47,13 +48,11 @@ impl Sizes {
         let exhausted = is_exhausted(step);
         let room = view.room();
         let pool = step.policy.pool;
-        let most = match pool {
-            Pool::Fixed(count) => count,
-            Pool::Floating { max, .. } => max,
-        };
-        let need = Need { used, room, exhausted, cordoned: step.observed.node.cordoned };
-        let target = begin::first(step).map_or_else(|| pool.target(need), |first| pool.first(first, need));
-        Self { holding: count(present.saturating_sub(leaving_here)), target, used, cap: most.min(room), step: pool.step(exhausted) }
+        let holding = count(present.saturating_sub(leaving_here));
+        let need = Need { used, room, exhausted, cordoned: step.observed.node.cordoned, holding, free: step.observed.free };
+        let usual = pool.target(need);
+        let target = begin::first(step).map_or(usual, |first| pool.first(first, need));
+        Self { holding, target, usual, used, cap: pool.most().min(room), step: pool.step(exhausted) }
     }
 
     pub fn surplus(&self) -> u16 {
@@ -61,12 +60,15 @@ impl Sizes {
     }
 }
 
-/// Whether the subnet has no address left.
+/// Whether the subnet has no address left: it had none for what this node usually holds.
 pub fn is_exhausted(step: &Step<'_>) -> bool {
-    let full = |last: &super::Attempt| {
-        last.result.as_ref().is_err_and(|error| error.class == Class::SubnetFull) && since(last.at, step.now) < EXHAUSTED
-    };
+    let full = |last: &super::Attempt| is_full(last) && since(last.at, step.now) < EXHAUSTED && !begin::was_generous(step, last);
     step.observed.exhausted || step.observed.last.as_ref().is_some_and(full)
+}
+
+/// Whether Azure had no room in the subnet for a write.
+pub fn is_full(last: &super::Attempt) -> bool {
+    last.result.as_ref().is_err_and(|error| error.class == Class::SubnetFull)
 }
 
 /// Keeps since when there is a surplus, and since when no reason for calm was seen. A controller that does not know how the node fared before its

@@ -150,7 +150,8 @@ impl<'a> Step<'a> {
     /// What is left of the rest after a failed write.
     fn back_off(&self) -> Option<Duration> {
         let ignored = self.memory.ignored.and_then(|at| IGNORED.checked_sub(since(at, self.now))).filter(|rest| !rest.is_zero());
-        ignored.max(self.observed.last.as_ref().and_then(|last| self.rest(last)))
+        let last = self.observed.last.as_ref().filter(|last| !begin::was_generous(self, last));
+        ignored.max(last.and_then(|last| self.rest(last)))
     }
 
     fn rest(&self, last: &Attempt) -> Option<Duration> {
@@ -233,7 +234,9 @@ impl<'a> Step<'a> {
             IntentOp::Add if starving => Urgency::Starving,
             IntentOp::Add => Urgency::Fill,
         };
-        Send { intent: intent.id, change: settle::change(intent), not_after, urgency }
+        let generous = begin::is_generous(self, intent, view);
+        self.memory.generous = Some(intent.id).filter(|_| generous).or(self.memory.generous);
+        Send { intent: intent.id, change: settle::change(intent), not_after, urgency, generous }
     }
 
     /// Publishes what the NIC shows and closes the intent, in one decision: `spec` is written first, so a crash between repeats it.
@@ -371,6 +374,7 @@ impl<'a> Step<'a> {
             return self.wake(rest);
         }
         if !slots.is_empty() {
+            begin::freeze(self, sizes);
             self.open(Intent { op: IntentOp::Add, add: slots, ..Intent::default() }, view);
         }
     }

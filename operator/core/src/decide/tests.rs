@@ -69,6 +69,7 @@ impl World {
             last: None,
             read_failure: None,
             exhausted: false,
+            free: None,
             leaving: false,
             memory: Memory::default(),
         };

@@ -103,7 +103,7 @@ fn sized(machine: &Machine, policy: &Policy, pool: &AzureVnetNode, known: bool) 
     let used = agent.demand.saturating_add(agent.counts.quarantined.saturating_sub(leaving));
     let room = NIC_LIMIT.saturating_sub(cloud.foreign.max(1)).min(255);
     let exhausted = cloud.last_error.as_ref().is_some_and(|error| error.code.starts_with("SubnetIsFull"));
-    let target = policy.pool.target(Need { used, room, exhausted, cordoned: machine.cordoned });
+    let target = policy.pool.target(Need { used, room, exhausted, cordoned: machine.cordoned, ..Need::default() });
     let holds = cloud.attached.saturating_sub(leaving);
     let step = policy.pool.step(exhausted);
     let difference = i32::from(target) - i32::from(holds);

@@ -106,3 +106,83 @@ fn a_node_that_was_there_before_its_controller_teaches_nothing() {
     world.settle();
     assert_eq!(world.cloud().first_need, None, "its pods did not all come at once");
 }
+
+/// Goes on until nothing is left to do, in a subnet that has room for so many: what was sent, and whether it was generous.
+fn settle_in(world: &mut World, room: usize) -> Vec<(usize, bool)> {
+    let mut sent = vec![];
+    for _ in 0..20 {
+        let decision = world.decide();
+        world.store(&decision);
+        if let Some(send) = &decision.send {
+            sent.push((send.change.add.len(), send.generous));
+            if send.change.add.len() <= room {
+                world.apply(&send.change.clone());
+                world.ended(send.intent, Ok(()));
+            } else {
+                world.ended(send.intent, failure(Class::SubnetFull, Trace::None));
+            }
+            world.pass(1);
+        } else if decision.read {
+            world.read();
+        } else if decision.spec.is_none() && decision.cloud.is_none() {
+            return sent;
+        }
+    }
+    panic!("no rest: {sent:?}");
+}
+
+#[test]
+fn a_first_fill_that_does_not_fit_is_followed_at_once_by_one_of_the_usual_size() {
+    for first in [First::Learned(30), First::Count(40)] {
+        let mut world = newcomer(0);
+        world.policy.first = first;
+        let begun = world.now;
+        assert_eq!(settle_in(&mut world, 30), [(40, true), (8, false)], "{first:?}");
+        assert!(since(begun, world.now) < seconds(10), "no rest in between");
+        assert_eq!((world.spec().addresses.len(), world.condition("InDeficit").reason), (8, "Filled".to_owned()));
+        world.pass(300);
+        assert_eq!(settle_in(&mut world, 30), [], "it is not tried again");
+    }
+}
+
+#[test]
+fn a_subnet_without_room_for_the_usual_size_is_full() {
+    let mut world = newcomer(30);
+    assert_eq!(settle_in(&mut world, 5), [(40, true), (8, false)]);
+    assert_eq!((world.spec().addresses.len(), world.condition("InDeficit").reason), (0, "SubnetExhausted".to_owned()));
+    assert_eq!(world.cloud().target, 1);
+    (world.observed.exhausted, world.now) = (true, later(world.now, seconds(60)));
+    assert_eq!(settle_in(&mut world, 5), [(1, false)]);
+}
+
+#[test]
+fn a_first_fill_leaves_others_half_of_what_the_subnet_has() {
+    let mut world = newcomer(30);
+    world.observed.free = Some(30);
+    assert_eq!(settle_in(&mut world, 30), [(19, true)]);
+    world.pass(60);
+    assert_eq!(settle_in(&mut world, 30), [], "it is filled once, though the count is an old one");
+}
+
+#[test]
+fn what_kin_needed_is_looked_up_when_the_first_write_is_opened() {
+    let mut world = newcomer(0);
+    let decision = world.decide();
+    world.store(&decision);
+    let decision = world.decide();
+    assert!(decision.read, "{decision:?}");
+    world.store(&decision);
+    world.policy.first = First::Learned(30);
+    world.read();
+    assert_eq!(settle_in(&mut world, 255), [(40, true)], "its labels came late");
+}
+
+#[test]
+fn the_next_leader_does_not_fill_a_new_node_again() {
+    let mut world = newcomer(10);
+    world.settle();
+    world.observed.memory = Memory::default();
+    world.policy.first = First::Learned(60);
+    world.settle();
+    assert_eq!((world.spec().addresses.len(), world.cloud().attached), (20, 20));
+}
