@@ -2,6 +2,7 @@
 //! what the node's own metadata shows, and what time it is (since boot).
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     time::Duration,
@@ -179,16 +180,16 @@ enum Sighting {
 
 /// What was known of addresses before they were first looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Before {
+pub struct Before<'a> {
     /// Offered in this boot: they need not be shown before they are offered again.
-    pub offered: BTreeSet<Ipv4Addr>,
+    pub offered: Cow<'a, BTreeSet<Ipv4Addr>>,
     /// Listed when the former boot's pool was adopted: no news of this boot, but only what was also shown is known to carry traffic
     /// (safety rule RE6).
-    pub former: BTreeSet<Ipv4Addr>,
+    pub former: Cow<'a, BTreeSet<Ipv4Addr>>,
     /// Shown by IMDS in any boot.
-    pub shown: BTreeSet<Ipv4Addr>,
+    pub shown: Cow<'a, BTreeSet<Ipv4Addr>>,
     /// Hidden by IMDS: only IMDS brings them back, whatever was restarted meanwhile (safety rule RE5).
-    pub hidden: BTreeSet<Ipv4Addr>,
+    pub hidden: Cow<'a, BTreeSet<Ipv4Addr>>,
 }
 
 /// How far the list of addresses is to be believed.
@@ -202,10 +203,17 @@ pub enum Listed {
 
 impl Sightings {
     /// Takes note of what is listed.
-    pub fn list(&mut self, now: Duration, by: Listed, listed: &BTreeSet<Ipv4Addr>, before: &Before) {
+    pub fn list(&mut self, now: Duration, by: Listed, listed: &BTreeSet<Ipv4Addr>, before: &Before<'_>) {
         self.of.retain(|address, _| listed.contains(address));
         self.by_imds.retain(|address| listed.contains(address));
         for address in listed {
+            let known = self.of.get(address);
+            if known.is_some_and(|sighting| *sighting != Sighting::Unconfirmed) {
+                continue;
+            }
+            if known.is_none() && before.shown.contains(address) {
+                self.by_imds.insert(*address);
+            }
             let first = match by {
                 _ if before.hidden.contains(address) => Sighting::Hidden,
                 _ if before.offered.contains(address) => Sighting::Known,
@@ -213,13 +221,7 @@ impl Sightings {
                 Listed::ByObject => Sighting::Listed { since: now },
                 Listed::OnDiskOnly => Sighting::Unconfirmed,
             };
-            if !self.of.contains_key(address) && before.shown.contains(address) {
-                self.by_imds.insert(*address);
-            }
-            let sighting = self.of.entry(*address).or_insert(first);
-            if *sighting == Sighting::Unconfirmed {
-                *sighting = first;
-            }
+            self.of.insert(*address, first);
         }
     }
 
@@ -351,9 +353,9 @@ pub fn offer(
 ) -> Offer {
     let leaving: BTreeSet<SlotAddress> = spec.release.iter().flat_map(|release| &release.addresses).chain(removing).copied().collect();
     let leaves = |at: &SlotAddress| leaving.iter().any(|leaving| leaving.slot == at.slot || leaving.address == at.address);
-    let (set_aside, stays): (BTreeSet<_>, BTreeSet<_>) = listed.iter().copied().partition(leaves);
+    let (set_aside, stays): (Vec<_>, Vec<_>) = listed.iter().copied().partition(leaves);
     let offered = stays.into_iter().filter(|at| sightings.offerable(now, at.address)).collect();
-    Offer { offered, set_aside }
+    Offer { offered, set_aside: set_aside.into_iter().collect() }
 }
 
 /// What is to be done about addresses that are set aside.
@@ -486,8 +488,8 @@ mod tests {
         Release { id, nonce: format!("n{id}"), addresses: all(texts) }
     }
 
-    fn offered(addresses: &BTreeSet<Ipv4Addr>) -> Before {
-        Before { offered: addresses.clone(), ..Before::default() }
+    fn offered(addresses: &BTreeSet<Ipv4Addr>) -> Before<'_> {
+        Before { offered: Cow::Borrowed(addresses), ..Before::default() }
     }
 
     const fn secs(seconds: u64) -> Duration {
@@ -576,7 +578,7 @@ mod tests {
         let (address, listed) = ("10.0.0.1".parse().unwrap(), addresses(&["10.0.0.1"]));
         for by in [Listed::ByObject, Listed::OnDiskOnly] {
             let mut sightings = Sightings::default();
-            sightings.list(secs(0), by, &listed, &Before { hidden: listed.clone(), ..offered(&listed) });
+            sightings.list(secs(0), by, &listed, &Before { hidden: Cow::Borrowed(&listed), ..offered(&listed) });
             sightings.witness(secs(1), Source::Wireserver, &listed);
             sightings.witness(secs(2), Source::Imds, &BTreeSet::new());
             sightings.list(secs(3), Listed::ByObject, &listed, &offered(&listed));
@@ -596,7 +598,7 @@ mod tests {
         assert!(!sightings.offerable(secs(1000), one) && sightings.waiting(secs(1000)));
         sightings.witness(secs(1000), Source::Imds, &addresses(&["10.0.0.1"]));
         assert!(sightings.offerable(secs(1002), one) && !sightings.offerable(secs(1002), two));
-        let before = Before { former: listed.clone(), shown: listed.clone(), ..Before::default() };
+        let before = Before { former: Cow::Borrowed(&listed), shown: Cow::Borrowed(&listed), ..Before::default() };
         sightings.list(secs(1003), Listed::ByObject, &listed, &before);
         assert!(sightings.offerable(secs(1003), two), "the object was read again");
     }
@@ -604,7 +606,7 @@ mod tests {
     #[test]
     fn re5_what_imds_showed_in_a_former_boot_and_denies_in_this_one_is_withheld() {
         let (address, listed) = ("10.0.0.1".parse().unwrap(), addresses(&["10.0.0.1"]));
-        let before = Before { former: listed.clone(), shown: listed.clone(), ..Before::default() };
+        let before = Before { former: Cow::Borrowed(&listed), shown: Cow::Borrowed(&listed), ..Before::default() };
         for by in [Listed::ByObject, Listed::OnDiskOnly] {
             let mut sightings = Sightings::default();
             sightings.list(secs(0), by, &listed, &before);
@@ -620,7 +622,7 @@ mod tests {
     fn re6_what_was_never_shown_is_still_new_after_a_boot() {
         let (one, two) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         let listed = addresses(&["10.0.0.1", "10.0.0.2"]);
-        let before = Before { former: listed.clone(), shown: addresses(&["10.0.0.2"]), ..Before::default() };
+        let before = Before { former: Cow::Borrowed(&listed), shown: Cow::Owned(addresses(&["10.0.0.2"])), ..Before::default() };
         for denied in [false, true] {
             let mut sightings = Sightings::default();
             // The API server is away at first: only the disk speaks, and IMDS or nobody answers.
@@ -641,7 +643,12 @@ mod tests {
     fn what_imds_showed_is_remembered_as_long_as_it_is_listed() {
         let (listed, one) = (addresses(&["10.0.0.1", "10.0.0.2"]), addresses(&["10.0.0.1"]));
         let mut sightings = Sightings::default();
-        sightings.list(secs(0), Listed::ByObject, &listed, &Before { shown: addresses(&["10.0.0.2", "10.0.0.3"]), ..Before::default() });
+        sightings.list(
+            secs(0),
+            Listed::ByObject,
+            &listed,
+            &Before { shown: Cow::Owned(addresses(&["10.0.0.2", "10.0.0.3"])), ..Before::default() },
+        );
         sightings.witness(secs(1), Source::Wireserver, &listed);
         assert_eq!(sightings.shown().collect::<BTreeSet<_>>(), addresses(&["10.0.0.2"]));
         sightings.witness(secs(2), Source::Imds, &listed);

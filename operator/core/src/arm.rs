@@ -1,6 +1,6 @@
 //! Requests to Azure Resource Manager as values, and what its answers mean. Nothing here sends anything.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub const LOCKS_API: &str = "2020-05-01";
 
 /// An Azure resource id. Equality ignores case, as Azure's casing varies.
 #[derive(Clone, Debug)]
-pub struct ResourceId(String);
+pub struct ResourceId(Arc<str>);
 
 /// Why a text is no [`ResourceId`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +37,7 @@ impl FromStr for ResourceId {
         if !first.eq_ignore_ascii_case("subscriptions") || !clean {
             return Err(error());
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -452,7 +452,7 @@ impl Error {
     }
     /// What to do about it, in the imperative.
     #[must_use]
-    pub fn remedy(&self) -> String {
+    pub fn remedy(&self) -> Cow<'static, str> {
         match &self.class {
             Class::Throttled { .. } => "Nothing: it is retried when Azure allows. If it lasts, find who else uses the subscription's budget, or raise arm.reservePercent's complement.".into(),
             Class::Busy { .. } | Class::Stale | Class::Superseded | Class::NotSent => "Nothing: it is retried.".into(),
@@ -461,7 +461,8 @@ impl Error {
                 "Grant the controller's identity a role with {} on {} (Network Contributor on the node resource group, Virtual Machine Contributor for scale sets); a new role takes some minutes to act.",
                 action.as_deref().unwrap_or("the missing action"),
                 scope.as_deref().unwrap_or("the resource"),
-            ),
+            )
+            .into(),
             Class::Locked => locked_remedy(self.reason()).into(),
             Class::Unauthenticated => "Check the controller's identity: AZURE_CLIENT_ID, the federated credential or the client secret, and the tenant.".into(),
             Class::SubnetFull => "Enlarge the subnet (add a prefix), remove unused NICs from it, or lower pool.max and pool.minFree.".into(),

@@ -18,7 +18,7 @@ use std::{
 
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus,
-    node::{Agent, Cloud, Machine, SlotAddress},
+    node::{Agent, Cloud, Machine, Release, SlotAddress},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -33,7 +33,7 @@ pub struct Observed {
     /// The Node.
     pub node: NodeFacts,
     /// Its machine and NIC.
-    pub machine: Machine,
+    pub machine: Arc<Machine>,
     /// Its `AzureVnetNode`, as read last.
     pub object: Option<Arc<AzureVnetNode>>,
     /// Its NIC, as read last.
@@ -89,7 +89,7 @@ pub enum Ready {
 #[derive(Clone, Debug)]
 pub struct NicRead {
     /// What it showed.
-    pub view: nic::View,
+    pub view: Arc<nic::View>,
     /// Time at which the read began.
     pub at: Timestamp,
 }
@@ -202,7 +202,8 @@ pub struct Decision {
     pub spec: Option<AzureVnetNodeSpec>,
     /// The whole `status.cloud` to apply.
     pub cloud: Option<Cloud>,
-    /// All conditions of the controller; applied together with `cloud`, which is there whenever one of them changed.
+    /// All conditions of the controller, where they are to be applied: together with `cloud`, which is there whenever one of them changed, or with
+    /// what mode Plan would send.
     pub conditions: Vec<Condition>,
     /// What to send, once `cloud` is stored.
     pub send: Option<Send>,
@@ -265,8 +266,7 @@ const IDLE: Duration = Duration::from_mins(5);
 #[must_use]
 pub fn decide(observed: &Observed, policy: &Policy, now: Timestamp) -> Decision {
     // What happens to it meanwhile is not looked at.
-    let memory = Memory { restless: true, ..observed.memory.clone() };
-    let idle = || Decision { memory, wake: Some(IDLE), ..Decision::default() };
+    let idle = || Decision { memory: Memory { restless: true, ..observed.memory.clone() }, wake: Some(IDLE), ..Decision::default() };
     if observed.node.deleting || observed.node.ready == Ready::Unknown {
         return idle();
     }
@@ -283,7 +283,7 @@ pub fn decide(observed: &Observed, policy: &Policy, now: Timestamp) -> Decision 
 /// A new object publishes nothing yet (safety rules RE3, RE4): revision 0 is below all that an agent adopted.
 fn create(observed: &Observed, policy: &Policy) -> Decision {
     let spec = AzureVnetNodeSpec {
-        node: observed.machine.clone(),
+        node: Machine::clone(&observed.machine),
         config: policy.config.clone(),
         effective: policy.effective.clone(),
         ..AzureVnetNodeSpec::default()
@@ -322,6 +322,6 @@ fn stamp(at: Timestamp) -> Time {
 }
 
 /// Addresses that the spec asks to set aside.
-fn releasing(spec: &AzureVnetNodeSpec) -> BTreeSet<SlotAddress> {
-    spec.release.iter().flat_map(|release| release.addresses.iter().copied()).collect()
+fn releasing(releases: &[Release]) -> BTreeSet<SlotAddress> {
+    releases.iter().flat_map(|release| release.addresses.iter().copied()).collect()
 }

@@ -128,7 +128,7 @@ pub enum Refusal {
 /// A NIC as read, ready to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nic {
-    view: View,
+    view: Arc<View>,
     /// Large, and never changed: shared by all copies.
     source: Arc<Source>,
 }
@@ -147,11 +147,11 @@ impl Nic {
     pub fn whole(document: Document) -> Result<Self, ShapeError> {
         let Document { body, etag } = document;
         let parsed = Resource::parse(&body)?;
-        let etag = etag.or_else(|| text(&body, "/etag"));
+        let etag = etag.or_else(|| text(&body, "/etag").map(str::to_owned));
         let slots = parsed.slots()?;
         let foreign = count(parsed.configurations.len() - slots.len());
-        let state = if is_final(&parsed.state) { State::Settled } else { State::Moving };
-        let view = parsed.view(slots, foreign, state)?;
+        let state = if is_final(parsed.state) { State::Settled } else { State::Moving };
+        let view = Arc::new(parsed.view(slots, foreign, state)?);
         Ok(Self { view, source: Arc::new(Source::Whole { tree: body, etag }) })
     }
 
@@ -160,21 +160,21 @@ impl Nic {
     /// # Errors
     /// When a field that decides is missing or of another shape.
     pub fn instance(model: &Document, nics: &Document) -> Result<Self, ShapeError> {
-        let subject = text(&model.body, "/id").unwrap_or_else(|| "the instance".into());
-        let missing = |field| ShapeError { subject: subject.clone(), field };
+        let subject = text(&model.body, "/id").unwrap_or("the instance");
+        let missing = |field| ShapeError { subject: subject.to_owned(), field };
         let id: ResourceId = subject.parse().map_err(|_| missing("id"))?;
-        let location = text(&model.body, "/location").ok_or_else(|| missing("location"))?;
+        let location = text(&model.body, "/location").ok_or_else(|| missing("location"))?.to_owned();
         let profile =
             model.body.pointer("/properties/networkProfileConfiguration").ok_or_else(|| missing("networkProfileConfiguration"))?.clone();
         let listed = nics.body.get("value").and_then(Value::as_array).ok_or_else(|| missing("networkInterfaces"))?;
         let listed = listed.iter().map(Resource::parse).collect::<Result<Vec<_>, _>>()?;
         let nic = listed.iter().find(|nic| nic.primary || listed.len() == 1).ok_or_else(|| missing("primary NIC"))?;
-        let wanted = interface(&profile, &nic.name).ok_or_else(|| missing("configuration of its primary NIC"))?;
+        let wanted = interface(&profile, nic.name).ok_or_else(|| missing("configuration of its primary NIC"))?;
         let wanted = names(wanted).ok_or_else(|| missing("ipConfigurations"))?;
 
         let mut slots = nic.slots()?;
         let model_state = text(&model.body, "/properties/provisioningState").unwrap_or_default();
-        let ended_badly = is_bad(&model_state);
+        let ended_badly = is_bad(model_state);
         // What one of them lacks is under way, or was left half done: the next write makes it what the model says, so its address is nobody's.
         let named: BTreeSet<u8> = wanted.iter().filter_map(|name| slot_of(name)).collect();
         let shown: BTreeSet<u8> = slots.keys().copied().collect();
@@ -186,24 +186,24 @@ impl Nic {
             };
             slots.insert(slot, state);
         }
-        let lags = named != shown || nic.configurations.iter().any(|c| !wanted.contains(c.name.as_str()));
-        let state = match (is_final(&model_state) && is_final(&nic.state), lags) {
+        let lags = named != shown || nic.configurations.iter().any(|c| !wanted.contains(c.name));
+        let state = match (is_final(model_state) && is_final(nic.state), lags) {
             (false, _) => State::Moving,
             (true, true) if ended_badly => State::Settled,
             (true, true) => State::Lagging,
             (true, false) => State::Settled,
         };
         let total: usize = listed.iter().map(|nic| nic.configurations.len()).sum();
-        let ours_shown = nic.configurations.iter().filter(|c| slot_of(&c.name).is_some()).count();
-        let view = nic.view(slots, count(total - ours_shown), state)?;
-        let etag = text(&model.body, "/etag").or_else(|| model.etag.clone());
-        let source = Arc::new(Source::Instance { id, location, profile, nic: nic.name.clone(), etag });
+        let ours_shown = nic.configurations.iter().filter(|c| slot_of(c.name).is_some()).count();
+        let view = Arc::new(nic.view(slots, count(total - ours_shown), state)?);
+        let etag = text(&model.body, "/etag").map(str::to_owned).or_else(|| model.etag.clone());
+        let source = Arc::new(Source::Instance { id, location, profile, nic: nic.name.to_owned(), etag });
         Ok(Self { view, source })
     }
 
     /// What it shows.
     #[must_use]
-    pub fn view(&self) -> &View {
+    pub fn view(&self) -> &Arc<View> {
         &self.view
     }
 
@@ -235,7 +235,8 @@ impl Nic {
             Source::Instance { id, location, profile, nic, etag } => {
                 let (after, pointer) = profile_body(profile, nic, &change).ok_or(Refusal::Guard("no ipConfigurations"))?;
                 guard(profile, &after, &pointer, &change)?;
-                let body = json!({"location": location, "properties": {"networkProfileConfiguration": after}});
+                let mut body = only("properties", only("networkProfileConfiguration", after));
+                body.as_object_mut().map(|fields| fields.insert("location".into(), json!(location)));
                 Ok(Write::Instance { id: id.clone(), etag: etag.clone(), body })
             }
         }
@@ -255,12 +256,12 @@ impl Nic {
                 profile.and_then(|profile| array_at(interface(profile, nic)?, "/properties/ipConfigurations"))
             }
         };
-        let added = |entry: &&Value| text(entry, "/name").and_then(|name| slot_of(&name)).is_some_and(|slot| change.add.contains(&slot));
+        let added = |entry: &&Value| name(entry).and_then(slot_of).is_some_and(|slot| change.add.contains(&slot));
         let added: Vec<&Value> = list.into_iter().flatten().filter(added).collect();
         Ok(Plan {
             request: format!("PUT {}", write.path()),
             if_match: write.etag().unwrap_or_default().to_owned(),
-            add: added.iter().filter_map(|entry| text(entry, "/name")).collect(),
+            add: added.iter().filter_map(|entry| name(entry).map(str::to_owned)).collect(),
             properties: added.last().and_then(|entry| entry.get("properties")).map(Value::to_string).unwrap_or_default(),
             remove: change.remove.iter().copied().collect(),
         })
@@ -304,7 +305,7 @@ impl Nic {
             Source::Whole { tree, .. } => array_at(tree, "/properties/ipConfigurations"),
             Source::Instance { profile, nic, .. } => interface(profile, nic).and_then(|nic| array_at(nic, "/properties/ipConfigurations")),
         };
-        list.into_iter().flatten().filter_map(|entry| text(entry, "/name").and_then(|name| slot_of(&name))).collect()
+        list.into_iter().flatten().filter_map(|entry| name(entry).and_then(slot_of)).collect()
     }
 }
 
@@ -317,8 +318,9 @@ pub fn name_of(slot: u8) -> String {
 /// The slot that an IP configuration's name stands for, if it is ours.
 #[must_use]
 pub fn slot_of(name: &str) -> Option<u8> {
-    let slot: u8 = name.strip_prefix("avn-")?.parse().ok()?;
-    (slot > 0 && name == name_of(slot)).then_some(slot)
+    let number = name.strip_prefix("avn-")?;
+    // As it is written by name_of: no sign, no zero before it.
+    number.starts_with(|first: char| first.is_ascii_digit() && first != '0').then(|| number.parse().ok())?
 }
 
 fn whole_body(tree: &Value, change: &Change) -> Option<Value> {
@@ -331,7 +333,7 @@ fn whole_body(tree: &Value, change: &Change) -> Option<Value> {
 fn profile_body(profile: &Value, nic: &str, change: &Change) -> Option<(Value, String)> {
     let mut after = profile.clone();
     let interfaces = after.get_mut("networkInterfaceConfigurations")?.as_array_mut()?;
-    let index = interfaces.iter().position(|i| text(i, "/name").is_some_and(|name| name.eq_ignore_ascii_case(nic)))?;
+    let index = interfaces.iter().position(|i| name(i).is_some_and(|name| name.eq_ignore_ascii_case(nic)))?;
     let list = interfaces.get_mut(index)?.pointer_mut("/properties/ipConfigurations")?.as_array_mut()?;
     edit(list, change, false)?;
     Some((after, format!("/networkInterfaceConfigurations/{index}/properties/ipConfigurations")))
@@ -340,11 +342,20 @@ fn profile_body(profile: &Value, nic: &str, change: &Change) -> Option<(Value, S
 /// Drops and appends our entries, leaving all others where they are.
 fn edit(list: &mut Vec<Value>, change: &Change, whole: bool) -> Option<()> {
     let primary = primary_of(list)?;
-    let added: Vec<Value> = change.add.iter().map(|&slot| fresh(slot, &primary, whole)).collect::<Option<_>>()?;
-    let gone: BTreeSet<String> = change.remove.iter().map(|entry| name_of(entry.slot)).collect();
-    list.retain(|entry| text(entry, "/name").is_none_or(|name| !gone.contains(&name)));
+    let added: Vec<Value> = change.add.iter().map(|&slot| fresh(slot, primary, whole)).collect::<Option<_>>()?;
+    let gone = removed_by(change);
+    list.retain(|entry| !is_gone(entry, &gone));
     list.extend(added);
     Some(())
+}
+
+/// Slots that a change removes.
+fn removed_by(change: &Change) -> BTreeSet<u8> {
+    change.remove.iter().map(|entry| entry.slot).collect()
+}
+
+fn is_gone(entry: &Value, gone: &BTreeSet<u8>) -> bool {
+    name(entry).and_then(slot_of).is_some_and(|slot| gone.contains(&slot))
 }
 
 /// A new IP configuration: subnet and application security groups as the primary's (Azure demands both alike on all), no load balancer.
@@ -352,22 +363,24 @@ fn fresh(slot: u8, primary: &Value, whole: bool) -> Option<Value> {
     let from = primary.get("properties")?;
     let mut properties = Map::new();
     properties.insert("primary".into(), json!(false));
-    properties.insert("subnet".into(), json!({"id": from.pointer("/subnet/id")?}));
+    properties.insert("subnet".into(), only("id", from.pointer("/subnet/id")?.clone()));
     properties.insert("privateIPAddressVersion".into(), json!("IPv4"));
     if whole {
         properties.insert("privateIPAllocationMethod".into(), json!("Dynamic"));
     }
     if let Some(groups) = from.get("applicationSecurityGroups").and_then(Value::as_array) {
-        let ids: Vec<Value> = groups.iter().filter_map(|g| g.get("id")).map(|id| json!({"id": id})).collect();
+        let ids: Vec<Value> = groups.iter().filter_map(|g| g.get("id")).map(|id| only("id", id.clone())).collect();
         properties.insert("applicationSecurityGroups".into(), Value::Array(ids));
     }
-    Some(json!({"name": name_of(slot), "properties": properties}))
+    let mut entry = only("properties", Value::Object(properties));
+    entry.as_object_mut()?.insert("name".into(), json!(name_of(slot)));
+    Some(entry)
 }
 
-fn primary_of(list: &[Value]) -> Option<Value> {
-    let foreign = || list.iter().filter(|entry| text(entry, "/name").is_some_and(|name| slot_of(&name).is_none()));
+fn primary_of(list: &[Value]) -> Option<&Value> {
+    let foreign = || list.iter().filter(|entry| name(entry).is_some_and(|name| slot_of(name).is_none()));
     let marked = foreign().find(|entry| entry.pointer("/properties/primary") == Some(&Value::Bool(true)));
-    marked.or_else(|| foreign().next()).cloned()
+    marked.or_else(|| foreign().next())
 }
 
 /// Compares a body with what was read: outside the list at `pointer` nothing differs; inside, only named additions and removals of ours do.
@@ -383,9 +396,8 @@ pub fn guard(before: &Value, after: &Value, pointer: &str, change: &Change) -> R
     if !same_beside(before, after, &path) {
         return refuse("a field outside ipConfigurations differs");
     }
-    let name = |entry: &Value| text(entry, "/name").unwrap_or_default();
-    let gone: BTreeSet<String> = change.remove.iter().map(|entry| name_of(entry.slot)).collect();
-    let kept: Vec<&Value> = old.iter().filter(|entry| !gone.contains(&name(entry))).collect();
+    let gone = removed_by(change);
+    let kept: Vec<&Value> = old.iter().filter(|entry| !is_gone(entry, &gone)).collect();
     if kept.len() + gone.len() != old.len() {
         return refuse("an IP configuration to remove is not there once");
     }
@@ -396,14 +408,16 @@ pub fn guard(before: &Value, after: &Value, pointer: &str, change: &Change) -> R
         return refuse("an IP configuration that stays differs");
     }
     let Some(primary) = primary_of(old) else { return refuse("no primary IP configuration") };
-    if !new.contains(&primary) {
+    if !new.contains(primary) {
         return refuse("the primary IP configuration is touched");
     }
-    let expected: Vec<String> = change.add.iter().map(|&slot| name_of(slot)).collect();
-    if !added.iter().map(name).eq(expected) || added.iter().any(|a| a.pointer("/properties/primary") != Some(&Value::Bool(false))) {
+    if !added.iter().map(|entry| name(entry).and_then(slot_of)).eq(change.add.iter().copied().map(Some))
+        || added.iter().any(|a| a.pointer("/properties/primary") != Some(&Value::Bool(false)))
+    {
         return refuse("an addition is not the one intended");
     }
-    if added.iter().any(|a| old.iter().any(|o| name(o) == name(a))) {
+    let before: BTreeSet<Option<&str>> = old.iter().map(name).collect();
+    if added.iter().any(|entry| before.contains(&name(entry))) {
         return refuse("an addition is there already");
     }
     if new.len() > usize::from(LIMIT) { Err(Refusal::Limit) } else { Ok(()) }
@@ -431,28 +445,28 @@ fn same_beside(one: &Value, other: &Value, path: &[&str]) -> bool {
 }
 
 /// A NIC resource as the Network provider shows it.
-struct Resource {
+struct Resource<'a> {
     id: ResourceId,
-    name: String,
+    name: &'a str,
     mac: String,
     primary: bool,
-    state: String,
-    configurations: Vec<Configuration>,
+    state: &'a str,
+    configurations: Vec<Configuration<'a>>,
 }
 
-struct Configuration {
-    name: String,
+struct Configuration<'a> {
+    name: &'a str,
     address: Option<Ipv4Addr>,
     primary: bool,
-    subnet: Option<ResourceId>,
-    state: String,
+    subnet: Option<&'a str>,
+    state: &'a str,
     plain: bool,
 }
 
-impl Resource {
-    fn parse(body: &Value) -> Result<Self, ShapeError> {
-        let subject = text(body, "/id").unwrap_or_else(|| "the NIC".into());
-        let missing = |field| ShapeError { subject: subject.clone(), field };
+impl<'a> Resource<'a> {
+    fn parse(body: &'a Value) -> Result<Self, ShapeError> {
+        let subject = text(body, "/id").unwrap_or("the NIC");
+        let missing = |field| ShapeError { subject: subject.to_owned(), field };
         let list = array_at(body, "/properties/ipConfigurations").ok_or_else(|| missing("ipConfigurations"))?;
         let configurations: Vec<_> =
             list.iter().map(Configuration::parse).collect::<Option<_>>().ok_or_else(|| missing("ipConfigurations"))?;
@@ -473,7 +487,7 @@ impl Resource {
     fn slots(&self) -> Result<BTreeMap<u8, Slot>, ShapeError> {
         let mut slots = BTreeMap::new();
         for c in &self.configurations {
-            let Some(slot) = slot_of(&c.name) else { continue };
+            let Some(slot) = slot_of(c.name) else { continue };
             if c.primary || !c.plain {
                 return Err(ShapeError {
                     subject: format!("{}/ipConfigurations/{}", self.id, c.name),
@@ -482,7 +496,7 @@ impl Resource {
             }
             let state = match c.address {
                 Some(address) if c.state.eq_ignore_ascii_case("Succeeded") => Slot::Attached(address),
-                _ if is_bad(&c.state) => Slot::Failed,
+                _ if is_bad(c.state) => Slot::Failed,
                 _ => Slot::Provisioning,
             };
             slots.insert(slot, state);
@@ -492,13 +506,13 @@ impl Resource {
 
     fn view(&self, slots: BTreeMap<u8, Slot>, foreign: u16, state: State) -> Result<View, ShapeError> {
         let missing = |field| ShapeError { subject: self.id.to_string(), field };
-        let foreign_ones = || self.configurations.iter().filter(|c| slot_of(&c.name).is_none());
+        let foreign_ones = || self.configurations.iter().filter(|c| slot_of(c.name).is_none());
         let primary =
             foreign_ones().find(|c| c.primary).or_else(|| foreign_ones().next()).ok_or_else(|| missing("primary IP configuration"))?;
         Ok(View {
             id: self.id.clone(),
             mac: self.mac.clone(),
-            subnet: primary.subnet.clone().ok_or_else(|| missing("subnet"))?,
+            subnet: primary.subnet.and_then(|id| id.parse().ok()).ok_or_else(|| missing("subnet"))?,
             primary: primary.address.ok_or_else(|| missing("primary address"))?,
             slots,
             foreign,
@@ -507,27 +521,28 @@ impl Resource {
     }
 }
 
-impl Configuration {
-    fn parse(entry: &Value) -> Option<Self> {
+impl<'a> Configuration<'a> {
+    fn parse(entry: &'a Value) -> Option<Self> {
         let properties = entry.get("properties").filter(|p| p.is_object())?;
-        let address = text(properties, "/privateIPAddress").filter(|a| !a.is_empty());
-        let version = text(properties, "/privateIPAddressVersion");
+        let address = properties.get("privateIPAddress").and_then(Value::as_str).filter(|a| !a.is_empty());
+        let parsed = address.map(str::parse::<Ipv4Addr>);
+        let version = properties.get("privateIPAddressVersion").and_then(Value::as_str);
         let block = properties.get("privateIPAddressPrefixLength").is_some_and(|l| !l.is_null() && *l != json!(32));
         Some(Self {
-            name: text(entry, "/name").filter(|n| !n.is_empty())?,
+            name: name(entry).filter(|n| !n.is_empty())?,
             primary: properties.get("primary") == Some(&Value::Bool(true)),
-            subnet: text(properties, "/subnet/id").and_then(|id| id.parse().ok()),
+            subnet: text(properties, "/subnet/id"),
             // Absent on list answers of some versions: present with an address is provisioned.
-            state: text(properties, "/provisioningState").unwrap_or_else(|| "Succeeded".into()),
-            plain: version.is_none_or(|v| v == "IPv4") && !block && address.as_ref().is_none_or(|a| a.parse::<Ipv4Addr>().is_ok()),
-            address: address.and_then(|a| a.parse().ok()),
+            state: properties.get("provisioningState").and_then(Value::as_str).unwrap_or("Succeeded"),
+            plain: version.is_none_or(|v| v == "IPv4") && !block && parsed.as_ref().is_none_or(Result::is_ok),
+            address: parsed.and_then(Result::ok),
         })
     }
 }
 
 fn interface<'a>(profile: &'a Value, nic: &str) -> Option<&'a Value> {
     let interfaces = profile.get("networkInterfaceConfigurations")?.as_array()?;
-    interfaces.iter().find(|i| text(i, "/name").is_some_and(|name| name.eq_ignore_ascii_case(nic)))
+    interfaces.iter().find(|i| name(i).is_some_and(|name| name.eq_ignore_ascii_case(nic)))
 }
 
 fn names(interface: &Value) -> Option<BTreeSet<&str>> {
@@ -548,8 +563,18 @@ fn array_at<'a>(tree: &'a Value, pointer: &str) -> Option<&'a Vec<Value>> {
     tree.pointer(pointer)?.as_array()
 }
 
-fn text(tree: &Value, pointer: &str) -> Option<String> {
-    tree.pointer(pointer)?.as_str().map(str::to_owned)
+fn text<'a>(tree: &'a Value, pointer: &str) -> Option<&'a str> {
+    tree.pointer(pointer)?.as_str()
+}
+
+/// Its `name`.
+fn name(entry: &Value) -> Option<&str> {
+    entry.get("name")?.as_str()
+}
+
+/// A tree of one field, which is moved and not copied.
+fn only(field: &str, value: Value) -> Value {
+    Value::Object(Map::from_iter([(field.to_owned(), value)]))
 }
 
 fn count(n: usize) -> u16 {

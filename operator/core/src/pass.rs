@@ -38,7 +38,7 @@ pub struct Known {
     /// Time at which that read began.
     read_at: Timestamp,
     /// The machine, as described with it.
-    machine: Option<Machine>,
+    machine: Option<Arc<Machine>>,
     nonce: String,
     uid: String,
     provider_id: String,
@@ -222,7 +222,7 @@ impl<'a> Pass<'a> {
             Ok((nic, machine)) => {
                 self.known.nic = Some(nic);
                 self.known.read_at = began;
-                self.known.machine = Some(machine);
+                self.known.machine = Some(Arc::new(machine));
                 self.known.read_failure = None;
             }
             Err(error) => {
@@ -333,14 +333,15 @@ impl<'a> Pass<'a> {
     fn observe(&self, present: &Present<'_>) -> Observed {
         let Subject { node, provider_id, policy: _, me } = &self.subject;
         let known = &self.known;
-        let seen =
-            known.machine.as_ref().or(known.object.as_ref().map(|stored| &stored.spec.node).filter(|machine| machine.uid == node.uid));
-        let machine = Machine {
-            uid: node.uid.clone(),
-            boot_id: node.boot_id.clone(),
-            provider_id: (*provider_id).to_owned(),
-            ..seen.cloned().unwrap_or_default()
+        let current =
+            |machine: &&Machine| machine.uid == node.uid && machine.boot_id == node.boot_id && machine.provider_id == *provider_id;
+        let read = known.machine.as_ref().filter(|machine| current(&&***machine));
+        let seen = || {
+            let stored = known.object.as_ref().map(|stored| &stored.spec.node).filter(|machine| machine.uid == node.uid);
+            known.machine.as_deref().or(stored).cloned().unwrap_or_default()
         };
+        let named = || Machine { uid: node.uid.clone(), boot_id: node.boot_id.clone(), provider_id: (*provider_id).to_owned(), ..seen() };
+        let machine = read.map_or_else(|| Arc::new(named()), Arc::clone);
         Observed {
             node: node.clone(),
             exhausted: (present.exhausted)(&machine.subnet_id),
@@ -348,7 +349,7 @@ impl<'a> Pass<'a> {
             leaving: present.leaving,
             machine,
             object: known.object.clone(),
-            nic: known.nic.as_ref().map(|nic| NicRead { view: nic.view().clone(), at: known.read_at }),
+            nic: known.nic.as_ref().map(|nic| NicRead { view: Arc::clone(nic.view()), at: known.read_at }),
             me: Leader { identity: me.identity.clone(), nonce: present.draw.to_owned() },
             last: known.last.clone(),
             read_failure: known.read_failure.clone(),
@@ -428,7 +429,7 @@ mod tests {
                 Continue(Effect::ReadNic(_)) => {
                     let began = world.now;
                     world.pass(1);
-                    pass.nic_read(began, Ok((nic(world), world.observed.machine.clone())), world.now);
+                    pass.nic_read(began, Ok((nic(world), Machine::clone(&world.observed.machine))), world.now);
                 }
                 Continue(Effect::Tell(_)) => {}
                 next @ (Continue(Effect::Delete | Effect::WriteSpec(_) | Effect::WriteStatus(..) | Effect::Send(_)) | Break(_)) => {
@@ -463,7 +464,8 @@ mod tests {
         let world = acknowledged();
         let mut subject = subject(&world);
         let machine = Machine { boot_id: "boot".into(), ..Machine::default() };
-        let known = Known { nic: Some(nic(&world)), machine: Some(machine), nonce: "mine".into(), uid: "node".into(), ..Known::default() };
+        let known =
+            Known { nic: Some(nic(&world)), machine: Some(machine.into()), nonce: "mine".into(), uid: "node".into(), ..Known::default() };
         assert!(known.clone().renewed(&subject, None).nic.is_some());
         subject.node.boot_id = "next boot".into();
         assert!(known.renewed(&subject, None).nic.is_none(), "a machine that was off may have another");

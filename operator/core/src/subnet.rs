@@ -155,7 +155,7 @@ fn low(status: &AzureVnetSubnetStatus, size: u32) -> (bool, &'static str, String
 fn known(seen: &Seen<'_>) -> (bool, &'static str, String) {
     match seen.usage {
         Ok(_) => (true, "Read", String::new()),
-        Err(error) => (false, error.reason(), error.remedy()),
+        Err(error) => (false, error.reason(), error.remedy().into_owned()),
     }
 }
 

@@ -239,10 +239,12 @@ impl Node {
         let (Some(object), Some(pods)) = (&seen.object, &seen.pods) else { return Ok(None) };
         let store = self.keeper.store();
         let Census { entries, counts, resting } = store.census()?;
+        let leased: Vec<Option<String>> = leases(&entries).map(|(_, lease)| pod_of(lease)).collect();
+        let wants: Vec<String> = store.wants()?.iter().map(ToString::to_string).collect();
         let held = Held {
-            leases: leases(&entries).map(|(_, lease)| pod_of(lease)).collect(),
-            resting: resting.iter().map(|address| self.holders.get(address).cloned()).collect(),
-            want: store.wants()?.iter().map(ToString::to_string).collect(),
+            leases: leased.iter().map(Option::as_deref).collect(),
+            resting: resting.iter().map(|address| self.holders.get(address).map(String::as_str)).collect(),
+            want: wants.iter().map(String::as_str).collect(),
         };
         let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         let adopted = self.keeper.adopted()?;

@@ -1,6 +1,7 @@
 //! What is to be believed: who has spoken for which address in this boot, and what of it a restart has to find again.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     net::Ipv4Addr,
     time::{Duration, SystemTime},
@@ -65,12 +66,13 @@ impl Node {
     }
 
     /// What was known before this look: offered in this boot, adopted in the former one, shown or hidden at any time.
-    fn before(&self, basis: &Basis) -> Before {
-        let (shown, hidden) = self.memory.as_ref().map(|memory| (memory.shown.clone(), memory.hidden.clone())).unwrap_or_default();
+    fn before(&self, basis: &Basis) -> Before<'static> {
+        let remembered = self.memory.as_ref().map(|memory| (Cow::Owned(memory.shown.clone()), Cow::Owned(memory.hidden.clone())));
+        let (shown, hidden) = remembered.unwrap_or_default();
         if self.clocks.distrusted {
             return Before { shown, hidden, ..Before::default() };
         }
-        let addresses = |pool: pool::Pool| pool.addresses().iter().map(|slot| slot.address).collect();
+        let addresses = |pool: pool::Pool| Cow::Owned(pool.addresses().iter().map(|slot| slot.address).collect());
         match (self.keeper.store().pool(), basis.listed) {
             (Ok(pool), _) => Before { offered: addresses(pool), shown, hidden, ..Before::default() },
             (Err(_), Listed::ByObject) => {

@@ -164,8 +164,9 @@ fn measure(metrics: &Metrics, tallies: &BTreeMap<String, Tally>) {
 }
 
 fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetConfigStatus {
-    let trouble =
-        |reasons: &[&str]| tally.troubles.iter().find(|error| reasons.contains(&error.reason())).map(|e| (e.reason(), e.remedy()));
+    let trouble = |reasons: &[&str]| {
+        tally.troubles.iter().find(|error| reasons.contains(&error.reason())).map(|e| (e.reason(), e.remedy().into_owned()))
+    };
     let conflict = tally.rival.as_ref().map(|rival| {
         let remedy = "give one of them a higher priority, or selectors that do not overlap";
         ("Conflict", format!("{rival} is older, has the same priority and selects some of the same nodes, and counts for them: {remedy}"))

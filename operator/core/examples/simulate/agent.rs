@@ -1,8 +1,8 @@
 //! The agent of one node: the product's rules of adoption, over the model of its store, in the order of the product's agent.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::Ipv4Addr,
     rc::Rc,
     sync::Arc,
@@ -47,7 +47,7 @@ pub struct Agent {
     quiet: Option<Quiet>,
 }
 
-/// A look that changed nothing and waits for nothing: another one at the same finds the same.
+/// A look that changed nothing and waits for nothing: another one at the same finds the same, and one at other pods and leases only counts them.
 #[derive(Clone, Debug)]
 struct Quiet {
     basis: Rc<Basis>,
@@ -68,6 +68,8 @@ pub struct Seen<'a> {
     /// What IMDS shows, if it was asked and answered.
     pub shown: Option<Rc<BTreeSet<Ipv4Addr>>>,
     pub mutation: Option<Mutation>,
+    /// Looks at everything each time, to see that nothing is overlooked.
+    pub thorough: bool,
 }
 
 /// What came of it.
@@ -117,8 +119,17 @@ impl Agent {
         let (basis, regressed) = self.basis(store, seen);
         let Some(basis) = basis else { return Ok(outcome) };
         let pods = crowd(seen.pods);
-        if let Some(quiet) = self.quiet.as_ref().filter(|quiet| quiet.holds(store, seen, &basis, pods)) {
-            return Ok(quiet.outcome.clone());
+        if self.quiet.as_ref().is_some_and(|quiet| quiet.holds(store, seen, &basis))
+            && let Some(mut quiet) = self.quiet.take()
+        {
+            if quiet.touched != store.touched || quiet.pods != pods || seen.now >= quiet.until {
+                store.sweep(seen.now);
+                (quiet.touched, quiet.pods, quiet.until) = (store.touched, pods, store.next_end());
+                quiet.outcome.report = quiet.outcome.report.map(|(_, regressed)| (Rc::new(self.report(store, seen, &basis)), regressed));
+            }
+            let outcome = quiet.outcome.clone();
+            self.quiet = Some(quiet);
+            return Ok(outcome);
         }
         self.take_sightings(store, seen, &basis);
         let taken = self.take_over(store, seen, &basis, &mut outcome)?;
@@ -162,10 +173,13 @@ impl Agent {
     fn take_sightings(&mut self, store: &mut Store, seen: &Seen<'_>, basis: &Basis) {
         let now = boot_time(seen.now);
         let careless = seen.mutation == Some(Mutation::OfferedAfterBoot);
-        let adopted = || store.disk.adopted.iter().flat_map(|adopted| adopted.addresses.iter().map(|at| at.address)).collect();
-        let (shown, hidden) = (store.disk.shown.clone(), store.disk.hidden.clone());
+        let adopted = || {
+            let adopted = store.disk.adopted.iter().flat_map(|adopted| adopted.addresses.iter());
+            Cow::Owned(adopted.map(|at| at.address).collect())
+        };
+        let (shown, hidden) = (Cow::Borrowed(&store.disk.shown), Cow::Borrowed(&store.disk.hidden));
         let before = match (&store.run.pool, basis.listed) {
-            (Some(pool), _) => Before { offered: pool.clone(), shown, hidden, ..Before::default() },
+            (Some(pool), _) => Before { offered: Cow::Borrowed(pool), shown, hidden, ..Before::default() },
             (None, _) if careless => Before { offered: adopted(), shown, hidden, ..Before::default() },
             (None, Listed::ByObject) => Before { former: adopted(), shown, hidden, ..Before::default() },
             (None, Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
@@ -177,7 +191,12 @@ impl Agent {
             store.disk.machine.push_str(seen.machine);
             self.sightings.witness(now, Source::Imds, shown);
         }
-        (store.disk.shown, store.disk.hidden) = (self.sightings.shown().collect(), self.sightings.hidden().collect());
+        if !self.sightings.shown().eq(store.disk.shown.iter().copied()) {
+            store.disk.shown = self.sightings.shown().collect();
+        }
+        if !self.sightings.hidden().eq(store.disk.hidden.iter().copied()) {
+            store.disk.hidden = self.sightings.hidden().collect();
+        }
     }
 
     /// Withdraws, adopts, seals, sets aside: in the order of safety rules ST6 to ST8.
@@ -234,9 +253,9 @@ impl Agent {
 
     fn report(&self, store: &Store, seen: &Seen<'_>, basis: &Basis) -> node::Agent {
         let held = demand::Held {
-            leases: store.leased().map(|pod| Some(pod.clone())).collect(),
+            leases: store.leased().map(|pod| Some(pod.as_str())).collect(),
             resting: vec![None; store.cooling()],
-            want: store.run.wants.keys().cloned().collect(),
+            want: store.run.wants.keys().map(String::as_str).collect(),
         };
         let acks = match basis.listed {
             Listed::ByObject => adoption::acks(&basis.spec, &store.quarantined(), &self.refused),
@@ -250,7 +269,7 @@ impl Agent {
             store_id: store.disk.id.clone(),
             version: String::new(),
             revision_adopted: store.disk.adopted.as_ref().map_or(0, |adopted| adopted.revision),
-            demand: demand::demand(&seen.pods.iter().map(of_demand).collect::<Vec<_>>(), &held),
+            demand: demand::demand(&seen.pods.values().map(|pod| &pod.shown).collect::<Vec<_>>(), &held),
             counts: StoreCounts {
                 assigned: count(held.leases.len()),
                 cooling: count(held.resting.len()),
@@ -265,14 +284,13 @@ impl Agent {
 }
 
 impl Quiet {
-    fn holds(&self, store: &Store, seen: &Seen<'_>, basis: &Rc<Basis>, pods: u64) -> bool {
+    fn holds(&self, store: &Store, seen: &Seen<'_>, basis: &Rc<Basis>) -> bool {
         let shown = match (&self.shown, &seen.shown) {
             (_, None) => true,
             (Some(before), Some(now)) => Rc::ptr_eq(before, now),
             (None, Some(_)) => false,
         };
-        let same = Rc::ptr_eq(&self.basis, basis) && self.touched == store.touched && self.pods == pods;
-        same && shown && seen.now < self.until && store.fuse.is_none() && store.run.sealed
+        Rc::ptr_eq(&self.basis, basis) && shown && store.fuse.is_none() && store.run.sealed && !seen.thorough
     }
 }
 
@@ -291,15 +309,12 @@ impl Basis {
 
 /// Of all that counts of the pods.
 fn crowd(pods: &BTreeMap<String, Pod>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for (uid, pod) in pods {
-        (uid, pod.finished, pod.terminating).hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
-fn of_demand((uid, pod): (&String, &Pod)) -> demand::Pod {
-    demand::Pod { uid: uid.clone(), host_network: false, finished: pod.finished, terminating: pod.terminating }
+    let take = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let one = |hash, pod: &demand::Pod| {
+        let state = 1 + u8::from(pod.finished) + 2 * u8::from(pod.terminating);
+        take(pod.uid.bytes().fold(hash, take), state)
+    };
+    pods.values().map(|pod| &pod.shown).fold(0xcbf2_9ce4_8422_2325, one)
 }
 
 /// The condition that goes with a report.

@@ -208,7 +208,7 @@ impl World<'_> {
             trace.violated(|| format!("RE2: n{name}: a slot or an address is listed twice: {:?}", spec.addresses));
         }
         let Some(before) = before.map(|before| &before.spec) else { return };
-        if adoption::content(before) != adoption::content(spec) && spec.revision <= before.revision {
+        if spec.revision <= before.revision && adoption::content(before) != adoption::content(spec) {
             trace.violated(|| format!("RE3: n{name}: other content in revision {}", spec.revision));
         }
         let ids: BTreeSet<u64> = before.release.iter().map(|release| release.id).collect();
@@ -406,7 +406,7 @@ impl World<'_> {
         let most = match policy.pool {
             Pool::Fixed(most) | Pool::Floating { max: most, .. } => usize::from(most),
         };
-        let starving = machine.pods.values().filter(|pod| pod.address.is_none() && !pod.finished).count();
+        let starving = machine.pods.values().filter(|pod| pod.address.is_none() && !pod.shown.finished).count();
         if starving > 0 && demand <= most.min(target) && !self.subnets[self.nics[name].subnet].free.is_empty() {
             return Some(format!("{starving} pods wait for an address"));
         }

@@ -352,12 +352,15 @@ impl Nic {
 
     fn print(&self, past: &Past) -> Documents {
         let subnet = format!("{NETWORK}/subnets/{}", self.subnet);
+        let wanted = |name: &str, primary: bool| {
+            json!({"name": name, "properties": {"subnet": {"id": subnet}, "primary": primary, "privateIPAddressVersion": "IPv4",
+                "applicationSecurityGroups": [{"id": "/subscriptions/s/asg"}]}})
+        };
         let configuration = |name: &str, address: Option<Ipv4Addr>, state: &str, primary: bool| {
-            let groups = [json!({"id": "/subscriptions/s/asg"})];
-            let mut entry = json!({"name": name, "properties": {"provisioningState": state, "subnet": {"id": subnet}, "primary": primary,
-                "privateIPAddressVersion": "IPv4", "applicationSecurityGroups": groups}});
-            if let (Some(address), Some(properties)) = (address, entry.get_mut("properties").and_then(Value::as_object_mut)) {
-                properties.insert("privateIPAddress".into(), json!(address));
+            let mut entry = wanted(name, primary);
+            if let Some(properties) = entry.get_mut("properties").and_then(Value::as_object_mut) {
+                properties.insert("provisioningState".into(), json!(state));
+                properties.extend(address.map(|address| ("privateIPAddress".to_owned(), json!(address))));
             }
             entry
         };
@@ -373,24 +376,22 @@ impl Nic {
         }));
         let Past { state, etag, .. } = past;
         let Some(instance) = &self.instance else {
-            let main = json!({"name": "nic", "id": self.id, "location": "here", "etag": format!("W/\"{etag}\""), "tags": {"kept": "yes"},
+            let mut main = json!({"name": "nic", "id": self.id, "location": "here", "etag": format!("W/\"{etag}\""), "tags": {"kept": "yes"},
                 "properties": {"provisioningState": state, "macAddress": self.mac, "primary": true, "enableAcceleratedNetworking": true,
-                "networkSecurityGroup": {"id": "/subscriptions/s/nsg"}, "ipConfigurations": list}});
+                "networkSecurityGroup": {"id": "/subscriptions/s/nsg"}, "ipConfigurations": null}});
+            fill(&mut main, "/properties/ipConfigurations", list);
             return Documents { main, nics: Value::Null, etag: *etag, read: OnceCell::new() };
-        };
-        let wanted = |name: &str, primary: bool| {
-            json!({"name": name, "properties": {"subnet": {"id": subnet}, "primary": primary, "privateIPAddressVersion": "IPv4",
-                "applicationSecurityGroups": [{"id": "/subscriptions/s/asg"}]}})
         };
         let mut model = vec![wanted("ipconfig1", true)];
         model.extend(past.foreign.iter().map(|(name, _)| wanted(name, false)));
         model.extend(past.wanted.iter().map(|slot| wanted(&name_of(*slot), false)));
-        let profile = json!({"networkInterfaceConfigurations": [{"name": "nic", "properties": {"primary": true, "enableAcceleratedNetworking": true,
-            "ipConfigurations": model}}]});
-        let main = json!({"id": instance, "name": "instance", "location": "here", "etag": format!("\"{etag}\""),
-            "properties": {"provisioningState": state, "networkProfileConfiguration": profile}});
-        let nics = json!({"value": [{"name": "nic", "id": self.id, "properties": {"provisioningState": "Succeeded", "macAddress": self.mac,
-            "primary": true, "ipConfigurations": list}}]});
+        let mut main = json!({"id": instance, "name": "instance", "location": "here", "etag": format!("\"{etag}\""),
+            "properties": {"provisioningState": state, "networkProfileConfiguration": {"networkInterfaceConfigurations": [
+            {"name": "nic", "properties": {"primary": true, "enableAcceleratedNetworking": true, "ipConfigurations": null}}]}}});
+        fill(&mut main, "/properties/networkProfileConfiguration/networkInterfaceConfigurations/0/properties/ipConfigurations", model);
+        let mut nics = json!({"value": [{"name": "nic", "id": self.id, "properties": {"provisioningState": "Succeeded", "macAddress": self.mac,
+            "primary": true, "ipConfigurations": null}}]});
+        fill(&mut nics, "/value/0/properties/ipConfigurations", list);
         Documents { main, nics, etag: *etag, read: OnceCell::new() }
     }
 }
@@ -401,6 +402,13 @@ impl Entry {
             Self::Good(address) | Self::Updating(Some(address)) => Some(address),
             Self::Updating(None) | Self::Failed => None,
         }
+    }
+}
+
+/// Puts a list where there is none yet; it is moved and not copied.
+fn fill(tree: &mut Value, pointer: &str, list: Vec<Value>) {
+    if let Some(place) = tree.pointer_mut(pointer) {
+        *place = Value::Array(list);
     }
 }
 

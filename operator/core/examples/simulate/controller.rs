@@ -159,13 +159,13 @@ impl<'p> World<'p> {
 
     pub fn elected(&mut self, replica: usize, asked: i64) {
         let now = self.now;
-        let token = self.dice.token();
+        let token = self.dice.draw();
         let one = &mut self.replicas[replica];
         let new = one.renewed.is_none_or(|at| now - at >= TRUST);
         one.renewed = Some(asked);
         let life = one.life;
         if new {
-            one.nonce = token;
+            one.nonce = token.text();
             self.trace.note(&[11, replica as u64], || format!("controller {replica} leads"));
             self.forget_gates(replica, None);
             self.mark_all(replica);

@@ -4,6 +4,16 @@
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
+/// What a text is made of that nobody guesses.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawn(u64);
+
+impl Drawn {
+    pub fn text(self) -> String {
+        format!("{:016x}", self.0)
+    }
+}
+
 impl Dice {
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -40,6 +50,11 @@ impl Dice {
 
     /// A text that nobody guesses.
     pub fn token(&mut self) -> String {
-        format!("{:016x}", self.throw())
+        Drawn(self.throw()).text()
+    }
+
+    /// The same, for one that may not be needed.
+    pub fn draw(&mut self) -> Drawn {
+        Drawn(self.throw())
     }
 }

@@ -4,10 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     rc::Rc,
+    sync::Arc,
 };
 
-use azure_vnet_crds::node;
-use azure_vnet_operator_core::decide::Ready;
+use azure_vnet_crds::{AzureVnetNode, node};
+use azure_vnet_operator_core::{decide::Ready, demand};
 
 use crate::{
     agent::{self, Agent, Seen},
@@ -49,17 +50,26 @@ pub struct Machine {
     behind: bool,
     /// What its metadata or its object showed in this boot.
     pub witnessed: BTreeSet<Ipv4Addr>,
+    /// The object of which that is noted.
+    noted: Option<Arc<AzureVnetNode>>,
     /// When its agent began to follow everything without a break.
     pub undisturbed_since: i64,
 }
 
 /// A pod that is bound to the node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pod {
+    /// As the API server shows it.
+    pub shown: demand::Pod,
     pub address: Option<Ipv4Addr>,
-    pub finished: bool,
-    pub terminating: bool,
     pub failures: u32,
+}
+
+impl Pod {
+    pub fn new(uid: &str) -> Self {
+        let shown = demand::Pod { uid: uid.to_owned(), host_network: false, finished: false, terminating: false };
+        Self { shown, address: None, failures: 0 }
+    }
 }
 
 impl World<'_> {
@@ -90,7 +100,7 @@ impl World<'_> {
         machine.boot_id = format!("{}-boot-{}", machine.id, machine.boots);
         (machine.on, machine.ready) = (true, false);
         machine.store.boot();
-        machine.witnessed.clear();
+        (machine.witnessed, machine.noted) = (BTreeSet::new(), None);
         self.nics[name].running = true;
         if !self.server.nodes.contains_key(&name) {
             let (uid, created) = (self.server.new_uid("node"), time(self.now));
@@ -187,10 +197,13 @@ impl World<'_> {
         }
         let (late, mute) = (machine.late, machine.mute);
         let shown = (poll && !mute).then(|| self.nics[name].shown(self.now, late));
-        let listed = self.machines[name].agent.object.iter().flat_map(|object| object.spec.addresses.iter().map(|at| at.address));
-        let witnessed: Vec<Ipv4Addr> = shown.iter().flat_map(|shown| shown.iter().copied()).chain(listed).collect();
-        self.machines[name].witnessed.extend(witnessed);
         let machine = &mut self.machines[name];
+        machine.witnessed.extend(shown.iter().flat_map(|shown| shown.iter()));
+        let is_noted = |object: &&Arc<AzureVnetNode>| machine.noted.as_ref().is_some_and(|noted| Arc::ptr_eq(noted, object));
+        if let Some(object) = machine.agent.object.as_ref().filter(|object| !is_noted(object)) {
+            machine.witnessed.extend(object.spec.addresses.iter().map(|at| at.address));
+            machine.noted = Some(Arc::clone(object));
+        }
         let seen = Seen {
             now: self.now,
             boot_id: &machine.boot_id,
@@ -198,6 +211,7 @@ impl World<'_> {
             pods: &machine.pods,
             shown,
             mutation: self.plan.mutation,
+            thorough: self.plan.thorough,
         };
         let Ok(outcome) = machine.agent.reconcile(&mut machine.store, &seen) else {
             machine.store.fuse = None;
@@ -291,7 +305,7 @@ impl World<'_> {
             let burst = if self.dice.chance(120) { 2 + self.dice.below(8) } else { 1 };
             for _ in 0..burst.min(24_usize.saturating_sub(self.machines[name].pods.len())) {
                 let pod = format!("pod-{}", self.next_number());
-                self.machines[name].pods.insert(pod.clone(), Pod::default());
+                self.machines[name].pods.insert(pod.clone(), Pod::new(&pod));
                 let (start, job) = (self.dice.time(50, 500), self.dice.chance(150));
                 let lives = if job { self.dice.time(5_000, 60_000) } else { self.dice.time(60_000, 2_400_000) };
                 self.after(start, Event::Add { name, pod: pod.clone() });
@@ -307,7 +321,7 @@ impl World<'_> {
     pub fn add(&mut self, name: usize, pod: &str) {
         let machine = &mut self.machines[name];
         let Some(bound) = machine.pods.get(pod).filter(|_| machine.on) else { return };
-        if bound.address.is_some() || bound.finished || bound.terminating {
+        if bound.address.is_some() || bound.shown.finished || bound.shown.terminating {
             return;
         }
         let careless = self.plan.mutation == Some(Mutation::NoCooling);
@@ -334,12 +348,12 @@ impl World<'_> {
             return;
         }
         let Some(bound) = self.machines[name].pods.get_mut(pod) else { return };
-        bound.terminating = true;
+        bound.shown.terminating = true;
         let job = self.dice.chance(150);
         if job {
             self.trace.hit(Fault::K14JobsFinish);
             if let Some(bound) = self.machines[name].pods.get_mut(pod) {
-                (bound.terminating, bound.finished) = (false, true);
+                (bound.shown.terminating, bound.shown.finished) = (false, true);
             }
         }
         self.delete_sandbox(name, pod);

@@ -30,6 +30,10 @@ use std::{process::ExitCode, time::Duration};
 
 use crate::{fault::Mutation, report::Report};
 
+/// Most of a run is small trees that are built and dropped.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: simulate [--seeds N] [--within SECONDS] [--seed S] [--mutate NAME|all] [--json]";
 
 /// What is asked for.

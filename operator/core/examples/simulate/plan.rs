@@ -21,6 +21,8 @@ const END: i64 = 125 * MINUTE;
 pub struct Plan {
     pub seed: u64,
     pub mutation: Option<Mutation>,
+    /// Whether agents look at everything each time.
+    pub thorough: bool,
     pub machines: Vec<Ids>,
     pub policies: Vec<Policy>,
     pub strikes: Vec<(i64, Strike)>,
@@ -233,7 +235,8 @@ impl Plan {
         let policies = (0..3).map(|n| policy(&mut dice, n)).collect();
         let capacity = [450 + dice.below(100), 450 + dice.below(100)];
         let churn = dice.time(2 * MINUTE, 6 * MINUTE);
-        let mut plan = Self { seed, mutation, machines, policies, strikes: vec![], churn, calm_from: CALM_FROM, end: END, capacity };
+        let mut plan =
+            Self { seed, mutation, thorough: false, machines, policies, strikes: vec![], churn, calm_from: CALM_FROM, end: END, capacity };
         plan.set_up(&mut dice);
         plan.storm(&mut dice);
         plan

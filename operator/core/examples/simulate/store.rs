@@ -231,7 +231,8 @@ impl Store {
     /// Until when an ADD that failed counts as demand.
     pub fn want(&mut self, pod: &str, until: Option<i64>) {
         let before = self.run.wants.remove(pod);
-        self.touched += u64::from(before.is_some() || until.is_some());
+        // Until when counts for nothing else.
+        self.touched += u64::from(before.is_some() != until.is_some());
         self.run.wants.extend(until.map(|until| (pod.to_owned(), until)));
     }
 

@@ -1,6 +1,11 @@
 //! Everything, on one clock: what is due next happens next, and nothing happens beside it.
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    rc::Rc,
+    sync::Arc,
+};
 
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec,
@@ -50,8 +55,7 @@ pub struct World<'p> {
     /// The config in force: an index of the plan's policies for each node.
     pub policies: Vec<Option<usize>>,
     pub calm: bool,
-    events: BTreeMap<(i64, u64), Event>,
-    sequence: u64,
+    agenda: Agenda,
 }
 
 /// A write on its way.
@@ -127,6 +131,33 @@ pub enum Event {
     Calm,
 }
 
+/// What is to happen, by its time and then in the order in which it was said. Events lie still, and only their places are sorted.
+#[derive(Debug, Default)]
+struct Agenda {
+    due: BinaryHeap<Reverse<(i64, u64, usize)>>,
+    places: Vec<Option<Event>>,
+    free: Vec<usize>,
+    said: u64,
+}
+
+impl Agenda {
+    fn push(&mut self, at: i64, event: Event) {
+        self.said += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.places[place] = Some(event);
+        self.due.push(Reverse((at, self.said, place)));
+    }
+
+    fn pop(&mut self) -> Option<(i64, Event)> {
+        let Reverse((at, _, place)) = self.due.pop()?;
+        self.free.push(place);
+        Some((at, self.places[place].take()?))
+    }
+}
+
 impl<'p> World<'p> {
     pub fn new(plan: &'p Plan, trace: Trace) -> Self {
         let mut world = Self {
@@ -148,8 +179,7 @@ impl<'p> World<'p> {
             number: 0,
             policies: plan.machines.iter().map(|_| Some(0)).collect(),
             calm: false,
-            events: BTreeMap::new(),
-            sequence: 0,
+            agenda: Agenda::default(),
         };
         for replica in 0..world.replicas.len() {
             world.start_replica(replica);
@@ -163,7 +193,7 @@ impl<'p> World<'p> {
 
     /// Lets it run to the end, or to the first broken rule.
     pub fn run(&mut self) {
-        while let Some(((at, _), event)) = self.events.pop_first() {
+        while let Some((at, event)) = self.agenda.pop() {
             if at > self.plan.end || self.trace.is_violated() {
                 break;
             }
@@ -178,8 +208,7 @@ impl<'p> World<'p> {
     }
 
     pub fn after(&mut self, pause: i64, event: Event) {
-        self.sequence += 1;
-        self.events.insert((self.now + pause.max(0), self.sequence), event);
+        self.agenda.push(self.now + pause.max(0), event);
     }
 
     /// A usual pause between two machines.

@@ -43,7 +43,7 @@ impl Step<'_> {
     /// What the agent has set aside and nobody asks for any more goes back to pods after the probation and one read of the NIC, which it must hear of
     /// (safety rule RE8).
     pub fn end_probation(&mut self, nic: &NicRead) {
-        let leaving = releasing(&self.spec).len();
+        let leaving = releasing(&self.spec.release).len();
         let aside = |agent: &Agent| agent.revision_adopted >= self.stored.spec.revision && usize::from(agent.counts.quarantined) > leaving;
         if !self.observed.agent().is_some_and(aside) {
             self.memory.aside_since = None;

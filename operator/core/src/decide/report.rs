@@ -1,8 +1,11 @@
 //! What the object's status says.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use azure_vnet_crds::{config::Mode, node::CloudError};
+use azure_vnet_crds::{
+    config::Mode,
+    node::{Cloud, CloudError},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{Attempt, later, settle, since, sizing::Sizes, stamp, step::Step};
@@ -16,8 +19,15 @@ const DIFFERS: (&str, &str) = (
     "Azure is done with the machine, and its NIC has not the IP configurations of its model: nothing is written until they agree. Find who else \
      writes the instance or its scale set; an update of the instance from its own model, or a reimage, ends it.",
 );
+/// The most characters of a condition's message.
+const MESSAGE: usize = 32_768;
 /// Conditions that the controller owns.
 const OURS: [&str; 5] = ["Ready", "InDeficit", "AtCapacity", "NicWritable", "AgentAlive"];
+
+/// A condition as it is now: its status, reason and message.
+type Said = (bool, &'static str, Cow<'static, str>);
+/// All of the controller's in their order: as it is now, and as it is stored. Without the former the latter stays.
+type Found<'a> = Vec<(&'static str, Option<Said>, Option<&'a Condition>)>;
 
 /// Completes `cloud` and the conditions, and asks to write them if they differ from what is stored.
 pub fn write(step: &mut Step<'_>) {
@@ -37,20 +47,45 @@ pub fn write(step: &mut Step<'_>) {
         None => {}
     }
     let error = gone(step.observed.read_failure.as_ref()).or(writes.and_then(|last| last.result.as_ref().err()));
-    let conditions = conditions(step, sizes.as_ref(), error);
-    let stored = step.status.cloud.clone().unwrap_or_default();
-    let ours = |condition: &&Condition| OURS.contains(&condition.type_.as_str());
-    let same = step.cloud == stored && step.status.conditions.iter().filter(ours).eq(&conditions) && step.status.cloud.is_some();
+    let found = conditions(step, sizes.as_ref(), error);
+    let none = Cloud::default();
+    let stored = step.status.cloud.as_ref().unwrap_or(&none);
+    let same = step.status.cloud.is_some() && step.cloud == *stored && is_stored(step, &found);
     let noted = stored.last_read_at.as_ref().map(|at| at.0);
     let read = step.observed.nic.as_ref().map(|nic| nic.at);
     // A stamp from ahead of the clock would hide every read until the clock is there.
     let stale = read.is_some_and(|read| noted.is_none_or(|noted| noted > read || since(noted, read) >= NOTE_READS));
     let to_note = step.note_read && read.is_some_and(|read| noted.is_none_or(|noted| read > noted));
     if !same || stale || to_note {
-        step.cloud.last_read_at = read.map(stamp).or(stored.last_read_at);
+        step.cloud.last_read_at = read.map(stamp).or(stored.last_read_at.clone());
         step.out.cloud = Some(step.cloud.clone());
     }
-    step.out.conditions = conditions;
+    if step.out.cloud.is_some() || step.policy.mode == Mode::Plan || stored.plan.is_some() {
+        let now = |(kind, said, old): (&str, Option<Said>, Option<&Condition>)| match said {
+            Some(said) => Some(condition(kind, &said, old, step)),
+            None => old.cloned(),
+        };
+        step.out.conditions = found.into_iter().filter_map(now).collect();
+    }
+}
+
+/// Whether the conditions are stored as they are now.
+fn is_stored(step: &Step<'_>, found: &Found<'_>) -> bool {
+    let is_same = |said: &Option<Said>, old: &Condition| {
+        said.as_ref().is_none_or(|(status, reason, message)| {
+            old.status == word(*status)
+                && old.reason == *reason
+                && old.message == *cut(message, MESSAGE)
+                && old.observed_generation.is_none()
+        })
+    };
+    let mut stored = step.status.conditions.iter().filter(|condition| OURS.contains(&condition.type_.as_str()));
+    let mut now = found.iter().filter(|(_, said, old)| said.is_some() || old.is_some());
+    stored.all(|old| now.next().is_some_and(|(kind, said, _)| *kind == old.type_ && is_same(said, old))) && now.next().is_none()
+}
+
+fn word(status: bool) -> &'static str {
+    if status { "True" } else { "False" }
 }
 
 /// That the machine or its NIC is gone, once two reads in a row have said so: Azure's answers may be of a moment ago.
@@ -61,20 +96,20 @@ fn gone(read: Option<&Attempt>) -> Option<&Error> {
 
 fn cloud_error(last: &Attempt, error: &Error) -> CloudError {
     CloudError {
-        code: cut(&error.code, 256),
-        message: cut(&error.to_string(), 4096),
-        action: cut(&error.remedy(), 1024),
+        code: cut(&error.code, 256).into_owned(),
+        message: cut(&error.to_string(), 4096).into_owned(),
+        action: cut(&error.remedy(), 1024).into_owned(),
         at: Some(stamp(last.at)),
         retry_at: Some(stamp(later(last.at, settle::back_off(error, last.failures)))),
     }
 }
 
 /// A text of at most that many characters.
-fn cut(text: &str, most: usize) -> String {
-    if text.len() <= most { text.to_owned() } else { text.chars().take(most).collect() }
+fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most { text.into() } else { text.chars().take(most).collect() }
 }
 
-fn conditions(step: &Step<'_>, sizes: Option<&Sizes>, error: Option<&Error>) -> Vec<Condition> {
+fn conditions<'a>(step: &Step<'a>, sizes: Option<&Sizes>, error: Option<&Error>) -> Found<'a> {
     let blocked = error.filter(|error| match &error.class {
         Class::Forbidden { .. } | Class::Locked | Class::Unauthenticated | Class::SubnetFull | Class::Rejected | Class::Gone => true,
         Class::Throttled { .. }
@@ -90,36 +125,31 @@ fn conditions(step: &Step<'_>, sizes: Option<&Sizes>, error: Option<&Error>) -> 
         None if step.differs() => (false, DIFFERS.0, DIFFERS.1.into()),
         None => (true, "Writable", "Azure takes writes to the NIC.".into()),
     };
-    let mut found = vec![("Ready", ready(step, sizes, blocked))];
-    if let Some(sizes) = sizes {
-        found.push(("InDeficit", deficit(step, sizes, error)));
-        found.push(("AtCapacity", capacity(sizes)));
-    }
-    found.push(("NicWritable", writable));
-    found.push(("AgentAlive", alive(step)));
+    let said = [
+        Some(ready(step, sizes, blocked)),
+        sizes.map(|sizes| deficit(step, sizes, error)),
+        sizes.map(capacity),
+        Some(writable),
+        Some(alive(step)),
+    ];
     let stored = |kind: &str| step.status.conditions.iter().find(|condition| condition.type_ == kind);
-    let fresh = |kind: &str| found.iter().find(|(of, _)| *of == kind).map(|(_, said)| said);
-    let keep = |kind: &&str| match (fresh(kind), stored(kind)) {
-        (Some((status, reason, message)), old) => Some(condition(kind, (*status, reason, message), old, step)),
-        (None, old) => old.cloned(),
-    };
-    OURS.iter().filter_map(keep).collect()
+    OURS.into_iter().zip(said).map(|(kind, said)| (kind, said, stored(kind))).collect()
 }
 
-fn condition(kind: &str, (status, reason, message): (bool, &str, &str), old: Option<&Condition>, step: &Step<'_>) -> Condition {
-    let status = if status { "True" } else { "False" };
+fn condition(kind: &str, (status, reason, message): &Said, old: Option<&Condition>, step: &Step<'_>) -> Condition {
+    let (status, reason) = (word(*status), *reason);
     let since = old.filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
     Condition {
         type_: kind.into(),
         status: status.into(),
         reason: reason.into(),
-        message: cut(message, 32_768),
+        message: cut(message, MESSAGE).into_owned(),
         last_transition_time: since.unwrap_or(stamp(step.now)),
         observed_generation: None,
     }
 }
 
-fn ready(step: &Step<'_>, sizes: Option<&Sizes>, blocked: Option<&Error>) -> (bool, &'static str, String) {
+fn ready(step: &Step<'_>, sizes: Option<&Sizes>, blocked: Option<&Error>) -> Said {
     let Some(agent) = step.observed.agent() else {
         return (false, "AgentSilent", "The node's agent has not reported for this boot: see its pod's log.".into());
     };
@@ -133,7 +163,7 @@ fn ready(step: &Step<'_>, sizes: Option<&Sizes>, blocked: Option<&Error>) -> (bo
     }
 }
 
-fn alive(step: &Step<'_>) -> (bool, &'static str, String) {
+fn alive(step: &Step<'_>) -> Said {
     match step.observed.agent() {
         None => (false, "NoReport", "The node's agent has not reported for this boot: see its pod on the node.".into()),
         Some(_) if step.memory.unanswered => {
@@ -144,13 +174,13 @@ fn alive(step: &Step<'_>) -> (bool, &'static str, String) {
     }
 }
 
-fn deficit(step: &Step<'_>, sizes: &Sizes, error: Option<&Error>) -> (bool, &'static str, String) {
+fn deficit(step: &Step<'_>, sizes: &Sizes, error: Option<&Error>) -> Said {
     if sizes.holding >= sizes.target {
         return (false, "Filled", "The node holds what it should.".into());
     }
     if let Some(from) = step.cloud.publish_from.as_ref().filter(|from| step.stored.spec.revision == 0 && from.0 > step.now) {
         let message = format!("An object before this one may have left a write under way: nothing is published before {}.", from.0);
-        return (true, "AwaitsEarlierWrites", message);
+        return (true, "AwaitsEarlierWrites", message.into());
     }
     match (step.policy.mode, error) {
         (Mode::Plan, _) => (true, "Planned", "The config's mode is Plan: status.cloud.plan shows what Enforce would send.".into()),
@@ -161,7 +191,7 @@ fn deficit(step: &Step<'_>, sizes: &Sizes, error: Option<&Error>) -> (bool, &'st
     }
 }
 
-fn capacity(sizes: &Sizes) -> (bool, &'static str, String) {
+fn capacity(sizes: &Sizes) -> Said {
     if sizes.cap > 0 && sizes.used < sizes.cap {
         return (false, "Below", "The node can hold more addresses.".into());
     }

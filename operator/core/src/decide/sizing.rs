@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use azure_vnet_crds::{
-    AzureVnetNodeSpec,
-    node::{Release, SlotAddress},
-};
+use azure_vnet_crds::node::{Release, SlotAddress};
 
-use super::{Asked, Event, Ready, begin, releasing, since, stamp, step::Step};
+use super::{
+    Asked, Event, Ready, begin, releasing, since, stamp,
+    step::{Lists, Step},
+};
 use crate::{
     arm::Class,
     nic::{Change, Slot, View},
@@ -36,7 +36,7 @@ pub struct Sizes {
 
 impl Sizes {
     pub fn of(step: &Step<'_>, view: &View) -> Self {
-        let leaving = releasing(&step.spec);
+        let leaving = releasing(&step.spec.release);
         let present = view.slots.iter().filter(|(_, state)| !matches!(state, Slot::Failed | Slot::Dropped(_))).count();
         let leaving_here = leaving.iter().filter(|at| view.address(at.slot) == Some(at.address)).count();
         // Before the agent has adopted what is published, its markers may be of addresses that have left.
@@ -128,7 +128,7 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
 }
 
 /// Slots for that many more addresses: those that Azure failed to provision or to take away, then the lowest that neither the NIC nor the object knows (I5).
-pub fn slots(spec: &AzureVnetNodeSpec, view: &View, wanted: u16) -> Vec<u8> {
+pub fn slots(spec: &Lists, view: &View, wanted: u16) -> Vec<u8> {
     let known: BTreeSet<u8> = spec.addresses.iter().chain(&spec.lost).map(|at| at.slot).collect();
     let failed = |(slot, state): &(&u8, &Slot)| matches!(state, Slot::Failed | Slot::Dropped(_)) && !known.contains(*slot);
     let failed = view.slots.iter().filter(failed).map(|(&slot, _)| slot);

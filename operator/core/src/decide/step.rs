@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec, AzureVnetNodeStatus,
     config::Mode,
-    node::{Cloud, Intent, IntentOp, SlotAddress},
+    node::{Cloud, Intent, IntentOp, Machine, Release, SlotAddress},
 };
 use jiff::Timestamp;
 
@@ -39,6 +39,14 @@ const IGNORED: Duration = Duration::from_mins(10);
 /// How old a read may be that a removal is decided on.
 const FRESH: Duration = Duration::from_mins(1);
 
+/// What of a spec a decision changes by looking at the NIC and at the agent's answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lists {
+    pub addresses: Vec<SlotAddress>,
+    pub release: Vec<Release>,
+    pub lost: Vec<SlotAddress>,
+}
+
 /// A decision in the making.
 pub struct Step<'a> {
     pub observed: &'a Observed,
@@ -46,7 +54,7 @@ pub struct Step<'a> {
     pub status: &'a AzureVnetNodeStatus,
     pub policy: &'a Policy,
     pub now: Timestamp,
-    pub spec: AzureVnetNodeSpec,
+    pub spec: Lists,
     pub cloud: Cloud,
     pub memory: Memory,
     pub out: Decision,
@@ -66,12 +74,8 @@ impl<'a> Step<'a> {
         memory.restless |= observed.node.cordoned;
         let ids = stored.spec.release.iter().map(|release| release.id).chain(cloud.intent.iter().map(|intent| intent.id));
         memory.last_id = ids.chain([cloud.last_id, memory.last_id]).max().unwrap_or_default();
-        let spec = AzureVnetNodeSpec {
-            node: observed.machine.clone(),
-            config: policy.config.clone(),
-            effective: policy.effective.clone(),
-            ..stored.spec.clone()
-        };
+        let AzureVnetNodeSpec { addresses, release, lost, .. } = &stored.spec;
+        let spec = Lists { addresses: addresses.clone(), release: release.clone(), lost: lost.clone() };
         Self { observed, stored, status, policy, now, spec, cloud, memory, out: Decision::default(), note_read: false, looked: false }
     }
 
@@ -353,6 +357,18 @@ impl<'a> Step<'a> {
         (&new.addresses, &new.release, &new.lost) != (&old.addresses, &old.release, &old.lost)
     }
 
+    /// Whether the machine or the config is another than is stored.
+    fn setting_differs(&self) -> bool {
+        let (stored, policy) = (&self.stored.spec, self.policy);
+        (&stored.node, &stored.config, &stored.effective) != (&*self.observed.machine, &policy.config, &policy.effective)
+    }
+
+    fn spec_of(&self, revision: u64) -> AzureVnetNodeSpec {
+        let Lists { addresses, release, lost } = self.spec.clone();
+        let (node, config, effective) = (Machine::clone(&self.observed.machine), self.policy.config.clone(), self.policy.effective.clone());
+        AzureVnetNodeSpec { node, revision, config, effective, addresses, release, lost }
+    }
+
     /// Whether a new node has nothing to wait for: an empty pool is one too, without which its agent would never start to serve it (safety rule UP1).
     /// One that lacks addresses begins so only in a full subnet, which is marked on it, or, where the config has conditions only, told by them. Whatever
     /// else is in the way, pods had better stay off until it has some. In mode Plan nothing begins.
@@ -424,13 +440,13 @@ impl<'a> Step<'a> {
     /// Writes only what differs.
     fn finish(mut self) -> Decision {
         let reported = self.status.agent.as_ref().map_or(0, |agent| agent.revision_adopted);
-        let changed = self.spec != self.stored.spec && self.stored.spec.revision > 0;
+        let stored = &self.stored.spec;
+        let differs = self.content_differs() || self.setting_differs();
         let content = self.content_differs() || (self.looked && (self.regressed() || self.begins_empty()));
-        if changed || content {
-            self.spec.revision = self.stored.spec.revision.max(reported) + 1;
-        }
-        if self.spec != self.stored.spec {
-            self.out.spec = Some(self.spec.clone());
+        let raised = content || (differs && stored.revision > 0);
+        if differs || raised {
+            let revision = if raised { stored.revision.max(reported) + 1 } else { stored.revision };
+            self.out.spec = Some(self.spec_of(revision));
             self.out.wake = None;
         }
         report::write(&mut self);

@@ -61,7 +61,7 @@ impl World {
             created: Timestamp::UNIX_EPOCH,
         };
         let observed = Observed {
-            machine: Machine { uid: "node".into(), boot_id: "boot".into(), ..Machine::default() },
+            machine: Machine { uid: "node".into(), boot_id: "boot".into(), ..Machine::default() }.into(),
             node,
             object: None,
             nic: None,
@@ -154,7 +154,7 @@ impl World {
 
     pub fn read(&mut self) {
         self.pass(1);
-        self.observed.nic = Some(NicRead { view: self.azure.clone(), at: self.now });
+        self.observed.nic = Some(NicRead { view: self.azure.clone().into(), at: self.now });
     }
 
     pub fn decide(&self) -> Decision {

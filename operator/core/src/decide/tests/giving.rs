@@ -529,7 +529,7 @@ impl Toy {
     fn adopt(&mut self, world: &mut World, refuse: bool) {
         let spec = world.spec().clone();
         let removing: BTreeSet<_> = world.cloud().intent.into_iter().flat_map(|intent| intent.remove).collect();
-        let asked = releasing(&spec);
+        let asked = releasing(&spec.release);
         self.held.retain(|at| spec.addresses.contains(at));
         self.aside.retain(|at| asked.contains(at) || removing.contains(at));
         if refuse {
@@ -716,7 +716,7 @@ fn a_stale_read_does_not_bring_back_what_was_removed() {
     let gone: Vec<SlotAddress> = before.attached().filter(|at| world.azure.address(at.slot).is_none()).collect();
     assert!(gone.iter().all(|at| !world.spec().addresses.contains(at)));
     world.pass(5);
-    world.observed.nic = Some(NicRead { view: before, at: world.now });
+    world.observed.nic = Some(NicRead { view: before.into(), at: world.now });
     let decision = world.decide();
     world.store(&decision);
     assert!(gone.iter().all(|at| !world.spec().addresses.contains(at)));

@@ -345,7 +345,7 @@ fn a_definite_failure_is_closed_and_a_full_subnet_asked_for_single_addresses() {
     let decision = world.decide();
     assert_eq!(decision.send, None, "not at once");
     world.store(&decision);
-    let writable = decision.conditions.iter().find(|c| c.type_ == "NicWritable").unwrap();
+    let writable = world.condition("NicWritable");
     assert_eq!((writable.status.as_str(), writable.reason.as_str()), ("False", "SubnetExhausted"));
     world.pass(31);
     world.read();
