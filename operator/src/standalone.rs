@@ -233,6 +233,7 @@ async fn pass(mut machine: Machine, answers: Vec<Answer>, look: Look) -> anyhow:
     let object = machine.told.then(|| Object {
         uid: UID.into(),
         spec: machine.spec.clone(),
+        leaving: false,
         removing: vec![],
         last_read: Timestamp::from_second(Timestamp::now().as_second()).ok(),
         agent: None,

@@ -240,6 +240,14 @@ impl Sightings {
         }
     }
 
+    /// The object is being deleted: it may speak of a machine of the same name that is gone. What it lists and no metadata has shown is confirmed by
+    /// nothing but IMDS, however long that is silent (safety rules RE5, RE6).
+    pub fn doubt(&mut self) {
+        for sighting in self.of.values_mut().filter(|sighting| matches!(sighting, Sighting::Listed { .. })) {
+            *sighting = Sighting::Unconfirmed;
+        }
+    }
+
     /// Whether pods may have this address.
     #[must_use]
     pub fn offerable(&self, now: Duration, address: Ipv4Addr) -> bool {
@@ -506,6 +514,24 @@ mod tests {
         assert_eq!(judge(Some(&adopted), &of(7, &["1/10.0.0.2"])), Judgement::Regressed(Regression::OtherContent { revision: 7 }));
         let lower = Judgement::Regressed(Regression::Lower { adopted: 7, offered: 6 });
         assert_eq!(judge(Some(&adopted), &of(6, &["1/10.0.0.1"])), lower);
+    }
+
+    #[test]
+    fn re6_what_an_object_lists_that_is_being_deleted_is_offered_only_where_imds_shows_it() {
+        let listed = addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        let mut sightings = Sightings::default();
+        let look = |sightings: &mut Sightings, seconds: u64| {
+            sightings.list(secs(seconds), Listed::ByObject, &listed, &offered(&addresses(&["10.0.0.3"])));
+            sightings.doubt();
+        };
+        look(&mut sightings, 0);
+        sightings.witness(secs(1), Source::Imds, &addresses(&["10.0.0.2"]));
+        look(&mut sightings, 600);
+        let offered = listed.iter().filter(|address| sightings.offerable(secs(900), **address)).copied().collect::<BTreeSet<_>>();
+        assert_eq!(offered, addresses(&["10.0.0.2", "10.0.0.3"]), "what was shown, and what was offered before");
+        assert!(sightings.waiting(secs(900)), "IMDS is asked again");
+        sightings.list(secs(901), Listed::ByObject, &listed, &Before::default());
+        assert!(sightings.offerable(secs(963), "10.0.0.1".parse().unwrap()), "the next object counts as any does");
     }
 
     #[test]

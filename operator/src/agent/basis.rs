@@ -28,6 +28,8 @@ pub(super) struct Basis {
     pub(super) removing: Vec<SlotAddress>,
     pub(super) last_read: Option<Timestamp>,
     pub(super) listed: Listed,
+    /// Whether the object is being deleted.
+    pub(super) leaving: bool,
     /// Whether the spec also has what rules and CNI configuration are made of.
     pub(super) whole: bool,
     /// Of the revision, as it was when it was adopted.
@@ -70,15 +72,16 @@ impl Node {
             removing: vec![],
             last_read: None,
             listed: Listed::OnDiskOnly,
+            leaving: false,
             content: pool.content,
         }
     }
 }
 
 fn by_object(object: &Object) -> Basis {
-    let Object { uid, spec, removing, last_read, agent: _, conditions: _ } = object.clone();
+    let Object { uid, spec, leaving, removing, last_read, agent: _, conditions: _ } = object.clone();
     let content = ContentHash(adoption::content(&spec));
-    Basis { uid, spec, removing, last_read, listed: Listed::ByObject, whole: true, content }
+    Basis { uid, spec, removing, last_read, listed: Listed::ByObject, leaving, whole: true, content }
 }
 
 /// All that a pool record tells of its spec: enough for addresses, not for rules or the CNI configuration.

@@ -14,6 +14,8 @@ pub struct Object {
     pub uid: String,
     /// What the controller published.
     pub spec: AzureVnetNodeSpec,
+    /// Whether it is being deleted.
+    pub leaving: bool,
     /// What an open intent removes from the NIC.
     pub removing: Vec<SlotAddress>,
     /// When the controller last read the NIC.
@@ -34,6 +36,7 @@ impl Object {
         Some(Self {
             uid: object.metadata.uid?,
             spec: object.spec,
+            leaving: object.metadata.deletion_timestamp.is_some(),
             removing,
             last_read: cloud.last_read_at.map(|time| time.0),
             agent: status.agent,

@@ -146,7 +146,7 @@ fn object(revision: u64, texts: &[&str]) -> Object {
     spec.effective.masquerade.backend = Backend::Nft;
     spec.effective.cool_down_seconds = 10;
     spec.effective.probation_seconds = 600;
-    Object { uid: "uid-1".into(), spec, removing: vec![], last_read: None, agent: None, conditions: vec![] }
+    Object { uid: "uid-1".into(), spec, leaving: false, removing: vec![], last_read: None, agent: None, conditions: vec![] }
 }
 
 fn seen(object: Option<&Object>, answers: Vec<Answer>) -> Seen {

@@ -38,6 +38,9 @@ impl Node {
     pub(super) fn take_sightings(&mut self, seen: &Seen, view: &View, basis: &Basis, now: Duration) {
         let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
         self.sightings.list(now, basis.listed, &listed, &self.before(basis));
+        if basis.leaving {
+            self.sightings.doubt();
+        }
         for answer in &seen.answers {
             if self.clocks.parted_after(answer.asked) {
                 continue;

@@ -90,6 +90,7 @@ struct Basis {
     removing: Vec<SlotAddress>,
     last_read: Option<Timestamp>,
     listed: Listed,
+    leaving: bool,
     content: u64,
     /// What pods may be given at all.
     all: Rc<BTreeSet<SlotAddress>>,
@@ -185,6 +186,9 @@ impl Agent {
             (None, Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
         };
         self.sightings.list(now, basis.listed, &basis.addresses, &before);
+        if basis.leaving {
+            self.sightings.doubt();
+        }
         let same = store.disk.machine.is_empty() || store.disk.machine == seen.machine;
         if let Some(shown) = seen.shown.as_ref().filter(|_| same || basis.listed == Listed::ByObject) {
             store.disk.machine.clear();
@@ -301,6 +305,7 @@ impl Basis {
         let intent = cloud.and_then(|cloud| cloud.intent.as_ref()).filter(|intent| intent.op == IntentOp::Remove);
         self.listed == Listed::ByObject
             && object.metadata.uid.as_ref() == Some(&self.uid)
+            && object.metadata.deletion_timestamp.is_some() == self.leaving
             && self.removing == intent.map(|intent| intent.remove.as_slice()).unwrap_or_default()
             && self.last_read == cloud.and_then(|cloud| cloud.last_read_at.as_ref()).map(|at| at.0)
             && *self.spec == object.spec
@@ -347,6 +352,7 @@ fn by_object(object: &AzureVnetNode) -> Basis {
         removing: removing.map(|intent| intent.remove.clone()).unwrap_or_default(),
         last_read: cloud.and_then(|cloud| cloud.last_read_at.as_ref()).map(|at| at.0),
         listed: Listed::ByObject,
+        leaving: object.metadata.deletion_timestamp.is_some(),
     }
 }
 
@@ -368,6 +374,7 @@ fn kept(store: &Store, adopted: &Adopted) -> Basis {
         removing: vec![],
         last_read: None,
         listed: Listed::OnDiskOnly,
+        leaving: false,
         content: adopted.content,
     }
 }

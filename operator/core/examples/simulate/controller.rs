@@ -425,6 +425,7 @@ impl<'p> World<'p> {
     /// Moves the time of day where a process runs.
     pub fn jump(&mut self, replica: usize, by: i64) {
         self.replicas[replica].wall += by;
+        self.book.clock_moved = Some(self.now);
         let (life, pause) = (self.replicas[replica].life, self.dice.time(1, 1_000));
         self.after(pause, Event::KeepTime { replica, life });
     }
