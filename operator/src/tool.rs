@@ -9,7 +9,7 @@ mod observe;
 mod output;
 mod undo;
 
-use std::{io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use azure_vnet_crds::AzureVnetConfig;
@@ -251,7 +251,11 @@ async fn inferred() -> anyhow::Result<(Client, String)> {
     client(Config::infer().await.context("no cluster: set KUBECONFIG, or give --kubeconfig")?)
 }
 
-fn client(config: Config) -> anyhow::Result<(Client, String)> {
+/// For an API server that says nothing any more: longer than a probe takes for all its answers.
+const SILENCE: Duration = Duration::from_mins(2);
+
+fn client(mut config: Config) -> anyhow::Result<(Client, String)> {
+    config.read_timeout = Some(SILENCE);
     let own = config.default_namespace.clone();
     Ok((Client::try_from(config).context("cannot set up the Kubernetes client")?, own))
 }

@@ -38,11 +38,13 @@ impl Shutdown {
     pub fn on_signals(tasks: &mut tokio::task::JoinSet<()>) -> io::Result<Self> {
         let (trigger, shutdown) = Self::manual();
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hangup = signal(SignalKind::hangup())?;
         tasks.spawn(async move {
             tokio::select! {
                 biased;
                 _ = term.recv() => info!("asked to end (SIGTERM)"),
                 _ = int.recv() => info!("asked to end (SIGINT)"),
+                _ = hangup.recv() => info!("asked to end (SIGHUP)"),
             }
             trigger.send_replace(true);
         });

@@ -12,17 +12,22 @@ use clap::Args;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{Access, Format, Shown, connect, observe, observe::Scope};
 use crate::{Shutdown, controller::random};
-use objects::{Cast, PROGRAM};
+use objects::{Cast, LIFE_SECONDS, PROGRAM};
 use stage::Stage;
 
 /// How often what was not reached is asked again: rules for a pod that has just started come a moment later.
 const AGAIN: usize = 2;
 /// Before that.
 const PAUSE: Duration = Duration::from_secs(2);
+/// For all questions: probes end by themselves a minute later.
+const LIFE: Duration = Duration::from_secs(LIFE_SECONDS - 60);
 /// Pods that are entered at a time.
 const AT_ONCE: usize = 8;
 
@@ -42,7 +47,7 @@ pub struct Flags {
     /// Also ask for a connection to this address or name; may be repeated.
     #[arg(long, value_name = "HOST:PORT", value_parser = place)]
     to: Vec<String>,
-    /// Image of the probes; default: the one that the controller runs.
+    /// Image of the probes; default: the one that the controller in kube-system runs.
     #[arg(long)]
     image: Option<String>,
     /// At most so many probes; the nodes are chosen evenly.
@@ -101,7 +106,7 @@ async fn set(flags: &Flags, access: &Access) -> anyhow::Result<Stage> {
     let cluster = observe::cluster(&client, &Scope::parts()).await?;
     let image = match &flags.image {
         Some(image) => image.clone(),
-        None => observe::controller_image(&client).await?.context("no controller runs in this cluster: give --image")?,
+        None => observe::controller_image(&client).await?.context("no controller runs in namespace kube-system: give --image")?,
     };
     let run: String = random::token().chars().take(8).collect();
     let namespace = match (&flags.namespace, &flags.pods) {
@@ -125,7 +130,9 @@ async fn play(flags: &Flags, stage: &mut Stage, shutdown: &Shutdown) -> anyhow::
     tokio::select! {
         biased;
         () = shutdown.wait() => bail!("broken off"),
-        found = ask(flags, stage, patience) => found,
+        found = timeout(LIFE, ask(flags, stage, patience)) => {
+            found.with_context(|| format!("not everything was asked in {} minutes: ask with fewer probes (--at-most)", LIFE.as_secs() / 60))?
+        }
     }
 }
 
@@ -182,22 +189,21 @@ async fn places(flags: &Flags, stage: &mut Stage) -> anyhow::Result<Vec<(Goal, S
     if let Some(address) = stage.service().await? {
         places.push((Goal::Service, format!("probe={address}:{}", flags.port)));
     }
-    match known(&stage.client, "default", "kubernetes").await {
-        Ok(Some((address, port))) => places.push((Goal::ApiServer, format!("tcp={address}:{port}"))),
-        Ok(None) => stage.notes.push("the API server was not asked for: there is no Service default/kubernetes".into()),
-        Err(why) => stage.notes.push(format!("the API server was not asked for: {why:#}")),
+    match known(&stage.client, "default", "kubernetes").await? {
+        Some((address, port)) => places.push((Goal::ApiServer, format!("tcp={address}:{port}"))),
+        None => stage.notes.push("the API server was not asked for: there is no Service default/kubernetes".into()),
     }
-    match known(&stage.client, "kube-system", "kube-dns").await {
-        Ok(Some(_)) => places.push((Goal::Dns, "dns=kubernetes.default".into())),
-        Ok(None) => stage.notes.push("DNS was not asked: there is no Service kube-system/kube-dns".into()),
-        Err(why) => stage.notes.push(format!("DNS was not asked: {why:#}")),
+    match known(&stage.client, "kube-system", "kube-dns").await? {
+        Some(_) => places.push((Goal::Dns, "dns=kubernetes.default".into())),
+        None => stage.notes.push("DNS was not asked: there is no Service kube-system/kube-dns".into()),
     }
     places.extend(flags.to.iter().map(|to| (Goal::Place(to.clone()), format!("tcp={to}"))));
     Ok(places)
 }
 
 async fn known(client: &Client, namespace: &str, name: &str) -> anyhow::Result<Option<(String, i32)>> {
-    let found = Api::<Service>::namespaced(client.clone(), namespace).get_opt(name).await?;
+    let found = Api::<Service>::namespaced(client.clone(), namespace).get_opt(name).await;
+    let found = found.with_context(|| format!("cannot read the Service {namespace}/{name}"))?;
     let spec = found.and_then(|service| service.spec);
     Ok(spec.and_then(|spec| Some((spec.cluster_ip?, spec.ports?.first()?.port))))
 }

@@ -20,6 +20,8 @@ pub struct Scope {
     events: Vec<(String, ListParams)>,
 }
 
+/// Where the chart is installed.
+pub const SYSTEM: &str = "kube-system";
 /// In all namespaces.
 const ALL: &str = "";
 
@@ -118,13 +120,14 @@ pub async fn cluster(client: &Client, scope: &Scope) -> anyhow::Result<Cluster> 
     Ok(cluster)
 }
 
-/// The image that the controller runs, which every node has: agents run it too.
+/// The image that the controller runs, which every node has: agents run it too. Of the system's namespace only, where nobody but administrators can
+/// start a pod with a controller's labels and an image of their own.
 ///
 /// # Errors
 /// Pods cannot be listed.
 pub async fn controller_image(client: &Client) -> anyhow::Result<Option<String>> {
     let ours = ListParams::default().labels("app.kubernetes.io/name=azure-vnet,app.kubernetes.io/component=controller");
-    let pods: Vec<Pod> = all(&Api::all(client.clone()), ours).await.context("cannot list the controller's pods")?;
+    let pods: Vec<Pod> = all(&Api::namespaced(client.clone(), SYSTEM), ours).await.context("cannot list the controller's pods")?;
     let image = |pod: Pod| pod.spec?.containers.into_iter().find(|container| container.name == "controller")?.image;
     Ok(pods.into_iter().find_map(image))
 }

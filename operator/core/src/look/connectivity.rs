@@ -3,7 +3,11 @@
 mod blame;
 mod nodes;
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -180,14 +184,22 @@ fn judge(cluster: &Cluster, probes: &[Probe], asked: Asked) -> Way {
 }
 
 fn answered(cluster: &Cluster, probes: &[Probe], from: &str, to: &Goal, name: &str, seen: Ipv4Addr) -> (Outcome, Option<String>) {
-    let Goal::Pod(wanted) = to else { return (Outcome::Reached, None) };
-    if name != wanted {
-        return (Outcome::Stranger, Some(format!("{name} answers at the address of {wanted}")));
-    }
     let find = |pod: &str| probes.iter().find(|probe| probe.pod == pod);
-    let expected = find(from).zip(find(wanted)).and_then(|(from, to)| source(cluster, from, to.address?));
+    match to {
+        Goal::Pod(wanted) if name != wanted => {
+            return (Outcome::Stranger, Some(format!("{name} answers at the address of {wanted}")));
+        }
+        Goal::Service if find(name).is_none() => {
+            return (Outcome::Stranger, Some(format!("{name} answers for the Service of the probes")));
+        }
+        // The node gives a pod that reaches itself through a Service an address of its own.
+        Goal::Service if name == from => return (Outcome::Reached, None),
+        Goal::Pod(_) | Goal::Service => {}
+        Goal::ApiServer | Goal::Dns | Goal::Place(_) => return (Outcome::Reached, None),
+    }
+    let expected = find(from).zip(find(name)).and_then(|(from, to)| source(cluster, from, to.address?));
     match expected {
-        Some(expected) if expected != seen => (Outcome::WrongSource, Some(format!("{wanted} saw {seen} in place of {expected}"))),
+        Some(expected) if expected != seen => (Outcome::WrongSource, Some(format!("{name} saw {seen} in place of {expected}"))),
         _ => (Outcome::Reached, None),
     }
 }
@@ -222,6 +234,7 @@ impl fmt::Display for Connectivity {
 impl Connectivity {
     fn matrix(&self, asking: &[&Probe]) -> Table {
         let places: BTreeSet<&Goal> = self.ways.iter().map(|way| &way.to).filter(|to| !matches!(to, Goal::Pod(_))).collect();
+        let outcomes: BTreeMap<(&str, &Goal), Outcome> = self.ways.iter().map(|way| ((way.from.as_str(), &way.to), way.outcome)).collect();
         let mut table = Table::default();
         let head = ["FROM", "ON NODE", "ADDRESS"].map(str::to_owned).into_iter();
         let numbers = (1..=asking.len()).map(|number| number.to_string());
@@ -232,19 +245,21 @@ impl Connectivity {
             // A namespace that all of them are in says nothing.
             let short = if namespaces.len() == 1 { from.pod.rsplit('/').next() } else { None };
             let name = format!("{} {}", index + 1, short.unwrap_or(&from.pod));
-            let pods = asking.iter().map(|to| if from.pod == to.pod { "·" } else { self.sign(from, &Goal::Pod(to.pod.clone())) });
-            let places = places.iter().map(|to| self.sign(from, to));
+            let sign = |to: &Goal| outcomes.get(&(from.pod.as_str(), to)).map_or("", |outcome| outcome.sign());
+            let pods = asking.iter().map(|to| if from.pod == to.pod { "·" } else { sign(&Goal::Pod(to.pod.clone())) });
+            let places = places.iter().map(|to| sign(to));
             table.row([name, from.node.clone(), address].into_iter().chain(pods.chain(places).map(str::to_owned)));
         }
         table
     }
+}
 
-    fn sign(&self, from: &Probe, to: &Goal) -> &'static str {
-        match self.ways.iter().find(|way| way.from == from.pod && way.to == *to).map(|way| way.outcome) {
-            Some(Outcome::Reached) => "✓",
-            Some(Outcome::WrongSource | Outcome::Stranger) => "≠",
-            Some(Outcome::NotReached) => "✗",
-            None => "",
+impl Outcome {
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Reached => "✓",
+            Self::WrongSource | Self::Stranger => "≠",
+            Self::NotReached => "✗",
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     super::observe::{self, Scope},
-    AT_ONCE, PROGRAM,
+    AGAIN, AT_ONCE, PAUSE, PROGRAM,
 };
 use crate::Shutdown;
 
@@ -169,6 +169,11 @@ impl Stage {
             }
         };
         let mut probes: Vec<Probe> = pods.into_iter().map(|pod| self.probe(pod)).collect();
+        let started = if let Home::Beside { pods } = &self.home { pods } else { &self.made.pods };
+        let started = started.iter().map(|name| format!("{}/{name}", self.cast.namespace));
+        let gone: Vec<String> = started.filter(|name| probes.iter().all(|probe| probe.pod != *name)).collect();
+        let absent = Some("it was deleted by somebody else".to_owned());
+        probes.extend(gone.into_iter().map(|pod| Probe { pod, node: String::new(), address: None, absent: absent.clone() }));
         probes.sort_by(|a, b| (&a.node, &a.pod).cmp(&(&b.node, &b.pod)));
         Ok(probes)
     }
@@ -237,7 +242,14 @@ impl Stage {
 
     /// Takes everything back that was made, and waits until it is gone.
     pub(super) async fn clear(self) -> anyhow::Result<()> {
-        let left = self.remove().await;
+        let mut left = self.remove().await;
+        for _ in 0..AGAIN {
+            if left.is_empty() {
+                break;
+            }
+            sleep(PAUSE).await;
+            left = self.remove().await;
+        }
         ensure!(left.is_empty(), "what this made in namespace {} could not be removed: {}", self.cast.namespace, left.join(", "));
         self.end(&self.made.containers).await?;
         self.await_gone().await
@@ -245,7 +257,7 @@ impl Stage {
 
     /// Answers what is left, and why.
     async fn remove(&self) -> Vec<String> {
-        let (api, at_once) = (self.pods(), DeleteParams::default().grace_period(0));
+        let (api, at_once) = (self.pods(), DeleteParams::default().grace_period(1));
         let removals = stream::iter(&self.made.pods).map(async |name| (format!("pod {name}"), api.delete(name, &at_once).await.map(drop)));
         let mut removals: Vec<_> = removals.buffer_unordered(AT_ONCE).collect().await;
         if self.made.service {
@@ -318,9 +330,9 @@ async fn create(api: &Api<Pod>, pod: &Pod) -> kube::Result<Pod> {
     }
 }
 
-/// What the API server refuses is not made; of what fails on the way nobody knows.
+/// What the API server refuses is not made; of what fails on the way, or takes it too long, nobody knows.
 fn may_be_made<K>(made: &kube::Result<K>) -> bool {
-    !matches!(made, Err(kube::Error::Api(_)))
+    !matches!(made, Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 408)
 }
 
 /// Who got there first is as good.
@@ -341,6 +353,14 @@ mod tests {
         let mut status = json!({"name": "probe", "image": "", "imageID": "", "ready": false, "restartCount": 0});
         status["state"] = state;
         serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_refused_is_surely_not_made() {
+        let answered = |code| Err(kube::Error::Api(Box::new(kube::core::Status { code, ..kube::core::Status::default() })));
+        let made: Vec<bool> = [400, 403, 409, 429, 408, 500, 504].into_iter().map(|code| may_be_made::<()>(&answered(code))).collect();
+        assert_eq!(made, [false, false, false, false, true, true, true]);
+        assert!(may_be_made(&Ok(())));
     }
 
     #[test]

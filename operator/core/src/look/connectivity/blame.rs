@@ -1,6 +1,6 @@
 //! Which failures have one cause, and where to look for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -44,26 +44,32 @@ pub(super) fn failures(probes: &[Probe], ways: &[Way]) -> Vec<Failure> {
         let why = probe.absent.as_ref()?;
         Some(Failure { what: format!("{} on {} took no part: {why}", probe.pod, probe.node), look_at: of_absent(&probe.node), ways: 0 })
     });
+    let mute = silent(ways.iter().map(|way| (way.from.as_str(), way.outcome)));
+    // Who reaches nothing says nothing about others.
+    let asked = ways.iter().filter(|way| !mute.contains(way.from.as_str()));
+    let deaf = silent(asked.filter_map(|way| if let Goal::Pod(to) = &way.to { Some((to.as_str(), way.outcome)) } else { None }));
     let mut causes: BTreeMap<Cause, Vec<&Way>> = BTreeMap::new();
     for way in ways.iter().filter(|way| way.outcome != Outcome::Reached) {
-        causes.entry(cause(probes, ways, way)).or_default().push(way);
+        causes.entry(cause(probes, &mute, &deaf, way)).or_default().push(way);
     }
     let found = causes.iter().map(|(cause, ways)| Failure { what: what(cause, ways), look_at: look_at(cause, probes), ways: ways.len() });
     absent.chain(found).collect()
 }
 
-fn cause(probes: &[Probe], ways: &[Way], way: &Way) -> Cause {
+/// `mute` reach nothing, and nothing reaches the `deaf`.
+fn cause(probes: &[Probe], mute: &BTreeSet<&str>, deaf: &BTreeSet<&str>, way: &Way) -> Cause {
+    let (is_mute, is_deaf) = (|pod: &str| mute.contains(pod), |pod: &str| deaf.contains(pod));
     match way.outcome {
         Outcome::Stranger => return Cause::Stranger(way.to.to_string()),
         Outcome::WrongSource => return Cause::Translated(node_of(probes, &way.from).to_owned()),
         Outcome::Reached | Outcome::NotReached => {}
     }
-    if is_mute(ways, &way.from) {
-        return if is_deaf(ways, &way.from) { Cause::CutOff(way.from.clone()) } else { Cause::Mute(way.from.clone()) };
+    if is_mute(&way.from) {
+        return if is_deaf(&way.from) { Cause::CutOff(way.from.clone()) } else { Cause::Mute(way.from.clone()) };
     }
     let Goal::Pod(to) = &way.to else { return Cause::Place(way.to.clone()) };
-    if is_deaf(ways, to) {
-        return if is_mute(ways, to) { Cause::CutOff(to.clone()) } else { Cause::Deaf(to.clone()) };
+    if is_deaf(to) {
+        return if is_mute(to) { Cause::CutOff(to.clone()) } else { Cause::Deaf(to.clone()) };
     }
     let (from, to) = (node_of(probes, &way.from), node_of(probes, to));
     if from == to { Cause::Within(from.to_owned()) } else { Cause::Between(from.to_owned(), to.to_owned()) }
@@ -73,16 +79,13 @@ fn node_of<'a>(probes: &'a [Probe], pod: &str) -> &'a str {
     probes.iter().find(|probe| probe.pod == pod).map_or("", |probe| &probe.node)
 }
 
-/// Whether nothing reaches it; of what could: who reaches nothing says nothing about others.
-fn is_deaf(ways: &[Way], pod: &str) -> bool {
-    let to = Goal::Pod(pod.to_owned());
-    let mut heard = ways.iter().filter(|way| way.to == to && !is_mute(ways, &way.from)).peekable();
-    heard.peek().is_some() && heard.all(|way| way.outcome == Outcome::NotReached)
-}
-
-/// Whether it reaches nothing.
-fn is_mute(ways: &[Way], pod: &str) -> bool {
-    ways.iter().filter(|way| way.from == pod).all(|way| way.outcome == Outcome::NotReached)
+/// Those of whose ways none is open.
+fn silent<'a>(ways: impl Iterator<Item = (&'a str, Outcome)>) -> BTreeSet<&'a str> {
+    let mut reached: BTreeMap<&str, bool> = BTreeMap::new();
+    for (pod, outcome) in ways {
+        *reached.entry(pod).or_default() |= outcome != Outcome::NotReached;
+    }
+    reached.into_iter().filter(|(_, reached)| !reached).map(|(pod, _)| pod).collect()
 }
 
 fn what(cause: &Cause, ways: &[&Way]) -> String {

@@ -91,6 +91,19 @@ fn an_address_that_is_changed_on_the_way_and_one_that_two_have_are_failures() {
 }
 
 #[test]
+fn a_service_is_answered_by_its_own_probes_which_see_the_askers_address() {
+    let ask = |name: &str, sees| {
+        let heard = Heard::Probe { name: name.into(), sees, micros: 1 };
+        let asked = vec![Asked { from: "x/c".into(), to: Goal::Service, target: "10.96.7.7:9480".into(), heard }];
+        connectivity(&cluster(), probes(), asked, vec![]).ways[0].outcome
+    };
+    assert_eq!(ask("x/d", address(21)), Outcome::Reached);
+    assert_eq!(ask("x/d", address(5)), Outcome::WrongSource, "the node's: kube-proxy takes the pod for one of elsewhere");
+    assert_eq!(ask("x/c", address(5)), Outcome::Reached, "itself");
+    assert_eq!(ask("y/z", address(21)), Outcome::Stranger);
+}
+
+#[test]
 fn what_the_config_masquerades_is_to_be_seen_as_the_node() {
     let mut cluster = cluster();
     cluster.pools[1].spec.effective.masquerade.masquerade_cidrs = vec!["10.0.0.31/32".into()];
