@@ -31,6 +31,8 @@ const NOTICED: i64 = 240_000;
 const READ: i64 = 660_000;
 /// How long after a clock jumped a write may land whose intent it closed.
 const LATEST: i64 = 1_200_000;
+/// How long an intent is open where nothing goes wrong.
+const OPEN: i64 = 60_000;
 /// How long an agent takes to adopt what is published.
 const ADOPTED: i64 = 10_000;
 /// How long a request to the API server may be under way.
@@ -397,7 +399,8 @@ impl World<'_> {
         let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref())?;
         let spec = &object.spec;
         if let Some(intent) = &cloud.intent {
-            return Some(format!("intent {} is open", intent.id));
+            let lately = self.book.opened.get(&(name, intent.id)).is_some_and(|at| self.now - at < OPEN);
+            return (!lately).then(|| format!("intent {} is open", intent.id));
         }
         let adopted = machine.store.disk.adopted.as_ref().map_or(0, |adopted| adopted.revision);
         let lately = self.book.published.get(&name).is_some_and(|at| self.now - at < ADOPTED);
