@@ -25,4 +25,7 @@ RUN target=$(uname -m)-unknown-linux-musl \
 FROM scratch
 COPY --from=build /rootfs /
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+LABEL org.opencontainers.image.title="azure-vnet" \
+    org.opencontainers.image.description="Gives pods addresses of the Azure virtual network: operator, CNI plugins and what they need" \
+    org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["/usr/bin/azure-vnet-operator"]

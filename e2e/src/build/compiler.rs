@@ -60,8 +60,13 @@ impl Compiler {
 
 /// Whether the packages would help: the installed Rust cannot do without them, and they are not all there.
 pub(super) fn lacks_packages() -> bool {
+    !has_musl("rustc".as_ref()) && !has_packages()
+}
+
+/// Whether they are all there.
+pub(super) fn has_packages() -> bool {
     let files = [RUSTC.into(), CARGO.into(), musl_folder().join("libc.a")];
-    !has_musl("rustc".as_ref()) && (!files.iter().all(|file: &PathBuf| file.exists()) || source_of(RUSTC.as_ref()).is_none())
+    files.iter().all(|file: &PathBuf| file.exists()) && source_of(RUSTC.as_ref()).is_some()
 }
 
 fn has_musl(rustc: &std::ffi::OsStr) -> bool {
@@ -77,11 +82,11 @@ fn source_of(rustc: &std::ffi::OsStr) -> Option<PathBuf> {
 }
 
 /// A folder in the form of a Rust installation, with a standard library for musl.
-fn sysroot(cache: &Cache) -> Result<PathBuf> {
-    ensure!(!lacks_packages(), "these Debian packages are missing: {}", PACKAGES.join(" "));
+pub(super) fn sysroot(cache: &Cache) -> Result<PathBuf> {
+    ensure!(has_packages(), "these Debian packages are missing: {}", PACKAGES.join(" "));
     let folder = musl_folder();
     let libc = fs::read(folder.join("libc.a"))?;
-    let key = key(&[("rustc", &version(RUSTC.as_ref())?), ("libc.a", &libc), ("recipe", RECIPE)]);
+    let key = key(&[("rustc", &of_debian()?), ("libc.a", &libc), ("recipe", RECIPE)]);
     let sysroot = cache.path("tools").join(format!("rust-musl-{key}"));
     if sysroot.exists() {
         return Ok(sysroot);
@@ -144,6 +149,11 @@ fn lay_out_musl(musl: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What Debian's compiler says of itself.
+pub(super) fn of_debian() -> Result<Vec<u8>> {
+    version(RUSTC.as_ref())
+}
+
 fn version(rustc: &std::ffi::OsStr) -> Result<Vec<u8>> {
     let output = Command::new(rustc).arg("-vV").output().with_context(|| format!("cannot run {}", rustc.display()))?;
     if !output.status.success() {
@@ -161,7 +171,8 @@ fn musl_folder() -> PathBuf {
     Path::new("/usr/lib").join(format!("{}-linux-musl", std::env::consts::ARCH))
 }
 
-fn musl() -> String {
+/// Rust's target whose programs need nothing of the machine.
+pub(super) fn musl() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 

@@ -4,7 +4,10 @@
 
 mod cargo;
 mod compiler;
+mod container;
+mod debian;
 mod image;
+mod layout;
 mod packages;
 mod product;
 mod tools;
@@ -18,7 +21,9 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
 pub use cargo::cargo;
+pub use container::Store;
 pub use image::{Entry, Image};
+pub use layout::Layout;
 pub use packages::{require_browser, require_packages};
 pub use product::{
     EARLIER_IMAGE, EARLIER_MARK, OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, earlier_image, empty_program, image_of_probe,

@@ -67,6 +67,19 @@ pub fn require_browser() -> Result<()> {
     if Path::new("/usr/bin/chromedriver").exists() { Ok(()) } else { install(&["chromium", "chromium-driver"]) }
 }
 
+/// Makes sure that one program is there, by the package that has it: few need it.
+///
+/// # Errors
+/// If it is missing and cannot be installed.
+pub(super) fn require_program(name: &str, package: &str) -> Result<()> {
+    if Path::new("/usr/bin").join(name).exists() { Ok(()) } else { install(&[package]) }
+}
+
+/// The same for Debian's compiler, where the installed one would do for the product.
+pub(super) fn require_compiler() -> Result<()> {
+    if compiler::has_packages() { Ok(()) } else { install(compiler::PACKAGES) }
+}
+
 fn missing() -> Vec<&'static str> {
     NEEDED.iter().filter(|(_, files)| !files.iter().any(|file| Path::new(file).exists())).map(|(package, _)| *package).collect()
 }

@@ -58,6 +58,8 @@ enum Command {
     },
     /// Simulates controllers, agents, Azure and the API server on one virtual clock, with every fault that a seed brings.
     Sim(sim::SimArguments),
+    /// Builds the Dockerfile on this machine, without a registry of images, and compares it with the image that the lab runs. Needs root.
+    Image,
     /// Writes what is published: the plugins' archive, its checksum, and an SPDX document of every locked crate.
     Dist {
         /// The folder; target/dist if none is given.
@@ -114,6 +116,7 @@ fn run(command: Command) -> Result<()> {
         Command::Sweep { all } => sweep::run(all),
         Command::Soak { rounds } => soak(rounds),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Image => crate::dist::image::run(),
         Command::Dist { output, version } => dist(&output.unwrap_or_else(crate::dist::default_folder), version.as_deref()),
         Command::Generate => generate::run(),
         Command::LabInterrupted => crate::lab::interrupted(),

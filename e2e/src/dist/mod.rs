@@ -1,6 +1,7 @@
 //! `cargo xtask dist`: what is published: the plugins' archive with the CNI configuration, its checksum, and the list of all crates in it.
 //! The same sources give the same archive, byte for byte but for the compiler's own doing.
 
+pub mod image;
 mod spdx;
 
 use std::fs;
