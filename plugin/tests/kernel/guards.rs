@@ -85,6 +85,24 @@ fn st4_a_dead_links_route_gives_way() {
 }
 
 #[test]
+fn st4_a_dead_links_route_gives_way_whoever_made_it() {
+    for protocol in ["static", "kernel", "bird"] {
+        on_a_node(1, move |node| {
+            run("ip", &["link", "add", "dead0", "type", "veth", "peer", "name", "dead1"]);
+            run("ip", &["link", "set", "dead1", "up"]);
+            run("ip", &["link", "set", "dead0", "alias", "azure-vnet:gone/eth0 10.240.1.1", "up"]);
+            run("ip", &["route", "add", "10.240.1.1/32", "dev", "dead0", "proto", protocol]);
+            let (pod, address) = (node.sandbox("c1", "web-0"), pool_address(1));
+            assert_eq!(node.add(&pod).code(), 11, "a living link keeps its address");
+            run("ip", &["link", "set", "dead1", "down"]);
+            let added = node.add(&pod);
+            assert_eq!(added.address(), address, "{protocol}");
+            assert!(node.check(&pod, &added).ok);
+        });
+    }
+}
+
+#[test]
 fn cm2_del_touches_only_what_its_own_lease_or_alias_names() {
     on_a_node(10, |node| {
         let pod = node.sandbox("c1", "web-0");

@@ -91,8 +91,9 @@ fn re7_a_lost_address_of_a_bridged_pod_loses_its_route_and_others_keep_theirs() 
             run("ip", &["link", "set", peer, "up"]);
             run("ip", &["link", "set", link, "master", "azure0", "up", "alias", &format!("azure-vnet:{of}")]);
         }
-        for to in ["10.0.0.5/32", "10.0.0.6/32", "10.0.0.77/32"] {
-            run("ip", &["route", "add", to, "dev", "azure0"]);
+        // Whoever made the lost one's: a routing daemon, say.
+        for (to, protocol) in [("10.0.0.5/32", "boot"), ("10.0.0.6/32", "static"), ("10.0.0.77/32", "boot")] {
+            run("ip", &["route", "add", to, "dev", "azure0", "proto", protocol]);
         }
         object.spec.revision = 2;
         object.spec.addresses = all(&["1/10.0.0.5"]);
