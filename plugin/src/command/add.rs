@@ -89,7 +89,7 @@ impl Run<'_> {
             Ok(made) => made,
             // Safety rule ST4: another address, where this one was not given before.
             Err(WireError::AddressInUse { .. }) if granted.held.origin() == Origin::Created && own.requested.is_none() => {
-                granted.held.rollback().map_err(|error| errors::hold(&error))?;
+                granted.held.reject().map_err(|error| errors::hold(&error))?;
                 return Ok(Attempt::InUse(answer.address.addr()));
             }
             Err(error) => return Err(given_up(granted.held, &error, errors::wire(&add.attachment, &error))),

@@ -83,7 +83,7 @@ impl Store {
     /// See [`LeaseError`].
     pub fn lease(&self, request: &LeaseRequest, kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse) -> Result<Granted<'_>, LeaseError> {
         let mut skip = request.avoid.clone();
-        let mut in_kernel = 0;
+        let mut in_kernel = request.avoid.len();
         for _ in 0..MOST_LOSSES {
             if let Some(granted) = self.granted_before(request)? {
                 return Ok(granted);

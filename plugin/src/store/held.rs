@@ -5,6 +5,7 @@ use std::{fs::File, io::ErrorKind, net::Ipv4Addr, path::Path};
 use azure_vnet_plugin_core::{
     attachment::{Attachment, AttachmentHash},
     lease::{Cooling, Entry, Lease},
+    queue::FreeQueue,
 };
 
 use super::{FileError, Freed, Granted, HoldError, LeaseError, Lock, Store, files};
@@ -180,7 +181,19 @@ impl<'a> Held<'a> {
     pub fn rollback(self) -> Result<(), HoldError> {
         match self.origin {
             Origin::Found => Ok(()),
-            Origin::Created => self.remove(),
+            Origin::Created => self.remove(FreeQueue::push_first),
+        }
+    }
+
+    /// As [`Self::rollback`], of an address that turned out to be in use: like one that a look-up shows in use, it comes back to the order of
+    /// the free ones when that is made anew.
+    ///
+    /// # Errors
+    /// See [`HoldError`].
+    pub fn reject(self) -> Result<(), HoldError> {
+        match self.origin {
+            Origin::Found => Ok(()),
+            Origin::Created => self.remove(|_, _| {}),
         }
     }
 
@@ -199,11 +212,11 @@ impl<'a> Held<'a> {
         Ok(Freed::Cooling)
     }
 
-    fn remove(self) -> Result<(), HoldError> {
+    fn remove(self, requeue: impl FnOnce(&mut FreeQueue, Ipv4Addr)) -> Result<(), HoldError> {
         let Some(lock) = self.store.lock_if_there()? else { return Ok(()) };
         if self.is_mine()? {
             files::remove(&self.store.lease_path(self.lease.address))?;
-            lock.requeue(|queue| queue.push_first(self.lease.address));
+            lock.requeue(|queue| requeue(queue, self.lease.address));
         }
         Ok(self.store.remove_index(self.lease.attachment.hash(), &self.file)?)
     }

@@ -49,7 +49,8 @@ fn send_host(host: &mut Netlink, wiring: &Wiring, made: &mut Made, missing: &[St
     }
 }
 
-/// The exclusive route was refused: if what is there is a dead link's, it gives way; else the address is in use.
+/// The exclusive route was refused: if what is there is a dead link's, it gives way; else the address is in use, also where a look-up shows
+/// nothing, which is what it shows of a route that refuses packets (safety rule ST4).
 fn replace_stale(host: &mut Netlink, wiring: &Wiring, made: &mut Made, address: IpAddr) -> Result<(), WireError> {
     let failed = |source| WireError::Observe { link: wiring.host_link.to_string(), source };
     let in_use = |by| WireError::AddressInUse { address, by };
@@ -64,7 +65,13 @@ fn replace_stale(host: &mut Netlink, wiring: &Wiring, made: &mut Made, address: 
     let routes = wiring.addresses.iter().map(|address| (Step::HostRoute(address.addr()), address.addr()));
     let missing = routes.filter(|(step, _)| !made.steps.contains(step)).collect::<Vec<_>>().into_iter();
     let changes = missing.map(|(step, address)| (step, vec![Change::AddRoute(host_route(wiring, made.host, address))]));
-    send(host, wiring, changes.collect(), &mut made.steps)
+    match send(host, wiring, changes.collect(), &mut made.steps) {
+        Err(WireError::Make { step: Step::HostRoute(refused), source: Errno::EXIST, .. }) if refused == address => {
+            Err(in_use(format!("{address} has a route of its own")))
+        }
+        Err(WireError::Make { step: Step::HostRoute(next), source: Errno::EXIST, .. }) => replace_stale(host, wiring, made, next),
+        result => result,
+    }
 }
 
 pub(super) fn make_rules(sides: &mut Sides<'_>, wiring: &Wiring, made: &mut Made, missing: &[Step]) -> Result<(), WireError> {

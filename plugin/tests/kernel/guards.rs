@@ -85,6 +85,29 @@ fn st4_a_dead_links_route_gives_way() {
 }
 
 #[test]
+fn st4_an_address_whose_packets_a_route_refuses_is_another_ones() {
+    on_a_node(6, |node| {
+        // To a look-up each looks like an address without a route.
+        for (kind, n) in [("unreachable", 1), ("blackhole", 2), ("prohibit", 3), ("throw", 4)] {
+            run("ip", &["route", "add", kind, &format!("{}/32", pool_address(n))]);
+        }
+        for (id, mode, n) in [("c1", "transparent", 5), ("c2", "bridge", 6)] {
+            let (pod, mut conf) = (node.sandbox(id, id), conf("1.0.0"));
+            conf["mode"] = json!(mode);
+            let added = node.run(&pod, "ADD", &conf);
+            assert_eq!(added.address(), pool_address(n), "{mode}");
+            conf["prevResult"] = added.json();
+            let check = node.run(&pod, "CHECK", &conf);
+            assert!(check.ok, "{mode}: {check:?}");
+        }
+        let last = node.add(&node.sandbox("c3", "web-3"));
+        assert!(last.code() == 11 && last.json()["msg"].as_str().unwrap().contains("4 used otherwise on this host"), "{last:?}");
+        assert!(Path::new(RUN).join("want/uid-of-web-3").exists());
+        assert_eq!(node.leases().len(), 2);
+    });
+}
+
+#[test]
 fn st4_a_dead_links_route_gives_way_whoever_made_it() {
     for protocol in ["static", "kernel", "bird"] {
         on_a_node(1, move |node| {
