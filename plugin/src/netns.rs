@@ -6,9 +6,11 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    thread,
+    time::Duration,
 };
 
-use rustix::{fs::OFlags, thread::LinkNameSpaceType};
+use rustix::{fs::OFlags, io::Errno, thread::LinkNameSpaceType};
 
 use crate::{
     netlink::{Netlink, NetlinkError},
@@ -57,6 +59,15 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
+    /// The thread that went there cannot come back: what it sees from now on is not the host's.
+    #[error("cannot come back from the namespace at {path}")]
+    Astray {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// No IPv6 in it.
     #[error("there is no IPv6 in the namespace at {path}")]
     Ipv6 {
@@ -91,9 +102,15 @@ impl Netns {
     /// # Errors
     /// Nothing is there ([`NetnsError::Gone`]), it is no network namespace, or it is the caller's own.
     pub fn open(path: &str) -> Result<Self, NetnsError> {
-        let file = small::open(path.as_ref(), OFlags::RDONLY).map_err(|source| {
+        // A pipe that nobody writes into is not waited for.
+        let file = small::open(path.as_ref(), OFlags::RDONLY | OFlags::NONBLOCK).map_err(|source| {
             let path = path.to_owned();
-            if source.kind() == io::ErrorKind::NotFound { NetnsError::Gone { path } } else { NetnsError::Open { path, source } }
+            match Errno::from_io_error(&source) {
+                Some(Errno::NOENT) => NetnsError::Gone { path },
+                // A socket, a device, a link that leads to itself.
+                Some(Errno::NXIO | Errno::NODEV | Errno::LOOP) => NetnsError::NotOne { path },
+                Some(_) | None => NetnsError::Open { path, source },
+            }
         })?;
         let failed = |source| NetnsError::Open { path: path.to_owned(), source };
         let own = small::open(OWN.as_ref(), OFlags::RDONLY).map_err(failed)?;
@@ -118,9 +135,11 @@ impl Netns {
     }
 
     /// The kernel's number of this namespace, never used again in this boot (`SO_NETNS_COOKIE`, Linux 5.14); none on older kernels.
-    #[must_use]
-    pub fn cookie(&self) -> Option<u64> {
-        self.inside(own_cookie).ok().flatten()
+    ///
+    /// # Errors
+    /// The thread cannot go, or cannot come back.
+    pub fn cookie(&self) -> Result<Option<u64>, NetnsError> {
+        self.inside(own_cookie)
     }
 
     /// Opens a socket inside and reads the kernel's number of the namespace through it: one visit for both.
@@ -146,11 +165,28 @@ impl Netns {
     }
 
     fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
-        let failed = |source: io::Error| NetnsError::Enter { path: self.path.clone(), source };
-        enter(self.file.as_fd()).map_err(failed)?;
+        let path = || self.path.clone();
+        enter(self.file.as_fd()).map_err(|errno| match errno {
+            // A namespace, but of mounts or processes, say.
+            Errno::INVAL => NetnsError::NotOne { path: path() },
+            errno => NetnsError::Enter { path: path(), source: errno.into() },
+        })?;
         let result = work();
-        enter(self.own.as_fd()).map_err(failed)?;
+        self.come_back().map_err(|errno| NetnsError::Astray { path: path(), source: errno.into() })?;
         Ok(result)
+    }
+
+    /// Who cannot come back has to end, so that a kernel which is short of memory for a moment gets that moment.
+    fn come_back(&self) -> Result<(), Errno> {
+        const TRIES: usize = 16;
+        const PAUSE: Duration = Duration::from_millis(1);
+        for _ in 1..TRIES {
+            match enter(self.own.as_fd()) {
+                Ok(()) => return Ok(()),
+                Err(_) => thread::sleep(PAUSE),
+            }
+        }
+        enter(self.own.as_fd())
     }
 }
 
@@ -160,8 +196,8 @@ impl AsFd for Netns {
     }
 }
 
-fn enter(netns: BorrowedFd<'_>) -> io::Result<()> {
-    rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map_err(io::Error::from)
+fn enter(netns: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
 }
 
 fn own_cookie() -> Option<u64> {

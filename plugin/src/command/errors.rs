@@ -65,7 +65,7 @@ pub(super) fn source(error: &SourceError) -> CniError {
     match error {
         SourceError::Silent { .. } => CniError::because(Code::TryAgain, error)
             .with_details("the machine's own services are asked as root, from the host's network namespace and primary address"),
-        SourceError::Busy => CniError::because(Code::TryAgain, error),
+        SourceError::Busy | SourceError::SetAside { .. } | SourceError::Namespaces(_) => CniError::because(Code::TryAgain, error),
         SourceError::Endpoint { .. } => CniError::because(Code::InvalidEnvironment, error),
         SourceError::File { .. } => CniError::because(Code::Io, error).with_details("Azure Stack's tools write this file"),
         SourceError::Seal(_) => CniError::because(Code::TryAgain, error).with_details(ANY),
@@ -91,7 +91,9 @@ pub(super) fn netns(error: &NetnsError) -> CniError {
         NetnsError::Gone { .. } | NetnsError::Open { .. } | NetnsError::NotOne { .. } | NetnsError::Own { .. } => {
             CniError::because(Code::InvalidEnvironment, error)
         }
-        NetnsError::Enter { .. } | NetnsError::Ipv6 { .. } | NetnsError::Socket { .. } => CniError::because(Code::Failed, error),
+        NetnsError::Enter { .. } | NetnsError::Astray { .. } | NetnsError::Ipv6 { .. } | NetnsError::Socket { .. } => {
+            CniError::because(Code::Failed, error)
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use azure_vnet_plugin_core::{
     attachment::{Attachment, Mode},
     conf::{NodeConf, Role},
-    error::{CniError, Code},
+    error::{CniError, Code, chain},
     gc::{self, Claim, LinkWitness, NetnsWitness, Verdict, Witnesses},
     lease::{Entry, Lease},
     wiring::{self, Alias},
@@ -20,7 +20,7 @@ use crate::{
     bridge, kernel_use,
     netlink::{Link, Netlink},
     netns::{Netns, NetnsError},
-    source,
+    source::{self, NamespacesError},
     store::{Freed, KernelUse},
 };
 
@@ -38,20 +38,14 @@ impl Run<'_> {
         let unlisted: Vec<_> = unlisted.collect();
         let links = if unlisted.is_empty() { Links::default() } else { Links::observe()? };
         let (mut freed, mut kept, mut failed) = (0_usize, 0_usize, Vec::new());
-        for (address, lease, entry) in &unlisted {
-            match links.witnesses(lease).verdict() {
-                Verdict::Free => match self.store.free_if(*address, entry, &mut || still_free(lease) && nothing_stays(lease)) {
-                    Ok(Freed::Cooling) => freed += 1,
-                    Ok(Freed::Changed) => kept += 1,
-                    Err(error) => failed.push(format!("{address}: {}", errors::hold(&error).msg)),
-                },
-                Verdict::Keep | Verdict::RemoveLinkFirst => kept += 1,
-            }
-        }
-        for (address, entry) in &unreadable {
-            match self.cool_unreadable(*address, entry) {
-                Ok(is_freed) => freed += usize::from(is_freed),
-                Err(error) => failed.push(format!("{address}: {}", error.msg)),
+        let leases = unlisted.iter().map(|(address, lease, entry)| (address, self.free_unlisted(&links, *address, lease, entry)));
+        let others = unreadable.iter().map(|(address, entry)| (address, self.cool_unreadable(*address, entry)));
+        for (address, result) in leases.chain(others) {
+            match result {
+                Ok(true) => freed += 1,
+                Ok(false) => kept += 1,
+                Err(Stays::Now(why)) => failed.push(format!("{address}: {why}")),
+                Err(Stays::Astray(error)) => return Err(errors::netns(&error)),
             }
         }
         self.store.sweep_without_agent().unwrap_or_else(|error| failed.push(errors::hold(&error).msg));
@@ -65,30 +59,68 @@ impl Run<'_> {
     }
 }
 
+/// Why an address stays that might be free.
+enum Stays {
+    /// Why not now.
+    Now(String),
+    /// No other can be judged either: this thread sees another namespace than the host's.
+    Astray(NetnsError),
+}
+
+impl From<NamespacesError> for Stays {
+    fn from(error: NamespacesError) -> Self {
+        match error {
+            NamespacesError::Netns(error @ NetnsError::Astray { .. }) => Self::Astray(error),
+            NamespacesError::Folder { .. } | NamespacesError::Netns(_) | NamespacesError::Addresses { .. } => Self::Now(chain(&error)),
+        }
+    }
+}
+
 impl Run<'_> {
+    fn free_unlisted(&self, links: &Links, address: Ipv4Addr, lease: &Lease, entry: &Entry) -> Result<bool, Stays> {
+        match links.witnesses(lease).map_err(Stays::Astray)?.verdict() {
+            Verdict::Free => self.free_if(address, entry, || Ok(still_free(lease).map_err(Stays::Astray)? && nothing_stays(lease))),
+            Verdict::Keep | Verdict::RemoveLinkFirst => Ok(false),
+        }
+    }
+
     /// Sends an unreadable record to cooling that has lain there for long and of whose address the kernel has no trace.
-    fn cool_unreadable(&self, address: Ipv4Addr, entry: &Entry) -> Result<bool, CniError> {
-        let age = self.store.age(address).map_err(|error| errors::file(&error))?;
-        if !age.is_some_and(gc::may_cool_unreadable) || !has_no_trace(address) {
+    fn cool_unreadable(&self, address: Ipv4Addr, entry: &Entry) -> Result<bool, Stays> {
+        let age = self.store.age(address).map_err(|error| Stays::Now(errors::file(&error).msg))?;
+        if !age.is_some_and(gc::may_cool_unreadable) || !has_no_trace(address)? {
             return Ok(false);
         }
-        let freed = self.store.free_if(address, entry, &mut || has_no_trace(address)).map_err(|error| errors::hold(&error))?;
-        Ok(freed == Freed::Cooling)
+        self.free_if(address, entry, || Ok(has_no_trace(address)?))
+    }
+
+    /// Frees an address if it still is gone once its record is locked; what cannot be told keeps it.
+    fn free_if(&self, address: Ipv4Addr, entry: &Entry, mut still_gone: impl FnMut() -> Result<bool, Stays>) -> Result<bool, Stays> {
+        let mut stays = None;
+        let mut is_gone = || match still_gone() {
+            Ok(is_gone) => is_gone,
+            Err(why) => {
+                stays = Some(why);
+                false
+            }
+        };
+        let freed = self.store.free_if(address, entry, &mut is_gone).map_err(|error| Stays::Now(errors::hold(&error).msg))?;
+        stays.map_or(Ok(freed == Freed::Cooling), Err)
     }
 }
 
 /// Whether no route, no link's label and no namespace has the address; without the kernel's answer one might.
-fn has_no_trace(address: Ipv4Addr) -> bool {
-    let Ok(mut host) = Netlink::open() else { return false };
+fn has_no_trace(address: Ipv4Addr) -> Result<bool, NamespacesError> {
+    let Ok(mut host) = Netlink::open() else { return Ok(false) };
     let alias = |link: &Link| link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok());
-    kernel_use::observe(&mut host, address.into()) == KernelUse::Free
-        && host.links().is_ok_and(|links| !links.iter().filter_map(alias).any(|alias| alias.address == IpAddr::V4(address)))
-        && !source::namespaces().contains_key(&address)
+    let is_free = kernel_use::observe(&mut host, address.into()) == KernelUse::Free
+        && host.links().is_ok_and(|links| !links.iter().filter_map(alias).any(|alias| alias.address == IpAddr::V4(address)));
+    Ok(is_free && !source::namespaces()?.contains_key(&address))
 }
 
 /// The verdict by what the kernel shows at this moment; without its answer nothing is free.
-fn still_free(lease: &Lease) -> bool {
-    Links::observe().is_ok_and(|links| links.witnesses(lease).verdict() == Verdict::Free)
+fn still_free(lease: &Lease) -> Result<bool, NetnsError> {
+    let Ok(links) = Links::observe() else { return Ok(false) };
+    Ok(links.witnesses(lease)?.verdict() == Verdict::Free)
 }
 
 /// Removes what of a bridged pod outlives its links; an address of which something stays is not free.
@@ -121,30 +153,32 @@ impl Links {
         Ok(all)
     }
 
-    fn witnesses(&self, lease: &Lease) -> Witnesses {
+    /// An error only where the thread cannot come back to the host's namespace.
+    fn witnesses(&self, lease: &Lease) -> Result<Witnesses, NetnsError> {
         let there = self.labelled.contains(&lease.attachment) || self.marks.contains(&wiring::link_mark(&lease.attachment));
-        Witnesses {
+        Ok(Witnesses {
             claim: Claim::RuntimeLacksIt,
-            netns: netns_of(lease),
+            netns: netns_of(lease)?,
             link: if there { LinkWitness::Present } else { LinkWitness::Gone },
             unclaimed_for: Duration::ZERO,
-        }
+        })
     }
 }
 
 /// Whether the lease's namespace is there: by its cookie, since a path may outlive or be given again.
-fn netns_of(lease: &Lease) -> NetnsWitness {
-    let Some(path) = &lease.netns else { return NetnsWitness::Unknown };
-    match Netns::open(path.as_str()) {
-        Ok(netns) => match (netns.cookie(), lease.netns_cookie) {
+fn netns_of(lease: &Lease) -> Result<NetnsWitness, NetnsError> {
+    let Some(path) = &lease.netns else { return Ok(NetnsWitness::Unknown) };
+    match Netns::open(path.as_str()).and_then(|netns| netns.cookie()) {
+        Ok(there) => Ok(match (there, lease.netns_cookie) {
             (Some(there), Some(then)) if there == then => NetnsWitness::Same,
             (Some(_), Some(_)) => NetnsWitness::Another,
             (None, _) | (_, None) => NetnsWitness::Unknown,
-        },
-        Err(NetnsError::Gone { .. } | NetnsError::NotOne { .. }) => NetnsWitness::Gone,
-        Err(NetnsError::Own { .. }) => NetnsWitness::Another,
+        }),
+        Err(NetnsError::Gone { .. } | NetnsError::NotOne { .. }) => Ok(NetnsWitness::Gone),
+        Err(NetnsError::Own { .. }) => Ok(NetnsWitness::Another),
         Err(NetnsError::Open { .. } | NetnsError::Enter { .. } | NetnsError::Ipv6 { .. } | NetnsError::Socket { .. }) => {
-            NetnsWitness::Unknown
+            Ok(NetnsWitness::Unknown)
         }
+        Err(error @ NetnsError::Astray { .. }) => Err(error),
     }
 }

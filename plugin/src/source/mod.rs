@@ -27,7 +27,7 @@ use azure_vnet_plugin_core::{
 };
 
 pub use http::{GetError, get};
-pub use namespaces::namespaces;
+pub use namespaces::{NamespacesError, namespaces};
 pub use original::StateFiles;
 
 use crate::{
@@ -74,6 +74,18 @@ pub enum SourceError {
         /// Why not.
         why: String,
     },
+    /// The folder of addresses that are not for pods.
+    #[error("cannot read which addresses are promised back, in {}", path.display())]
+    SetAside {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The namespaces of containers.
+    #[error("cannot see which addresses containers have")]
+    Namespaces(#[source] NamespacesError),
     /// The kernel's links.
     #[error("cannot read this machine's links")]
     Links(#[source] NetlinkError),
@@ -175,7 +187,7 @@ impl<'a> Machine<'a> {
     fn seal(&self, host: &mut Netlink, network: &NetworkName) -> Result<(), SourceError> {
         let links = host.links().map_err(SourceError::Links)?;
         let mut leases = self.places.original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
-        let namespaces = namespaces();
+        let namespaces = namespaces().map_err(SourceError::Namespaces)?;
         let mut modes = ModesThere::default();
         leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, &mut modes, &namespaces)));
         let learned = self.store.learned()?.map(|learned| learned.addresses()).unwrap_or_default();
@@ -289,7 +301,7 @@ impl<'a> Machine<'a> {
     fn keep(&self, host: &mut Netlink, interfaces: &[Interface], origin: Origin, asked: BootTime) -> Result<(), SourceError> {
         let links: Vec<_> = host.links().map_err(SourceError::Links)?.iter().filter_map(host_link).collect();
         let mut learned = Learned::of(interfaces, &links, origin, self.store.boot().clone(), asked);
-        learned.withhold(&self.set_aside());
+        learned.withhold(&self.set_aside()?);
         let known = self.store.learned()?;
         // Of a file that was just written many read; what is the same need not be written again so soon.
         let is_recent = |known: &Learned| asked.since(known.asked) < self.own.query_interval;
@@ -299,10 +311,19 @@ impl<'a> Machine<'a> {
         self.store.learn(&learned).map_err(SourceError::Store)
     }
 
-    fn set_aside(&self) -> BTreeSet<Ipv4Addr> {
-        let names =
-            fs::read_dir(&self.places.set_aside).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter_map(|name| name.parse().ok()).collect()
+    fn set_aside(&self) -> Result<BTreeSet<Ipv4Addr>, SourceError> {
+        let path = &self.places.set_aside;
+        let failed = |source| SourceError::SetAside { path: path.clone(), source };
+        let entries = match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut addresses = BTreeSet::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            addresses.extend(name.to_str().and_then(|name| name.parse::<Ipv4Addr>().ok()));
+        }
+        Ok(addresses)
     }
 }
 

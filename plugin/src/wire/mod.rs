@@ -248,6 +248,10 @@ fn complete(sides: &mut Sides<'_>, wiring: &Wiring, mut made: Made, missing: &[S
         .and_then(|()| make_pod(sides, wiring, &mut made, missing));
     match result {
         Ok(()) => Ok(made),
+        // What this thread would look for it would look for in the pod.
+        Err(cause @ WireError::Ipv6(NetnsError::Astray { .. })) => {
+            Err(WireError::Undo { left: "all of it".to_owned(), source: Box::new(cause) })
+        }
         Err(cause) => Err(undo(sides, wiring, &made, cause)),
     }
 }

@@ -31,3 +31,5 @@ mod sweep;
 mod undo;
 mod upgrade;
 mod ways;
+#[cfg(target_arch = "x86_64")]
+mod witnesses;

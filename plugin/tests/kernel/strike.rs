@@ -63,6 +63,8 @@ pub enum Blow {
     KillBefore,
     KillAfter,
     Fail(Errno),
+    /// Each call of that number from there on.
+    FailFrom(Errno),
 }
 
 /// A blow at the `at`-th system call after the configuration was read.
@@ -80,6 +82,7 @@ impl fmt::Display for Strike {
             Blow::KillBefore => write!(f, "a kill before system call {at} (number {call})"),
             Blow::KillAfter => write!(f, "a kill after system call {at} (number {call})"),
             Blow::Fail(errno) => write!(f, "{errno:?} of system call {at} (number {call})"),
+            Blow::FailFrom(errno) => write!(f, "{errno:?} of all system calls {call} from {at} on"),
         }
     }
 }
@@ -121,7 +124,12 @@ pub fn choose(what: &str, all: &[Strike], sample: usize) -> Vec<Strike> {
 
 /// Runs a command, struck or whole.
 pub fn run(node: &Node, pod: &Sandbox, command: &str, conf: &Value, strike: Option<Strike>) -> Run {
-    drive(node.start(PLUGIN, pod, command), conf, strike, &mut |_| {})
+    run_of(node, PLUGIN, pod, command, conf, strike)
+}
+
+/// As [`run`], of either plugin.
+pub fn run_of(node: &Node, plugin: &str, pod: &Sandbox, command: &str, conf: &Value, strike: Option<Strike>) -> Run {
+    drive(node.start(plugin, pod, command), conf, strike, &mut |_| {})
 }
 
 /// Runs a command whole, and does something as each of its system calls begins, which are counted from 1.
@@ -182,13 +190,18 @@ fn follow(pid: Pid, strike: Option<Strike>, beside: &mut dyn FnMut(usize)) -> Re
                     beside(calls.len());
                 }
                 // A run that waits once more than the one before it has other calls there: some, a close say, may not fail at all.
-                let is_it = |strike: &Strike| strike.at + 1 == calls.len() && calls.last() == Some(&strike.call);
+                let is_it = |strike: &Strike| {
+                    let is_later = matches!(strike.blow, Blow::FailFrom(_)) && strike.at < calls.len();
+                    (is_later || strike.at + 1 == calls.len()) && calls.last() == Some(&strike.call)
+                };
                 let here = strike.filter(|strike| configured && is_it(strike)).map(|strike| strike.blow);
                 match here {
                     Some(Blow::KillBefore) if entering => return Ok((calls, killed(pid))),
                     Some(Blow::KillAfter) if !entering => return Ok((calls, killed(pid))),
-                    Some(Blow::Fail(_)) if entering => set(pid, |registers| registers.orig_rax = NO_CALL),
-                    Some(Blow::Fail(errno)) => set(pid, |registers| registers.rax = i64::from(-(errno as i32)).cast_unsigned()),
+                    Some(Blow::Fail(_) | Blow::FailFrom(_)) if entering => set(pid, |registers| registers.orig_rax = NO_CALL),
+                    Some(Blow::Fail(errno) | Blow::FailFrom(errno)) => {
+                        set(pid, |registers| registers.rax = i64::from(-(errno as i32)).cast_unsigned());
+                    }
                     Some(Blow::KillBefore | Blow::KillAfter) | None => {}
                 }
                 // Nothing is done before the configuration is read to its end: the calls from there on are the command's.

@@ -240,13 +240,13 @@ fn pool() -> Vec<Ipv4Addr> {
 fn outcome(blow: Strike, answer: Option<&Ended>, when: &str) -> &'static str {
     match (blow.blow, answer) {
         (Blow::KillBefore | Blow::KillAfter, None) => "killed",
-        (Blow::Fail(_), Some(ended)) if ended.ok => "failed call, command succeeded",
-        (Blow::Fail(_), Some(ended)) => {
+        (Blow::Fail(_) | Blow::FailFrom(_), Some(ended)) if ended.ok => "failed call, command succeeded",
+        (Blow::Fail(_) | Blow::FailFrom(_), Some(ended)) => {
             // Where standard output itself fails there is no one to tell.
             assert!(ended.out.is_empty() || ended.json()["code"].is_u64(), "{when}: {ended:?}");
             "failed call, command failed"
         }
         (_, Some(_)) => "ended before the blow",
-        (Blow::Fail(_), None) => panic!("{when}: no end within {DEADLINE:?}"),
+        (Blow::Fail(_) | Blow::FailFrom(_), None) => panic!("{when}: no end within {DEADLINE:?}"),
     }
 }
