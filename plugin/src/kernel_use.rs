@@ -11,7 +11,7 @@ use crate::{
     store::KernelUse,
 };
 
-/// Looks a candidate up. A kernel that does not answer counts as use: no address is given on its silence.
+/// Looks a candidate up. No address is given on a kernel's silence.
 #[must_use]
 pub fn observe(host: &mut Netlink, address: IpAddr) -> KernelUse {
     match found(host, address) {

@@ -93,6 +93,14 @@ pub enum LeaseError {
         /// Skipped because the kernel uses them.
         in_kernel: usize,
     },
+    /// The kernel did not say whether it uses an address: more addresses would not help.
+    #[error("the kernel does not say whether {address} is in use: {why}")]
+    Kernel {
+        /// The address.
+        address: Ipv4Addr,
+        /// What it answered.
+        why: String,
+    },
     /// The requested address is not in the pool.
     #[error("the requested address {address} is not in this node's pool")]
     RequestedForeign {
@@ -246,6 +254,7 @@ impl LeaseError {
         match self {
             Self::Exhausted { .. } | Self::RequestedForeign { .. } | Self::Pool(PoolError::NoSubnet { .. }) => true,
             Self::Pool(_)
+            | Self::Kernel { .. }
             | Self::RequestedTaken { .. }
             | Self::RequestedOther { .. }
             | Self::Lost { .. }
@@ -263,6 +272,7 @@ impl LeaseError {
                 true
             }
             Self::Pool(PoolError::NoSubnet { .. } | PoolError::Unreadable { .. } | PoolError::File(_))
+            | Self::Kernel { .. }
             | Self::RequestedForeign { .. }
             | Self::RequestedTaken { .. }
             | Self::RequestedOther { .. }

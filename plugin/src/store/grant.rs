@@ -89,13 +89,20 @@ impl Store {
                 return Ok(granted);
             }
             let (address, offer) = self.choose(request, &skip, in_kernel)?;
-            if let KernelUse::Used(by) | KernelUse::Unknown(by) = kernel(address) {
-                if request.requested.is_some() {
-                    return Err(LeaseError::RequestedTaken { address, by });
+            match kernel(address) {
+                KernelUse::Free => {}
+                KernelUse::Used(by) if request.requested.is_some() => return Err(LeaseError::RequestedTaken { address, by }),
+                KernelUse::Used(_) => {
+                    skip.insert(address);
+                    in_kernel += 1;
+                    continue;
                 }
-                skip.insert(address);
-                in_kernel += 1;
-                continue;
+                KernelUse::Unknown(why) => {
+                    if let Ok(Some(lock)) = self.lock_if_there() {
+                        lock.requeue(|queue| queue.push_first(address));
+                    }
+                    return Err(LeaseError::Kernel { address, why });
+                }
             }
             match self.commit(request, address, offer)? {
                 Commit::Granted(granted) => return Ok(*granted),

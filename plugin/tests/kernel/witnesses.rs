@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::node::{IPAM, RUN, Sandbox, conf, finish, inside, on_a_bare_node, pool_address, run};
+use crate::node::{IPAM, PLUGIN, RUN, Sandbox, conf, finish, inside, on_a_bare_node, on_a_node, pool_address, run};
 use crate::strike::{Blow, Strike, run_of};
 
 /// The system calls of x86-64 by which something is looked at: open, socket, sendto, recvfrom, recvmsg, getdents64, openat, setns.
 const LOOKING: [u64; 8] = [2, 41, 44, 45, 47, 217, 257, SETNS];
+const SEND: u64 = 44;
 const SETNS: u64 = 308;
 
 #[test]
@@ -71,6 +72,25 @@ fn who_cannot_read_what_is_promised_back_offers_nothing() {
             assert!(!struck.ok || struck.address() != promised, "with {strike}");
             assert_ne!(finish(node.start(IPAM, &pods[1], "ADD"), &conf).address(), promised, "after {strike}: {struck:?}");
         }
+    });
+}
+
+#[test]
+fn st4_a_kernel_that_does_not_answer_is_no_full_pool() {
+    on_a_node(20, |node| {
+        let (pod, conf) = (node.sandbox("c1", "web-0"), conf("1.0.0"));
+        let calls = run_of(node, PLUGIN, &pod, "ADD", &conf, None).calls;
+        assert!(node.del(&pod).ok);
+        let mut refused = 0;
+        for (at, call) in calls.into_iter().enumerate().filter(|(_, call)| *call == SEND) {
+            let strike = Strike { at, call, blow: Blow::FailFrom(Errno::ENOBUFS) };
+            let struck = run_of(node, PLUGIN, &pod, "ADD", &conf, Some(strike)).ended.unwrap();
+            refused += usize::from(!struck.ok);
+            assert!(!struck.out.contains("no address is free"), "{strike}: {struck:?}");
+            assert!(!Path::new(RUN).join("want/uid-of-web-0").exists(), "{strike}: more addresses would not help");
+            assert!(node.del(&pod).ok, "{strike}");
+        }
+        assert!(refused > 1, "look-up and wiring fail");
     });
 }
 

@@ -1,6 +1,7 @@
 //! The store on real files: leasing, keeping, and being stopped at any point. Each submodule speaks of one of these.
 
 mod crash;
+mod guarding;
 mod keeping;
 mod leasing;
 

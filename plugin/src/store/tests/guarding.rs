@@ -1,0 +1,21 @@
+//! What the kernel's word does to a lease that is being made, and the loss of the store in the middle.
+
+use super::*;
+
+#[test]
+fn st4_a_kernel_that_does_not_answer_gives_nothing_and_takes_nothing_from_the_pool() {
+    let node = Node::with_pool(&[4, 5, 6]);
+    let store = node.store();
+    let mut asked = Vec::new();
+    let mut silent = |address| {
+        asked.push(address);
+        KernelUse::Unknown("no buffer space".into())
+    };
+    let error = store.lease(&request("a"), &mut silent).unwrap_err();
+    assert_eq!(error.to_string(), "the kernel does not say whether 10.240.0.4 is in use: no buffer space");
+    assert!(!error.is_demand() && !error.may_be_news());
+    let by_name = LeaseRequest { requested: Some(address(5)), ..request("b") };
+    assert!(matches!(store.lease(&by_name, &mut silent), Err(LeaseError::Kernel { .. })));
+    assert_eq!(asked, [address(4), address(5)], "one question is enough");
+    assert_eq!(["c", "d", "e"].map(|container| add(&store, container).unwrap()), [5, 4, 6].map(address));
+}
