@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    mem,
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -51,23 +52,27 @@ impl Run<'_> {
 
     /// `azure-vnet-ipam`: the address alone.
     fn lease_only(&self, add: &Add, own: &OwnIpam, host_link: IfName, cookie: Option<u64>, host: &mut Netlink) -> Result<Done, CniError> {
-        let granted = self.lease(add, own, &request(add, own, host_link, cookie), host)?;
-        let address = granted.held.lease().address;
+        let mut granted = self.lease(add, own, &request(add, own, host_link, cookie), host)?;
+        let (address, skipped) = (granted.held.lease().address, mem::take(&mut granted.skipped));
         let answered = answer_of(&granted).and_then(|given| {
             granted.confirm().map_err(|error| errors::lease(&error, own.source))?;
             reply(add, &whole(add, given.answer, None), address.into())
         });
-        answered.map_err(|error| rolled_back(granted.held, error))
+        answered.map(|done| done.skipping(&skipped)).map_err(|error| rolled_back(granted.held, error))
     }
 
     fn add_own(&self, add: &Add, own: &OwnIpam, host_link: IfName, cookie: Option<u64>, ends: &mut Ends) -> Result<Done, CniError> {
-        let mut request = request(add, own, host_link, cookie);
+        let (mut request, mut skipped) = (request(add, own, host_link, cookie), Vec::new());
         loop {
-            let granted = self.lease(add, own, &request, &mut ends.host)?;
+            let mut granted = self.lease(add, own, &request, &mut ends.host)?;
+            skipped.append(&mut granted.skipped);
             match self.attempt(add, own, granted, ends)? {
-                Attempt::Done(done) => return Ok(done),
-                Attempt::InUse(address) => request.avoid.insert(address),
-            };
+                Attempt::Done(done) => return Ok(done.skipping(&skipped)),
+                Attempt::InUse(address, by) => {
+                    request.avoid.insert(address);
+                    skipped.push(by);
+                }
+            }
         }
     }
 
@@ -88,9 +93,9 @@ impl Run<'_> {
         let made = match self.wire(add, &mut sides, &wiring) {
             Ok(made) => made,
             // Safety rule ST4: another address, where this one was not given before.
-            Err(WireError::AddressInUse { .. }) if granted.held.origin() == Origin::Created && own.requested.is_none() => {
+            Err(WireError::AddressInUse { by, .. }) if granted.held.origin() == Origin::Created && own.requested.is_none() => {
                 granted.held.reject().map_err(|error| errors::hold(&error))?;
-                return Ok(Attempt::InUse(answer.address.addr()));
+                return Ok(Attempt::InUse(answer.address.addr(), by));
             }
             Err(error) => return Err(given_up(granted.held, &error, errors::wire(&add.attachment, &error))),
         };
@@ -199,7 +204,8 @@ fn request(add: &Add, own: &OwnIpam, host_link: IfName, netns_cookie: Option<u64
 /// How one try with one address ended.
 enum Attempt {
     Done(Done),
-    InUse(Ipv4Addr),
+    /// By what, in words.
+    InUse(Ipv4Addr, String),
 }
 
 /// Why a pod with another plugin's address is not wired.

@@ -96,6 +96,13 @@ impl Done {
     fn with(address: impl Into<IpAddr>, what: impl Into<String>) -> Self {
         Self { address: Some(address.into()), what: what.into(), warning: None }
     }
+
+    /// With addresses that were not given since someone uses them (safety rule ST4).
+    fn skipping(self, skipped: &[String]) -> Self {
+        let skipped = (!skipped.is_empty()).then(|| format!("not given: {}", skipped.join(", ")));
+        let warnings: Vec<String> = self.warning.into_iter().chain(skipped).collect();
+        Self { warning: (!warnings.is_empty()).then(|| warnings.join("; ")), ..self }
+    }
 }
 
 /// A plugin's whole life: parses, runs, answers on standard output.

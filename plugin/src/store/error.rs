@@ -90,7 +90,7 @@ pub enum LeaseError {
     Exhausted {
         /// By state.
         counts: Counts,
-        /// Skipped because the kernel uses them.
+        /// Skipped because the kernel uses them, or found in use while wiring.
         in_kernel: usize,
     },
     /// The kernel did not say whether it uses an address: more addresses would not help.

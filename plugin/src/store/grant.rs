@@ -59,6 +59,8 @@ pub struct Granted<'a> {
     pub held: Held<'a>,
     /// Prefix, gateway, MTU.
     pub pool: Pool,
+    /// What was skipped for it and why, in words for the log (safety rule ST4).
+    pub skipped: Vec<String>,
     pub(super) seal: Seal,
 }
 
@@ -83,18 +85,18 @@ impl Store {
     /// See [`LeaseError`].
     pub fn lease(&self, request: &LeaseRequest, kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse) -> Result<Granted<'_>, LeaseError> {
         let mut skip = request.avoid.clone();
-        let mut in_kernel = request.avoid.len();
+        let mut skipped = Vec::new();
         for _ in 0..MOST_LOSSES {
             if let Some(granted) = self.granted_before(request)? {
                 return Ok(granted);
             }
-            let (address, offer) = self.choose(request, &skip, in_kernel)?;
+            let (address, offer) = self.choose(request, &skip)?;
             match kernel(address) {
                 KernelUse::Free => {}
                 KernelUse::Used(by) if request.requested.is_some() => return Err(LeaseError::RequestedTaken { address, by }),
-                KernelUse::Used(_) => {
+                KernelUse::Used(by) => {
                     skip.insert(address);
-                    in_kernel += 1;
+                    skipped.push(by);
                     continue;
                 }
                 KernelUse::Unknown(why) => {
@@ -105,7 +107,7 @@ impl Store {
                 }
             }
             match self.commit(request, address, offer)? {
-                Commit::Granted(granted) => return Ok(*granted),
+                Commit::Granted(granted) => return Ok(Granted { skipped, ..*granted }),
                 Commit::Taken | Commit::AlreadyHeld => {}
             }
         }
@@ -118,13 +120,13 @@ impl Store {
             Some(address) if address != held.lease().address => Err(LeaseError::RequestedOther { address, has: held.lease().address }),
             Some(_) | None => {
                 let Offer { pool, seal, .. } = self.offer_around(held.lease().address, &request.supply)?;
-                Ok(Some(Granted { held, pool, seal }))
+                Ok(Some(Granted { held, pool, skipped: Vec::new(), seal }))
             }
         }
     }
 
     /// Picks the address longest free by the store, and takes it out of the queue, so that the next caller looks at another.
-    fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>, in_kernel: usize) -> Result<(Ipv4Addr, Offer), LeaseError> {
+    fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>) -> Result<(Ipv4Addr, Offer), LeaseError> {
         let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
         let offer = self.offer(&request.supply)?;
         let pool = &offer.pool;
@@ -140,7 +142,7 @@ impl Store {
         }
         let Some(address) = self.preferred(&lock, &offer, request, skip)? else {
             drop(lock);
-            return Err(LeaseError::Exhausted { counts: self.census_in(Some(&offer.pool))?.counts, in_kernel });
+            return Err(LeaseError::Exhausted { counts: self.census_in(Some(&offer.pool))?.counts, in_kernel: skip.len() });
         };
         Ok((address, offer))
     }
@@ -223,7 +225,7 @@ impl Store {
         let made = self.place(&lock, &lease)?;
         Ok(made.map_or(Commit::Taken, |file| {
             let held = Held::new(self, lease, file, Origin::Created);
-            Commit::Granted(Box::new(Granted { held, pool, seal }))
+            Commit::Granted(Box::new(Granted { held, pool, skipped: Vec::new(), seal }))
         }))
     }
 

@@ -61,6 +61,8 @@ fn st4_an_address_of_the_hosts_own_is_skipped() {
         run("ip", &["link", "add", "br0", "up", "type", "bridge"]);
         run("ip", &["route", "add", "10.240.1.3/32", "dev", "br0"]);
         assert_eq!(node.add(&node.sandbox("c1", "web-0")).address(), pool_address(4));
+        let log = fs::read_to_string("/var/log/azure-vnet.log").unwrap();
+        assert!(log.contains("level=warning") && log.contains("not given: 10.240.1.1 is the host's own, 10.240.1.2 is routed"), "{log}");
         assert_eq!(node.add(&node.sandbox("c2", "web-1")).code(), 11);
         assert!(Path::new(RUN).join("want/uid-of-web-1").exists());
     });
@@ -100,6 +102,8 @@ fn st4_an_address_whose_packets_a_route_refuses_is_another_ones() {
             let check = node.run(&pod, "CHECK", &conf);
             assert!(check.ok, "{mode}: {check:?}");
         }
+        let log = fs::read_to_string("/var/log/azure-vnet.log").unwrap();
+        assert!(log.contains("not given: 10.240.1.1 has a route of its own, 10.240.1.2 has"), "{log}");
         let last = node.add(&node.sandbox("c3", "web-3"));
         assert!(last.code() == 11 && last.json()["msg"].as_str().unwrap().contains("4 used otherwise on this host"), "{last:?}");
         assert!(Path::new(RUN).join("want/uid-of-web-3").exists());

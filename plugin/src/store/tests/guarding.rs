@@ -19,3 +19,15 @@ fn st4_a_kernel_that_does_not_answer_gives_nothing_and_takes_nothing_from_the_po
     assert_eq!(asked, [address(4), address(5)], "one question is enough");
     assert_eq!(["c", "d", "e"].map(|container| add(&store, container).unwrap()), [5, 4, 6].map(address));
 }
+
+#[test]
+fn st4_what_is_skipped_is_told() {
+    let node = Node::with_pool(&[4, 5, 6]);
+    let store = node.store();
+    let mut kernel = |there| if there == address(6) { KernelUse::Free } else { KernelUse::Used(format!("{there} is the host's own")) };
+    let granted = store.lease(&request("a"), &mut kernel).unwrap();
+    assert_eq!(granted.held.lease().address, address(6));
+    assert_eq!(granted.skipped, ["10.240.0.4 is the host's own", "10.240.0.5 is the host's own"]);
+    drop(granted);
+    assert!(store.lease(&request("a"), &mut kernel).unwrap().skipped.is_empty(), "who has an address is not given another");
+}
