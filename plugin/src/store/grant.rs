@@ -1,6 +1,6 @@
 //! How an attachment gets an address: a candidate under the lock, the kernel's word outside of it, and the link under the lock again.
 
-use std::{collections::BTreeSet, fs::File, net::Ipv4Addr, os::unix::fs::FileExt as _, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs::File, io::ErrorKind, net::Ipv4Addr, os::unix::fs::FileExt as _, path::Path, time::Duration};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef},
@@ -214,7 +214,7 @@ impl Store {
     /// Makes the lease if, under the lock, the pool still has the address and nobody else has it (safety rules ST1 and ST2).
     fn commit(&self, request: &LeaseRequest, address: Ipv4Addr, offer: Offer) -> Result<Commit<'_>, LeaseError> {
         let lease = self.lease_for(request, address);
-        let lock = self.lock()?;
+        let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
         let Offer { pool, seal, .. } = self.offer_again(offer, &request.supply)?;
         if pool.find(address).is_none() || !self.is_free(address, &pool)? {
             return Ok(Commit::Taken);
@@ -222,11 +222,16 @@ impl Store {
         if self.indexed(&request.attachment)?.is_some_and(|lease| lease.boot == self.boot) {
             return Ok(Commit::AlreadyHeld);
         }
-        let made = self.place(&lock, &lease)?;
+        let made = self.place(&lock, &lease).map_err(|error| self.vanished(error))?;
         Ok(made.map_or(Commit::Taken, |file| {
             let held = Held::new(self, lease, file, Origin::Created);
             Commit::Granted(Box::new(Granted { held, pool, skipped: Vec::new(), seal }))
         }))
+    }
+
+    /// The store, or a folder of it, may go under the lock.
+    fn vanished(&self, error: FileError) -> LeaseError {
+        if error.source.kind() == ErrorKind::NotFound { self.not_sealed().into() } else { error.into() }
     }
 
     /// Puts a lease in place of nothing, or of a record that its caller found to be free. The index comes first: a lease that no

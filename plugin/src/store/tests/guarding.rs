@@ -1,13 +1,15 @@
 //! What the kernel's word does to a lease that is being made, and the loss of the store in the middle.
 
-use super::*;
+use std::fs;
+
+use super::{super::PoolError, *};
 
 #[test]
 fn st4_a_kernel_that_does_not_answer_gives_nothing_and_takes_nothing_from_the_pool() {
     let node = Node::with_pool(&[4, 5, 6]);
     let store = node.store();
     let mut asked = Vec::new();
-    let mut silent = |address| {
+    let mut silent = |address: Ipv4Addr| {
         asked.push(address);
         KernelUse::Unknown("no buffer space".into())
     };
@@ -24,10 +26,25 @@ fn st4_a_kernel_that_does_not_answer_gives_nothing_and_takes_nothing_from_the_po
 fn st4_what_is_skipped_is_told() {
     let node = Node::with_pool(&[4, 5, 6]);
     let store = node.store();
-    let mut kernel = |there| if there == address(6) { KernelUse::Free } else { KernelUse::Used(format!("{there} is the host's own")) };
+    let mut kernel =
+        |there: Ipv4Addr| if there == address(6) { KernelUse::Free } else { KernelUse::Used(format!("{there} is the host's own")) };
     let granted = store.lease(&request("a"), &mut kernel).unwrap();
     assert_eq!(granted.held.lease().address, address(6));
     assert_eq!(granted.skipped, ["10.240.0.4 is the host's own", "10.240.0.5 is the host's own"]);
     drop(granted);
     assert!(store.lease(&request("a"), &mut kernel).unwrap().skipped.is_empty(), "who has an address is not given another");
+}
+
+#[test]
+fn st3_a_store_that_vanishes_while_the_kernel_is_asked_gives_nothing_until_it_is_sealed_anew() {
+    for lost in ["run", "run/by", "run/lease"] {
+        let node = Node::with_pool(&[4]);
+        let mut vanish = |_: Ipv4Addr| {
+            fs::rename(node.path(lost), node.path("lost")).unwrap();
+            KernelUse::Free
+        };
+        let store = node.store();
+        let granted = store.lease(&request("a"), &mut vanish);
+        assert!(matches!(granted, Err(LeaseError::Pool(PoolError::NotSealed { .. }))), "{lost}: {granted:?}");
+    }
 }
