@@ -29,6 +29,15 @@ impl Frames {
     }
 }
 
+/// The hardware address that a pod got, by its rules: later plugins may have changed its link's (safety rule CM5).
+#[must_use]
+pub fn mac_of_pod(attachment: &Attachment, observed: &[ObservedRule]) -> Option<Mac> {
+    let tag = Holder::Pod(attachment.clone()).tag();
+    // What arrives for a pod gets its hardware address; what it sends, another.
+    let mut arriving = observed.iter().filter(|there| there.comment.tag == tag && there.comment.rule.starts_with("-p IPv"));
+    arriving.find_map(|there| there.comment.rule.split_once("--to-dst ")?.1.split(' ').next()?.parse().ok())
+}
+
 /// A chain of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Chain {
@@ -428,6 +437,16 @@ mod tests {
         let of = |pod: &Attachment, rules: &[ObservedRule]| Frames::of_pod(pod, &port, rules);
         assert_eq!([of(&pod, &tunnel), of(&pod, &bridge), of(&pod, &[])], [Frames::ToFabric, Frames::Direct, Frames::Direct]);
         assert_eq!(of(&attachment("b"), &tunnel), Frames::Direct, "it is another's");
+    }
+
+    #[test]
+    fn the_rules_tell_a_pods_hardware_address_of_either_family() {
+        let (pod, mac) = (attachment("a"), Mac([2, 0x61, 0, 0, 0, 1]));
+        for address in ["10.240.1.1", "2001:db8::1"] {
+            let there = after(Vec::new(), &RulePlan::of_pod(&pod, &rules(address), &[]));
+            assert_eq!((mac_of_pod(&pod, &there), mac_of_pod(&attachment("b"), &there)), (Some(mac), None), "{address}");
+        }
+        assert_eq!(mac_of_pod(&pod, &[]), None);
     }
 
     #[test]

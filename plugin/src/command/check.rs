@@ -7,7 +7,7 @@ use azure_vnet_plugin_core::{
     attachment::{IfName, Mode},
     conf::{Ipam, Role},
     error::{CniError, Code},
-    frames::Frames as FramesGo,
+    frames::{self, Frames as FramesGo},
     request::Add,
     wiring::{self, Bridged, Way, Wiring},
 };
@@ -100,7 +100,8 @@ fn missing(check: &Add, previous: &Answer, settled: Settled, addresses: Vec<IpNe
         rules = Frames::open().and_then(|mut frames| frames.observe()).map_err(netlink)?;
         way = Way::Bridged(Bridged { bridge, uplink, frames, routes: routes(previous) });
     }
-    let mac = check.conf.network.mac.unwrap_or_else(|| wiring::pod_mac(&check.attachment));
+    let mac = frames::mac_of_pod(&check.attachment, &rules).or(check.conf.network.mac);
+    let mac = mac.unwrap_or_else(|| wiring::pod_mac(&check.attachment));
     let wiring = Wiring { attachment: check.attachment.clone(), host_link: settled.host_link, mac, addresses, mtu: 0, way };
     let observed = wire::observe(&mut host, Some(&mut pod), &rules, &wiring).map_err(|error| errors::wire(&check.attachment, &error))?;
     Ok(wiring.plan(&observed).iter().map(ToString::to_string).collect())

@@ -210,6 +210,28 @@ fn a_runtime_chooses_hardware_address_and_resolvers() {
     });
 }
 
+#[test]
+fn cm5_check_knows_a_hardware_address_that_the_configuration_of_the_day_does_not_name() {
+    on_a_node(10, |node| {
+        for mode in ["transparent", "bridge", "tunnel"] {
+            let (pod, mut conf) = (node.sandbox(mode, mode), node::conf("1.0.0"));
+            conf["mode"] = json!(mode);
+            conf["runtimeConfig"] = json!({ "mac": "02:00:00:00:00:77" });
+            let added = start("azure-vnet", &pod, "ADD", &conf);
+            conf["prevResult"] = added.json();
+            for runtime in [json!({}), json!({ "mac": "02:00:00:00:00:78" })] {
+                conf["runtimeConfig"] = runtime;
+                let check = start("azure-vnet", &pod, "CHECK", &conf);
+                assert!(check.ok, "{mode}: {check:?}");
+            }
+            node::inside(&pod.netns, || run("ip", &["link", "set", "eth0", "address", "02:00:00:00:00:79"]));
+            let check = start("azure-vnet", &pod, "CHECK", &conf);
+            assert!(check.ok, "a later plugin may change it, {mode}: {check:?}");
+            assert!(start("azure-vnet", &pod, "DEL", &conf).ok);
+        }
+    });
+}
+
 /// Runs the ADDs of a chain, as a runtime does.
 fn add_list(list: &Value, runtime: &Value, pod: &Sandbox) -> Value {
     let mut result = None;
