@@ -128,12 +128,20 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
                     }
                 }
                 settle_rules(frames, wish, &network, &seen)?;
-                let lacks = steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let lacks = lacks(&steps);
                 unsettled = BridgeError::Unsettled { bridge: network.bridge, lacks };
             }
         }
     }
     Err(unsettled)
+}
+
+/// What was to be done, in words. Where no step is left, it was the rules or the kernel's switch.
+fn lacks(steps: &[NetworkStep]) -> String {
+    match steps {
+        [] => "keep the rules of its network and bridges calling iptables".to_owned(),
+        steps => steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// The lock of the host's network, held until it is dropped.
@@ -391,4 +399,26 @@ fn enforce() -> Result<(), BridgeError> {
         let is_missing = error.source.kind() == io::ErrorKind::NotFound;
         if is_missing { BridgeError::NoNetfilter { path: error.path } } else { BridgeError::Switch(error) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_come_to_rest_is_named_also_where_no_step_is_left() {
+        let said = |steps: &[NetworkStep]| {
+            BridgeError::Unsettled { bridge: "azure0".parse().unwrap(), lacks: lacks(steps) }
+                .to_string()
+                .split_once("cannot ")
+                .unwrap()
+                .1
+                .to_owned()
+        };
+        assert_eq!(said(&[]), "keep the rules of its network and bridges calling iptables for good");
+        assert_eq!(
+            said(&[NetworkStep::Hairpin, NetworkStep::PinMac]),
+            format!("{}, {} for good", NetworkStep::Hairpin, NetworkStep::PinMac)
+        );
+    }
 }

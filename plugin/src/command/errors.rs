@@ -39,9 +39,11 @@ pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
         LeaseError::RequestedForeign { .. } | LeaseError::RequestedOther { .. } => {
             answer(Code::InvalidConfig).with_details("change ipam.ipAddress, or leave it out")
         }
-        LeaseError::Kernel { .. } | LeaseError::RequestedTaken { .. } | LeaseError::Lost { .. } | LeaseError::Busy { .. } => {
-            answer(Code::TryAgain)
-        }
+        LeaseError::Kernel { .. }
+        | LeaseError::RequestedTaken { .. }
+        | LeaseError::Lost { .. }
+        | LeaseError::Busy { .. }
+        | LeaseError::Outrun { .. } => answer(Code::TryAgain),
         LeaseError::Full(_) => answer(Code::Io).with_details("make room on the file system of the node store"),
         LeaseError::File(_) => answer(Code::Io),
     }

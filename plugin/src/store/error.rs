@@ -135,6 +135,12 @@ pub enum LeaseError {
         /// Store's lock or lease.
         path: PathBuf,
     },
+    /// Others took every address before it was this attachment's.
+    #[error("other processes were faster with each of {tries} addresses")]
+    Outrun {
+        /// How many were tried.
+        tries: usize,
+    },
     /// The file system has no room, or is read-only.
     #[error("the node store's file system takes no more files")]
     Full(#[source] FileError),
@@ -259,6 +265,7 @@ impl LeaseError {
             | Self::RequestedOther { .. }
             | Self::Lost { .. }
             | Self::Busy { .. }
+            | Self::Outrun { .. }
             | Self::Full(_)
             | Self::File(_) => false,
         }
@@ -278,6 +285,7 @@ impl LeaseError {
             | Self::RequestedOther { .. }
             | Self::Lost { .. }
             | Self::Busy { .. }
+            | Self::Outrun { .. }
             | Self::Full(_)
             | Self::File(_) => false,
         }

@@ -111,7 +111,7 @@ impl Store {
                 Commit::Taken | Commit::AlreadyHeld => {}
             }
         }
-        Err(LeaseError::Busy { path: self.folder.clone() })
+        Err(LeaseError::Outrun { tries: MOST_LOSSES })
     }
 
     fn granted_before(&self, request: &LeaseRequest) -> Result<Option<Granted<'_>>, LeaseError> {

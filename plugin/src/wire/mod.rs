@@ -1,5 +1,5 @@
-//! Carries out the wiring of one pod, in two sends to the host's kernel and one to the pod's, for a bridged pod one more for its rules; observes
-//! it; takes it back.
+//! Carries out the wiring of one pod, in two sends to the host's kernel and one to the pod's, for a bridged pod in three to the host's and one
+//! for its rules; observes it; takes it back.
 
 mod observe;
 mod pair;
