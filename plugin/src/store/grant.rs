@@ -125,10 +125,11 @@ impl Store {
         }
     }
 
-    /// Picks the address longest free by the store, and takes it out of the queue, so that the next caller looks at another.
+    /// Picks the address longest free by the store, and takes it out of the queue, so that the next caller looks at another. The pool is read
+    /// before the lock is taken: what changes meanwhile is seen when the address is linked (safety rule ST2).
     fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>) -> Result<(Ipv4Addr, Offer), LeaseError> {
-        let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
         let offer = self.offer(&request.supply)?;
+        let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
         let pool = &offer.pool;
         if let Some(address) = request.requested {
             if pool.find(address).is_none() {

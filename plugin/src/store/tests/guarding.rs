@@ -48,3 +48,13 @@ fn st3_a_store_that_vanishes_while_the_kernel_is_asked_gives_nothing_until_it_is
         assert!(matches!(granted, Err(LeaseError::Pool(PoolError::NotSealed { .. }))), "{lost}: {granted:?}");
     }
 }
+
+#[test]
+fn st2_the_pool_is_read_without_the_lock() {
+    let node = Node::with_pool(&[4]);
+    let store = node.store();
+    fs::remove_file(node.path("run/sealed")).unwrap();
+    let _lock = store.lock().unwrap();
+    let granted = store.lease(&request("a"), &mut free);
+    assert!(matches!(granted, Err(LeaseError::Pool(PoolError::NotSealed { .. }))), "it waits for no lock: {granted:?}");
+}
