@@ -165,7 +165,7 @@ pub struct Forgotten {
 /// # Errors
 /// The kernel refuses.
 pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr]) -> Result<Forgotten, NetlinkError> {
-    let mut frames = open_rules()?;
+    let mut frames = Frames::open_if_any()?;
     let rules = frames.as_mut().map_or(Ok(Vec::new()), Frames::observe)?;
     let tag = Holder::Pod(attachment.clone()).tag();
     let own = |rule: &&ObservedRule| rule.comment.tag == tag;
@@ -189,14 +189,6 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
     Ok(Forgotten { rules: count, _socket: frames })
 }
 
-/// The socket to the rules; none where the kernel, without netfilter's, has none.
-pub(crate) fn open_rules() -> Result<Option<Frames>, NetlinkError> {
-    match Frames::open() {
-        Err(error) if error.errno() == Some(Errno::PROTONOSUPPORT) => Ok(None),
-        frames => frames.map(Some),
-    }
-}
-
 /// How pods that are there are wired, by their links and rules. The rules are read once, and only if a pod is bridged.
 #[derive(Debug, Default)]
 pub struct ModesThere {
@@ -209,7 +201,8 @@ impl ModesThere {
         if controller.is_none() {
             return Mode::Transparent;
         }
-        let observe = || open_rules().and_then(|frames| frames.map_or(Ok(Vec::new()), |mut frames| frames.observe())).unwrap_or_default();
+        let observe =
+            || Frames::open_if_any().and_then(|frames| frames.map_or(Ok(Vec::new()), |mut frames| frames.observe())).unwrap_or_default();
         match frames::Frames::of_pod(attachment, host_link, self.rules.get_or_insert_with(observe)) {
             frames::Frames::Direct => Mode::Bridge,
             frames::Frames::ToFabric => Mode::Tunnel,

@@ -11,7 +11,8 @@ use azure_vnet_plugin_core::{
 };
 
 use crate::{
-    bridge::{BridgeError, all_or_back, host_link, locked, open_rules},
+    bridge::{BridgeError, all_or_back, host_link, locked},
+    frames::Frames,
     netlink::{Change, Family, LinkIndex, Netlink, NetlinkError},
 };
 
@@ -130,7 +131,7 @@ fn entries(host: &mut Netlink, bridge: LinkIndex) -> Result<BTreeSet<std::net::I
 
 /// Removes our rules, chains and table. Answers how many rules.
 fn forget_rules() -> Result<usize, NetlinkError> {
-    let Some(mut frames) = open_rules()? else { return Ok(0) };
+    let Some(mut frames) = Frames::open_if_any()? else { return Ok(0) };
     let count = frames.observe()?.len();
     let all = |seen: &[ObservedRule]| RulePlan { delete: seen.iter().map(|rule| (rule.chain, rule.handle)).collect(), add: Vec::new() };
     frames.settle(all)?;

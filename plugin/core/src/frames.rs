@@ -339,6 +339,14 @@ impl RulePlan {
         Self { delete: Vec::new(), add }
     }
 
+    /// Removes those of pods of which nobody knows: of `observed`, which were seen before anyone was asked whom he knows, what is still there.
+    #[must_use]
+    pub fn without_strays(observed: &[ObservedRule], known: &BTreeSet<Attachment>, there: &[ObservedRule]) -> Self {
+        let known: BTreeSet<String> = known.iter().map(|attachment| Holder::Pod(attachment.clone()).tag()).collect();
+        let is_stray = |rule: &&ObservedRule| rule.chain == Chain::Pods && !known.contains(&rule.comment.tag) && observed.contains(rule);
+        Self { delete: there.iter().filter(is_stray).map(|rule| (rule.chain, rule.handle)).collect(), add: Vec::new() }
+    }
+
     /// Whether a pod has the rules that are wanted. What a former pod left for the same addresses comes after them, and counts for nothing.
     #[must_use]
     pub fn is_met(attachment: &Attachment, wanted: &[PodRule], observed: &[ObservedRule]) -> bool {
@@ -414,6 +422,21 @@ mod tests {
         let new = after(old.clone(), &RulePlan::of_pod(&attachment("new"), &rules("10.240.1.1"), &old));
         assert_eq!(new.len(), 3);
         assert!(new.iter().all(|rule| rule.comment.tag == Holder::Pod(attachment("new")).tag()));
+    }
+
+    #[test]
+    fn rules_of_pods_that_nobody_knows_go_and_those_that_came_meanwhile_stay() {
+        let [known, stray, new] = ["known", "stray", "new"].map(attachment);
+        let network = (Chain::Network, None, Rule::ToHost { address: [10, 240, 0, 4].into() });
+        let mut seen = after(Vec::new(), &RulePlan::including(&Holder::Network("azure0".parse().unwrap()), &[network], &[]));
+        seen = after(seen.clone(), &RulePlan::of_pod(&known, &rules("10.240.1.1"), &seen));
+        let kept = seen.clone();
+        seen = after(seen.clone(), &RulePlan::of_pod(&stray, &rules("10.240.1.2"), &seen));
+        let there = after(seen.clone(), &RulePlan::of_pod(&new, &rules("10.240.1.3"), &seen));
+        let plan = RulePlan::without_strays(&seen, &BTreeSet::from([known]), &there);
+        let left = after(there, &plan);
+        assert_eq!(left.len(), kept.len() + 3);
+        assert!(left.iter().all(|rule| kept.contains(rule) || rule.comment.tag == Holder::Pod(new.clone()).tag()));
     }
 
     #[test]

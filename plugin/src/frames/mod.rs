@@ -3,11 +3,12 @@
 
 mod encode;
 mod socket;
+mod strays;
 
 use azure_vnet_plugin_core::frames::{Chain, Comment, ObservedRule, RulePlan};
 
 use self::encode::Chains;
-pub use self::socket::Frames;
+pub use self::{socket::Frames, strays::RulesSeen};
 use crate::netlink::{Errno, NetlinkError};
 
 /// A table of the kernel.
@@ -44,6 +45,17 @@ impl Table {
 }
 
 impl Frames {
+    /// The socket to the rules; none where the kernel, without netfilter's, has none.
+    ///
+    /// # Errors
+    /// There is one, and it cannot be opened.
+    pub fn open_if_any() -> Result<Option<Self>, NetlinkError> {
+        match Self::open() {
+            Err(error) if error.errno() == Some(Errno::PROTONOSUPPORT) => Ok(None),
+            frames => frames.map(Some),
+        }
+    }
+
     /// All rules of ours.
     ///
     /// # Errors

@@ -17,10 +17,11 @@ use std::{
 };
 
 use azure_vnet_plugin_core::{
-    attachment::{IfName, NameError, NetnsPath, NetworkName},
+    attachment::{Attachment, IfName, NameError, NetnsPath, NetworkName},
     boot::BootTime,
     error::chain,
     ipam::{OwnIpam, Services, Source},
+    lease::Entry,
     pool::SealOwner,
     source::{HostLink, Interface, Learned, Origin, endpoint::Endpoint, file, imds, pace::Attempt, wireserver},
     wiring::{Alias, HOST_LINK_PREFIX},
@@ -32,6 +33,7 @@ pub use original::StateFiles;
 
 use crate::{
     bridge::ModesThere,
+    frames::RulesSeen,
     netlink::{Link, Netlink, NetlinkError},
     store::{FileError, HoldError, KeeperError, KernelLease, PoolError, Query, Store, Supply},
 };
@@ -185,6 +187,7 @@ impl<'a> Machine<'a> {
     /// Makes the store whole by what the kernel shows (safety rule ST3), which is asked before the lock is taken (safety rule ST2). Nothing is
     /// leased in between: there is no seal.
     fn seal(&self, host: &mut Netlink, network: &NetworkName) -> Result<(), SourceError> {
+        let rules = RulesSeen::now();
         let links = host.links().map_err(SourceError::Links)?;
         let mut leases = self.places.original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
         let namespaces = namespaces().map_err(SourceError::Namespaces)?;
@@ -194,7 +197,22 @@ impl<'a> Machine<'a> {
         let in_use = namespaces.into_keys().filter(|address| learned.contains(address)).collect();
         self.store.seal_without_agent(&leases, &in_use).map_err(SourceError::Sealing)?;
         self.places.original.set_aside();
+        // What bridged pods left whose leases were lost, and of which nobody will be told to forget it. It is in no new pod's way: where it
+        // cannot be told or removed, it stays.
+        if let (Ok(rules), Ok(known)) = (rules, self.known(&links)) {
+            let _ = rules.forget_all_but(&known);
+        }
         Ok(())
+    }
+
+    /// The attachments that a link or a lease of any network speaks for.
+    fn known(&self, links: &[Link]) -> Result<BTreeSet<Attachment>, FileError> {
+        let leased = self.store.list()?.into_iter().filter_map(|(_, entry)| match entry {
+            Entry::Leased(lease) => Some(lease.attachment),
+            Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
+        });
+        let linked = links.iter().filter_map(|link| Some(link.alias.as_deref()?.parse::<Alias>().ok()?.attachment));
+        Ok(leased.chain(linked).collect())
     }
 
     fn freshen(&self, host: &mut Netlink, now: BootTime, need: Option<Need>) -> Result<(), SourceError> {

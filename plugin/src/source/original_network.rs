@@ -52,7 +52,7 @@ pub(super) fn take_over(host: &mut Netlink, pods: &[Endpoint]) {
 fn pods_get_ours(host: &mut Netlink, pods: &[Endpoint]) -> Result<bool, BridgeError> {
     // Two first ADDs would each find none of ours, and both add them.
     let _lock = bridge::locked()?;
-    let Some(mut rules) = bridge::open_rules().map_err(BridgeError::Observe)? else { return Ok(pods.is_empty()) };
+    let Some(mut rules) = Rules::open_if_any().map_err(BridgeError::Observe)? else { return Ok(pods.is_empty()) };
     let links = host.links().map_err(BridgeError::Observe)?.into_iter().map(bridge::host_link).collect();
     let seen = Host { links, addresses: host.movable_addresses().map_err(BridgeError::Observe)?, routes: Vec::new() };
     let (mut all, mut bridges) = (!has_unknown_pods(&seen, pods), BTreeSet::new());

@@ -10,7 +10,8 @@ use azure_vnet_plugin_core::lease::Entry;
 use serde_json::json;
 
 use crate::modes::{add, conf, with};
-use crate::node::{FABRIC, RUN, on_a_node, run};
+use crate::node::{Ended, FABRIC, RUN, Sandbox, await_that, on_a_bare_node, on_a_node, pool_address, run};
+use crate::services::{Service, wireserver};
 
 #[test]
 fn cm2_del_of_a_bridged_pod_leaves_another_bridges_route_to_its_address() {
@@ -25,6 +26,29 @@ fn cm2_del_of_a_bridged_pod_leaves_another_bridges_route_to_its_address() {
         let neighbours = Netlink::open().unwrap().neighbours(Family::V4).unwrap();
         assert!(node.pod_routes().contains(&address));
         assert!(neighbours.iter().any(|entry| entry.link == bridge && entry.address == IpAddr::V4(address)), "{neighbours:?}");
+    });
+}
+
+#[test]
+fn cm4_rules_of_pods_whose_leases_were_lost_go_when_the_store_is_made_anew() {
+    on_a_bare_node(|node| {
+        let addresses: Vec<_> = (1..=4).map(pool_address).collect();
+        let service = Service::start(wireserver(&addresses));
+        let mut conf = conf("tunnel");
+        conf["ipam"] = json!({ "type": "azure-vnet-ipam", "wireserverEndpoint": service.endpoint(), "imdsEndpoint": service.endpoint() });
+        let add = |pod: &Sandbox| node.run(pod, "ADD", &conf);
+        let pods = ["c1", "c2", "c3"].map(|id| node.sandbox(id, id));
+        let added = pods.each_ref().map(add);
+        assert_eq!(added.each_ref().map(Ended::address).as_slice(), &addresses[..3]);
+        // Two end with the store, and their DEL never comes.
+        fs::remove_dir_all(RUN).unwrap();
+        pods[..2].iter().for_each(Sandbox::drop_netns);
+        await_that("links go with their namespaces", || node.host_links().len() == 1);
+        assert_eq!(node.bridged()[1], addresses[..3].iter().copied().collect(), "rules outlive the links");
+        let new = add(&node.sandbox("c4", "c4")).address();
+        assert_eq!(node.bridged()[1], BTreeSet::from([added[2].address(), new]));
+        let check = node.run(&pods[2], "CHECK", &with(conf.clone(), added[2].json()));
+        assert!(check.ok, "{check:?}");
     });
 }
 
