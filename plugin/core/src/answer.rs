@@ -37,6 +37,8 @@ pub struct Interface {
     pub mtu: Option<u32>,
     /// The namespace's path; none for the host's.
     pub sandbox: Option<String>,
+    /// What else CNI 1.1 lets a plugin say of it: a socket's path, a device's number on the bus.
+    pub more: Map<String, Value>,
 }
 
 /// An address with the length of its subnet's prefix.
@@ -57,6 +59,8 @@ pub struct AnswerRoute {
     pub destination: IpNet,
     /// Through whom.
     pub gateway: Option<IpAddr>,
+    /// What else CNI 1.1 lets a plugin say of it: packet sizes, metric, table, scope.
+    pub more: Map<String, Value>,
 }
 
 /// Resolvers, as configurations and results write them.
@@ -99,12 +103,13 @@ impl Answer {
         Self {
             interfaces: Vec::new(),
             ips: vec![Ip { address: address.into(), interface: None, gateway: Some(gateway.into()) }],
-            routes: vec![AnswerRoute { destination: Ipv4Net::default().into(), gateway: Some(gateway.into()) }],
+            routes: vec![AnswerRoute { destination: Ipv4Net::default().into(), gateway: Some(gateway.into()), more: Map::new() }],
             dns: Dns { nameservers: vec![AZURE_DNS.to_string()], ..Dns::default() },
         }
     }
 
-    /// Adds the links, and says that the addresses are on the first. What plugins before this one answered stays, ahead of it.
+    /// Adds the links, and says that the addresses are on the first. What plugins before this one answered stays, ahead of it, but for the
+    /// resolvers. Of routes that an IPAM plugin asks for, only destination and gateway are made, hence told.
     #[must_use]
     pub fn on(self, interfaces: Vec<Interface>, previous: Option<&Self>) -> Self {
         let mut all = previous.cloned().unwrap_or_default();
@@ -112,7 +117,7 @@ impl Answer {
         let Self { interfaces: _, ips, routes, dns } = self;
         all.interfaces.extend(interfaces);
         all.ips.extend(ips.into_iter().map(|ip| Ip { interface: Some(first), ..ip }));
-        all.routes.extend(routes);
+        all.routes.extend(routes.into_iter().map(|route| AnswerRoute { more: Map::new(), ..route }));
         all.dns = dns;
         all
     }
@@ -131,7 +136,7 @@ impl Answer {
     #[must_use]
     pub fn print(&self, version: CniVersion) -> Value {
         let Self { interfaces, ips, routes, dns } = self;
-        let routes: Vec<Value> = routes.iter().map(AnswerRoute::print).collect();
+        let routes: Vec<Value> = routes.iter().map(|route| route.print(version)).collect();
         let mut answer = Map::from_iter([("cniVersion".to_owned(), Value::from(version.as_str())), ("dns".to_owned(), dns.print())]);
         if version.has_interfaces() {
             if !interfaces.is_empty() {
@@ -143,7 +148,8 @@ impl Answer {
             for (key, is_v4) in [("ip4", true), ("ip6", false)] {
                 let Some(ip) = ips.iter().find(|ip| ip.address.addr().is_ipv4() == is_v4) else { continue };
                 let routes = self.routes.iter().filter(|route| route.destination.addr().is_ipv4() == is_v4);
-                let mut of_family = json!({ "ip": ip.address.to_string(), "routes": routes.map(AnswerRoute::print).collect::<Vec<_>>() });
+                let mut of_family =
+                    json!({ "ip": ip.address.to_string(), "routes": routes.map(|route| route.print(version)).collect::<Vec<_>>() });
                 set(&mut of_family, "gateway", ip.gateway.map(|gateway| gateway.to_string()));
                 answer.insert(key.to_owned(), of_family);
             }
@@ -181,8 +187,9 @@ impl Answer {
 
 impl Interface {
     fn print(&self, version: CniVersion) -> Value {
-        let Self { name, mac, mtu, sandbox } = self;
-        let mut interface = json!({ "name": name });
+        let Self { name, mac, mtu, sandbox, more } = self;
+        let mut interface = rest(more, version);
+        set(&mut interface, "name", Some(name.clone()));
         set(&mut interface, "mac", mac.clone());
         set(&mut interface, "sandbox", sandbox.clone());
         if version.has_gc_and_status() {
@@ -198,6 +205,7 @@ impl Interface {
             mac: text("mac")?,
             mtu: object.get("mtu").and_then(Value::as_u64).and_then(|mtu| mtu.try_into().ok()),
             sandbox: text("sandbox")?,
+            more: object.without(&["name", "mac", "mtu", "sandbox"]),
         })
     }
 }
@@ -221,15 +229,20 @@ impl Ip {
 }
 
 impl AnswerRoute {
-    fn print(&self) -> Value {
-        let Self { destination, gateway } = self;
-        let mut route = json!({ "dst": destination.to_string() });
+    fn print(&self, version: CniVersion) -> Value {
+        let Self { destination, gateway, more } = self;
+        let mut route = rest(more, version);
+        set(&mut route, "dst", Some(destination.to_string()));
         set(&mut route, "gw", gateway.map(|gateway| gateway.to_string()));
         route
     }
 
     fn parse(object: Object<'_>) -> Result<Self, AnswerError> {
-        Ok(Self { destination: network(object.text("dst")?.unwrap_or_default())?, gateway: gateway(object, "gw")? })
+        Ok(Self {
+            destination: network(object.text("dst")?.unwrap_or_default())?,
+            gateway: gateway(object, "gw")?,
+            more: object.without(&["dst", "gw"]),
+        })
     }
 }
 
@@ -255,6 +268,11 @@ impl Dns {
     }
 }
 
+/// What versions before 1.1 have no words for.
+fn rest(more: &Map<String, Value>, version: CniVersion) -> Value {
+    Value::Object(if version.has_gc_and_status() { more.clone() } else { Map::new() })
+}
+
 fn set(object: &mut Value, key: &str, value: Option<impl Into<Value>>) {
     if let (Some(object), Some(value)) = (object.as_object_mut(), value) {
         object.insert(key.to_owned(), value.into());
@@ -275,9 +293,10 @@ mod tests {
     use super::*;
 
     fn answer() -> Answer {
-        let host = Interface { name: "azv0d7763386da".into(), mac: Some("aa:aa:aa:aa:aa:aa".into()), mtu: Some(1500), sandbox: None };
+        let host =
+            Interface { name: "azv0d7763386da".into(), mac: Some("aa:aa:aa:aa:aa:aa".into()), mtu: Some(1500), ..Interface::default() };
         let pod =
-            Interface { name: "eth0".into(), mac: Some("02:00:00:00:00:01".into()), mtu: Some(1500), sandbox: Some("/run/netns/a".into()) };
+            Interface { name: "eth0".into(), mac: Some("02:00:00:00:00:01".into()), sandbox: Some("/run/netns/a".into()), ..host.clone() };
         Answer::of_pool("10.240.0.9/16".parse().unwrap(), Ipv4Addr::new(10, 240, 0, 1)).on(vec![pod, host], None)
     }
 
@@ -318,7 +337,7 @@ mod tests {
     fn both_families_are_printed_and_read_back() {
         let mut both = answer();
         both.ips.push(Ip { address: "fd00::9/64".parse().unwrap(), interface: Some(0), gateway: Some("fd00::1".parse().unwrap()) });
-        both.routes.push(AnswerRoute { destination: "::/0".parse().unwrap(), gateway: Some("fd00::1".parse().unwrap()) });
+        both.routes.push(AnswerRoute { destination: "::/0".parse().unwrap(), gateway: Some("fd00::1".parse().unwrap()), more: Map::new() });
         for version in CniVersion::ALL {
             let printed = both.print(version);
             if version.has_ip_family() {
@@ -329,6 +348,21 @@ mod tests {
             assert_eq!(addresses, both.ips.iter().map(|ip| (ip.address, ip.gateway)).collect::<Vec<_>>(), "{version}");
             assert_eq!(read.routes, both.routes, "{version}");
         }
+    }
+
+    #[test]
+    fn what_cni_1_1_says_beyond_stays_of_plugins_before_and_is_told_to_no_older_caller() {
+        let socket = json!({ "name": "vhost0", "socketPath": "/run/vhost0", "pciID": "0000:00:1f.6" });
+        let route = json!({ "dst": "10.9.0.0/16", "mtu": 1400, "priority": 7, "table": 9, "scope": 253 });
+        let before = Answer::parse(&json!({ "interfaces": [&socket], "routes": [&route] })).unwrap();
+        let mut given = Answer::of_pool("10.240.0.9/16".parse().unwrap(), Ipv4Addr::new(10, 240, 0, 1));
+        given.routes[0].more = Map::from_iter([("mtu".to_owned(), json!(1400))]);
+        let after = given.on(vec![Interface { name: "eth0".into(), ..Interface::default() }], Some(&before));
+        let newest = after.print(CniVersion::V1_1_0);
+        assert_eq!((&newest["interfaces"][0], &newest["routes"][0]), (&socket, &route));
+        assert_eq!(newest["routes"][1], json!({ "dst": "0.0.0.0/0", "gw": "10.240.0.1" }), "it is not made");
+        let older = after.print(CniVersion::V1_0_0);
+        assert_eq!((&older["interfaces"][0], &older["routes"][0]), (&json!({ "name": "vhost0" }), &json!({ "dst": "10.9.0.0/16" })));
     }
 
     #[test]

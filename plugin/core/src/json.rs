@@ -48,6 +48,12 @@ impl<'a> Object<'a> {
         self.list(key)?.iter().map(text).collect()
     }
 
+    /// The fields but for these.
+    pub(crate) fn without(self, keys: &[&str]) -> Map<String, Value> {
+        let is_other = |name: &&String| !keys.iter().any(|key| name.eq_ignore_ascii_case(key));
+        self.0.iter().filter(|(name, _)| is_other(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     fn typed<T>(self, key: &str, expected: &'static str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, TypeError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| TypeError::new(key, expected, value))

@@ -19,6 +19,7 @@ use azure_vnet_plugin_core::{
     wiring::{self, Bridged, HOST_MAC, Owner, Way, Wiring},
 };
 use ipnet::{IpNet, Ipv4Net};
+use serde_json::Map;
 
 use super::{Done, Run, del, errors, write_json};
 use crate::{
@@ -318,8 +319,8 @@ fn interfaces(add: &Add, wiring: &Wiring) -> Vec<Interface> {
     let mtu = Some(wiring.mtu);
     let (name, sandbox) = (add.attachment.if_name.to_string(), Some(add.netns.to_string()));
     vec![
-        Interface { name, mac: Some(wiring.mac.to_string()), mtu, sandbox },
-        Interface { name: wiring.host_link.to_string(), mac: Some(HOST_MAC.to_string()), mtu, sandbox: None },
+        Interface { name, mac: Some(wiring.mac.to_string()), mtu, sandbox, more: Map::new() },
+        Interface { name: wiring.host_link.to_string(), mac: Some(HOST_MAC.to_string()), mtu, ..Interface::default() },
     ]
 }
 
