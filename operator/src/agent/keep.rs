@@ -17,8 +17,11 @@ use azure_vnet_operator_core::{
     demand::Pod,
     withheld::Withheld,
 };
-use azure_vnet_plugin::store::{Adoption, Keeper, KeeperError, Rebuilt};
-use azure_vnet_plugin_core::boot::BootId;
+use azure_vnet_plugin::{
+    frames::RulesSeen,
+    store::{Adoption, Keeper, KeeperError, Rebuilt},
+};
+use azure_vnet_plugin_core::{boot::BootId, lease::Entry};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -30,7 +33,7 @@ use super::{
     memory::Memory,
     object::Object,
     orphans::{self, Orphans},
-    problems::{News, Problems, Report, Topic},
+    problems::{News, Problems, Report, Topic, chain},
 };
 
 /// One answer of the node's metadata.
@@ -207,6 +210,9 @@ impl Node {
                 Rebuilt::Conflict(address, entry) => warn!(%address, %entry, "a pod's link and the node store differ on an address"),
             }
         }
+        if let Err(error) = self.forget_strays() {
+            warn!(%error, "cannot look for what bridged pods left");
+        }
         let kernel = &mut self.kernel;
         let restored = self.keeper.restore_after_start(&mut |address| kernel.in_use(address))?;
         if !restored.quarantined.is_empty() || !restored.refused.is_empty() || !restored.unreadable.is_empty() {
@@ -215,6 +221,19 @@ impl Node {
         }
         self.restored = true;
         Ok(())
+    }
+
+    /// Removes the rules of bridged pods that neither a link nor a lease speaks for: their leases were lost, and no DEL will come (safety rule
+    /// CM4). The rules are looked at first: a pod has its link and its lease before it has rules.
+    fn forget_strays(&mut self) -> Result<(), String> {
+        let rules = RulesSeen::now().map_err(|error| chain(&error))?;
+        let linked = self.kernel.view().map_err(|error| chain(&error))?.pods.into_iter().map(|pod| pod.alias.attachment);
+        let records = self.keeper.store().list().map_err(|error| chain(&error))?.into_iter();
+        let leased = records.filter_map(|(_, entry)| match entry {
+            Entry::Leased(lease) => Some(lease.attachment),
+            Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
+        });
+        rules.forget_all_but(&linked.chain(leased).collect()).map_err(|error| chain(&error))
     }
 }
 

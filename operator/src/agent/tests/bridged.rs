@@ -1,6 +1,6 @@
 //! What outlives a bridged pod's links: the agent frees no address before it is gone.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use azure_vnet_plugin::frames::Frames;
 use azure_vnet_plugin_core::{
@@ -11,7 +11,7 @@ use azure_vnet_plugin_core::{
     wiring::pod_mac,
 };
 
-use super::{super::kernel::Kernel, apart, run};
+use super::{super::kernel::Kernel, Machine, apart, object, run, seen};
 
 #[test]
 fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
@@ -50,5 +50,27 @@ fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
             assert_eq!(frames.observe().unwrap(), []);
             assert_eq!(run("ip", &["route", "show", "10.0.0.9"]) + &run("ip", &["neighbour", "show", "10.0.0.9", "nud", "permanent"]), "");
         }
+    });
+}
+
+#[test]
+fn cm4_rules_of_pods_whose_leases_were_lost_go_when_the_agent_makes_the_store_whole() {
+    apart(|| {
+        run("ip", &["link", "add", "azv1", "type", "veth", "peer", "name", "azv1p"]);
+        run("ip", &["link", "set", "azv1", "alias", "azure-vnet:linked/eth0 10.0.0.5"]);
+        let mut frames = Frames::open().unwrap();
+        let pods = [("linked", 5), ("gone", 6)].map(|(container, last)| {
+            let attachment = Attachment { container: container.parse().unwrap(), if_name: "eth0".parse().unwrap() };
+            let address: IpAddr = [10, 0, 0, last].into();
+            let (port, uplink) = ("azv1".parse().unwrap(), "eth0".parse().unwrap());
+            let rules = PodRule::desire(FramesGo::Direct, &port, &uplink, pod_mac(&attachment), [address].into_iter());
+            frames.apply(&RulePlan::of_pod(&attachment, &rules, &[])).unwrap();
+            address
+        });
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        machine.start().reconcile(&seen(Some(&object), vec![])).unwrap();
+        let left: BTreeSet<_> = frames.observe().unwrap().into_iter().filter_map(|rule| rule.comment.address).collect();
+        assert_eq!(left, BTreeSet::from([pods[0]]));
     });
 }
