@@ -7,5 +7,6 @@ pub mod commands;
 pub mod demo;
 pub mod dist;
 pub mod lab;
+pub mod scale;
 pub mod scenario;
 pub mod suite;

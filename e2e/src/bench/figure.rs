@@ -1,23 +1,23 @@
 //! One measured number.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One measured number, beside the floor that it is held against.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Figure {
     /// What was measured.
     pub name: String,
     /// The median.
     pub value: f64,
     /// Of what.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// The median of what nothing can go below, measured in the same run.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
     /// `value` by `floor`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
 }
 
@@ -25,13 +25,13 @@ impl Figure {
     /// A number by itself.
     #[must_use]
     pub fn plain(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), value, unit, floor: None, ratio: None }
+        Self { name: name.into(), value, unit: unit.into(), floor: None, ratio: None }
     }
 
     /// A number beside its floor.
     #[must_use]
     pub fn against(name: impl Into<String>, value: f64, floor: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), value, unit, floor: Some(floor), ratio: (floor > 0.0).then(|| value / floor) }
+        Self { name: name.into(), value, unit: unit.into(), floor: Some(floor), ratio: (floor > 0.0).then(|| value / floor) }
     }
 }
 

@@ -15,6 +15,7 @@ use clap::ValueEnum;
 
 use crate::build::{Cache, Operator, plugins, product, progress, require_packages};
 use crate::lab::xtask;
+use crate::scale::{self, Size};
 pub use figure::Figure;
 
 /// What can be measured.
@@ -24,19 +25,22 @@ pub enum Bench {
     Plugin,
     /// Resident memory of controller and agents in a lab at rest, and the sizes of the executables.
     Memory,
+    /// A fleet of Nodes that are objects only: how fast the controller fills it, and what that costs.
+    Scale,
 }
 
 /// Measures what is named, or everything.
 ///
 /// # Errors
 /// If something cannot be built or measured.
-pub fn run(names: &[Bench], json: bool) -> Result<()> {
+pub fn run(names: &[Bench], size: Size, json: bool) -> Result<()> {
     require_packages()?;
     let cache = Cache::open()?;
     for bench in Bench::value_variants().iter().filter(|bench| names.is_empty() || names.contains(bench)) {
         match bench {
             Bench::Plugin => in_namespaces(&plugins(&cache)?, json)?,
             Bench::Memory => print(&memory::measure(&product(&cache, Operator::Quick)?.bin)?, json)?,
+            Bench::Scale => print(&scale::measure(size, Operator::Shipped)?, json)?,
         }
     }
     Ok(())

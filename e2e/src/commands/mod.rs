@@ -40,6 +40,9 @@ enum Command {
     Bench {
         /// What to measure; everything if none is named.
         names: Vec<crate::bench::Bench>,
+        /// How large `scale` is.
+        #[command(flatten)]
+        size: crate::scale::Size,
         /// One JSON object a line: name, value, unit, floor, ratio.
         #[arg(long)]
         json: bool,
@@ -80,6 +83,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The part of `bench scale` that runs in namespaces of its own.
+    #[command(hide = true)]
+    ScaleInside(crate::scale::InsideArguments),
     /// What a program that had labs becomes when it is interrupted.
     #[command(hide = true)]
     LabInterrupted,
@@ -111,7 +117,8 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { keep } => crate::demo::run(keep),
         Command::Test => crate::suite::run(),
         Command::Lab { command } => lab::run(command),
-        Command::Bench { names, json } => crate::bench::run(&names, json),
+        Command::Bench { names, size, json } => crate::bench::run(&names, size, json),
+        Command::ScaleInside(arguments) => crate::scale::inside(&arguments),
         Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
         Command::Sweep { all } => sweep::run(all),
         Command::Soak { rounds } => soak(rounds),

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use reqwest::header::RETRY_AFTER;
-use reqwest::{RequestBuilder, StatusCode};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
 /// Nodes.
@@ -32,6 +32,9 @@ pub const CONFIGS: &str = "/apis/azure-vnet.dev/v1alpha1/azurevnetconfigs";
 pub const VNET_NODES: &str = "/apis/azure-vnet.dev/v1alpha1/azurevnetnodes";
 /// The product's subnets.
 pub const SUBNETS: &str = "/apis/azure-vnet.dev/v1alpha1/azurevnetsubnets";
+
+/// How long one read may take, and how long one is asked to come again later.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client of the API server, with all rights, through the lab's `kubectl proxy`.
 pub struct Api {
@@ -64,7 +67,7 @@ impl Api {
     /// # Errors
     /// If there is none; the error holds the API server's words.
     pub async fn read(&self, path: &str) -> Result<Value> {
-        answer(self.client.get(url(path))).await.with_context(|| format!("reading {path}"))
+        answer(self.client.get(url(path)).timeout(PATIENCE)).await.with_context(|| format!("reading {path}"))
     }
 
     /// Creates an object in a collection; a field that the collection's schema does not know is an error.
@@ -75,6 +78,45 @@ impl Api {
         let path = format!("{path}?fieldValidation=Strict");
         answer(self.client.post(url(&path)).json(object)).await.with_context(|| format!("creating in {path}"))
     }
+
+    /// Merges into an object, or into its status where the path ends so.
+    ///
+    /// # Errors
+    /// If the API server refuses; the error holds its words.
+    pub async fn merge(&self, path: &str, change: &Value) -> Result<Value> {
+        self.patch(path, "application/merge-patch+json", change).await
+    }
+
+    /// Applies what is one manager's of an object, or of its status where the path ends so, against other managers' claims.
+    ///
+    /// # Errors
+    /// As [`Self::merge`].
+    pub async fn apply(&self, path: &str, manager: &str, change: &Value) -> Result<Value> {
+        self.patch(&format!("{path}?fieldManager={manager}&force=true"), "application/apply-patch+yaml", change).await
+    }
+
+    /// Hands on each event of a collection, its present objects first, until the API server ends the watch or `event` fails.
+    ///
+    /// # Errors
+    /// If the watch breaks.
+    pub async fn watch(&self, path: &str, mut event: impl FnMut(Value) -> Result<()>) -> Result<()> {
+        let request = self.client.get(url(&format!("{path}?watch=true&resourceVersion=0&allowWatchBookmarks=false")));
+        let mut stream = send(request).await?.error_for_status()?;
+        let mut pending = Vec::new();
+        while let Some(chunk) = stream.chunk().await? {
+            pending.extend_from_slice(&chunk);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                event(serde_json::from_slice(&line)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn patch(&self, path: &str, kind: &str, change: &Value) -> Result<Value> {
+        let request = self.client.patch(url(path)).header(CONTENT_TYPE, kind).body(change.to_string());
+        answer(request).await.with_context(|| format!("changing {path}"))
+    }
 }
 
 /// The proxy serves those who ask for this host.
@@ -83,16 +125,20 @@ fn url(path: &str) -> String {
 }
 
 /// An API server that asks to come again later, as while it takes in a new kind, is asked again.
-async fn answer(request: RequestBuilder) -> Result<Value> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let answer = loop {
+async fn send(request: RequestBuilder) -> Result<Response> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         let answer = request.try_clone().context("a request can be sent again")?.send().await?;
         let later = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
         match later.map(Duration::from_secs) {
             Some(pause) if answer.status() == StatusCode::TOO_MANY_REQUESTS && Instant::now() < deadline => tokio::time::sleep(pause).await,
-            _ => break answer,
+            _ => return Ok(answer),
         }
-    };
+    }
+}
+
+async fn answer(request: RequestBuilder) -> Result<Value> {
+    let answer = send(request).await?;
     let status = answer.status();
     let text = answer.text().await?;
     let said: Value = serde_json::from_str(&text).with_context(|| format!("{status}: {text}"))?;

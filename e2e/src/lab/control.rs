@@ -26,22 +26,34 @@ const AS_ITS_USER: [&str; 5] =
 /// # Errors
 /// If a part cannot be started, ends early, or is not ready in time.
 pub async fn start_control_plane(state: &Path) -> Result<Vec<Child>> {
-    let (bin, logs, pki) = (state.join("bin"), state.join("log"), Pki::at(&state.join("pki")));
-    let launch = |name: &str, arguments: &[String]| {
-        let mut command = Command::new("setpriv");
-        command.args(AS_ITS_USER).arg(bin.join(name)).args(arguments).env("GOMAXPROCS", "2");
-        start(&mut command, &logs.join(name))
-    };
+    let mut children = start_api_server(state).await?;
+    let pki = Pki::at(&state.join("pki"));
+    children.push(launch(state, "kube-controller-manager", &controller_manager(&pki))?);
+    children.push(launch(state, "kube-scheduler", &scheduler(&pki))?);
+    Ok(children)
+}
+
+/// Starts etcd, the API server and the driver's proxy to it, and waits until it is ready.
+///
+/// # Errors
+/// As [`start_control_plane`].
+pub async fn start_api_server(state: &Path) -> Result<Vec<Child>> {
+    let pki = Pki::at(&state.join("pki"));
     let policy = state.join("audit-policy.yaml");
     write(&policy, AUDIT)?;
     let api_server = api_server(&pki, &policy, &state.join(AUDIT_LOG));
     let socket = state.join(API_SOCKET);
     let proxy = proxy(&pki, &socket);
-    let mut children = vec![launch("etcd", &etcd())?, launch("kube-apiserver", &api_server)?, launch("kubectl", &proxy)?];
+    let mut children =
+        vec![launch(state, "etcd", &etcd())?, launch(state, "kube-apiserver", &api_server)?, launch(state, "kubectl", &proxy)?];
     await_ready(&Api::at(&socket)?, &mut children).await?;
-    children.push(launch("kube-controller-manager", &controller_manager(&pki))?);
-    children.push(launch("kube-scheduler", &scheduler(&pki))?);
     Ok(children)
+}
+
+fn launch(state: &Path, name: &str, arguments: &[String]) -> Result<Child> {
+    let mut command = Command::new("setpriv");
+    command.args(AS_ITS_USER).arg(state.join("bin").join(name)).args(arguments).env("GOMAXPROCS", "2");
+    start(&mut command, &state.join("log").join(name))
 }
 
 async fn await_ready(api: &Api, children: &mut [Child]) -> Result<()> {

@@ -5,7 +5,7 @@
 
 pub mod api;
 mod cgroup;
-mod control;
+pub(crate) mod control;
 mod fabric;
 mod init;
 mod interrupt;
@@ -15,7 +15,7 @@ mod node_config;
 mod node_init;
 mod node_up;
 mod options;
-mod pki;
+pub(crate) mod pki;
 pub mod plan;
 mod run;
 mod seat;
@@ -37,7 +37,7 @@ pub use node::Node;
 pub use node_init::node_init;
 pub use node_up::node_up;
 pub use options::{Cni, KubeProxy, LabOptions};
-pub use run::{finish, ip};
+pub use run::{finish, ip, start};
 pub use state::xtask;
 
 use crate::azure::AdminClient;
@@ -348,15 +348,28 @@ impl Drop for Lab {
     }
 }
 
-/// Puts what the lab runs into its folder, as links to the cache.
-fn gather(cache: &Cache, state: &State, tools: &Tools, product: &Product, images: &[PathBuf]) -> Result<()> {
-    let bin = state.path("bin");
+/// Links the tools into a folder, building those that are missing.
+///
+/// # Errors
+/// If one cannot be built or linked.
+pub fn link_tools(bin: &Path) -> Result<()> {
+    link(&Tools::ensure(&Cache::open()?)?, bin)
+}
+
+fn link(tools: &Tools, bin: &Path) -> Result<()> {
     for (name, path) in &tools.executables {
         state::link(path, &bin.join(name))?;
     }
     for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"] {
         std::os::unix::fs::symlink("kubernetes", bin.join(name))?;
     }
+    Ok(())
+}
+
+/// Puts what the lab runs into its folder, as links to the cache.
+fn gather(cache: &Cache, state: &State, tools: &Tools, product: &Product, images: &[PathBuf]) -> Result<()> {
+    let bin = state.path("bin");
+    link(tools, &bin)?;
     state::link(&probe_binary(cache)?, &bin.join("probe"))?;
     state::link(&product.bin.join("azure-vnet-operator"), &bin.join("kubectl-azure_vnet"))?;
     for image in images {

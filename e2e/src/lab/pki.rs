@@ -33,6 +33,14 @@ impl Pki {
     /// # Errors
     /// If a key cannot be made or a file cannot be written.
     pub fn issue(&self, nodes: &[&str]) -> Result<()> {
+        self.issue_with(nodes, &[])
+    }
+
+    /// The same with more clients: file name, name and group of each.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_with(&self, nodes: &[&str], more: &[(&str, &str, Option<&str>)]) -> Result<()> {
         fs::create_dir_all(&self.folder)?;
         let ca = self.authority()?;
         self.certificate(&ca, "apiserver", "kube-apiserver", None, Use::Server)?;
@@ -44,8 +52,8 @@ impl Pki {
             ("proxy", "system:kube-proxy", None),
             ("front-proxy", "front-proxy-client", None),
         ];
-        for (name, common, organization) in clients {
-            self.client(&ca, name, common, organization)?;
+        for (name, common, organization) in clients.iter().chain(more) {
+            self.client(&ca, name, common, *organization)?;
         }
         for node in nodes {
             self.client(&ca, node, &format!("system:node:{node}"), Some("system:nodes"))?;

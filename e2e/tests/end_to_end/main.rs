@@ -2,6 +2,7 @@
 //! One program, so that they run beside one another. Needs root.
 
 mod failover;
+mod fleet;
 mod lab;
 mod lifecycle;
 mod main_job;
