@@ -209,6 +209,11 @@ fn connect(to: &str, deadline: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
+/// Whether it may be `namespace/name`: what a stranger sends is shown on a terminal.
+fn is_pod(text: &str) -> bool {
+    text.len() <= 317 && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'/'))
+}
+
 /// What a probe says; none where something else answers.
 fn probe(to: &str, deadline: Duration) -> io::Result<Option<(String, Ipv4Addr)>> {
     let stream = connect(to, deadline)?;
@@ -220,7 +225,7 @@ fn probe(to: &str, deadline: Duration) -> io::Result<Option<(String, Ipv4Addr)>>
     };
     let words: Vec<&str> = line.split_whitespace().collect();
     Ok(match words.as_slice() {
-        [GREETING, name, sees] => match sees.parse() {
+        [GREETING, name, sees] if is_pod(name) => match sees.parse() {
             Ok(IpAddr::V4(sees)) => Some(((*name).to_owned(), sees)),
             Ok(IpAddr::V6(_)) | Err(_) => None,
         },

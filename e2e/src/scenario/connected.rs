@@ -1,5 +1,6 @@
 //! `kubectl azure-vnet connectivity` on a running cluster: who reaches whom, with a fault that is found, and nothing that stays behind.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -89,21 +90,46 @@ pub fn faults_are_found(cluster: &Cluster, selector: &str, broken: &Pod) -> Resu
     Ok(())
 }
 
-/// Breaks the command off while its pods are there.
+/// Breaks the command off while its pods are there, then once more while it takes them back.
 ///
 /// # Errors
-/// If it passes, or something stays.
+/// If it passes, or something stays without a word.
 pub fn broken_off(cluster: &Cluster, node: &str, deadline: Duration) -> Result<()> {
+    let said = interrupted(cluster, node, deadline, Interrupts::One)?;
+    ensure!(said.ends_with("broken off\n"), "{said}");
+    nothing_left(cluster)?;
+    let said = interrupted(cluster, node, deadline, Interrupts::Two)?;
+    let remedy = said.split('`').nth(1).and_then(|command| command.strip_prefix("kubectl ")).with_context(|| said.clone())?;
+    cluster.kubectl(&remedy.split(' ').collect::<Vec<_>>())?;
+    nothing_left(cluster)
+}
+
+/// How often a person asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interrupts {
+    One,
+    Two,
+}
+
+/// What the command said until it failed.
+fn interrupted(cluster: &Cluster, node: &str, deadline: Duration, interrupts: Interrupts) -> Result<String> {
     let mut command = cluster.lab.client("kubectl");
-    let child = command.args(["azure-vnet", "connectivity", "--node", node]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command.args(["azure-vnet", "connectivity", "--node", node]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut heard = BufReader::new(child.stderr.take().context("a piped output")?);
     let there = wait_for("pods of the command", deadline, || {
         let pods = cluster.kubectl(&["get", "pods", "--all-namespaces", "--selector", OWN, "--output", "name"])?;
         Ok(if pods.lines().count() == 2 { Ok(()) } else { Err(pods) })
     });
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
-    let output = child.wait_with_output()?;
+    let interrupt = || Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    interrupt()?;
+    let mut said = String::new();
+    while interrupts == Interrupts::Two && !said.contains("taking everything back") && heard.read_line(&mut said)? > 0 {}
+    if interrupts == Interrupts::Two {
+        interrupt()?;
+    }
+    heard.read_to_string(&mut said)?;
+    let status = child.wait()?;
     there?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(!output.status.success() && said.contains("broken off"), "{said}");
-    nothing_left(cluster)
+    ensure!(!status.success() && said.contains("broken off"), "{said}");
+    Ok(said)
 }

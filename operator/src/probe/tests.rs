@@ -41,6 +41,15 @@ fn what_is_no_probe_and_what_does_not_answer_are_told_apart() {
     assert!(matches!(heard[2], Heard::Nothing { .. }), "{heard:?}");
 }
 
+#[test]
+fn a_name_that_no_pod_has_is_not_believed() {
+    for name in ["x/\u{1b}[31ma", "x/a\u{7}", "X/a", "x/ä"] {
+        let (address, _serving, port) = served(name);
+        assert!(matches!(ask(vec![Target::Probe(address)], SOON)[0], Heard::Something { .. }), "{name:?}");
+        end(port, "word").unwrap();
+    }
+}
+
 /// Answers one question with these flags and so many addresses.
 fn name_server(code: u8, addresses: u8) -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -80,12 +80,34 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let Shown { output, access } = flags.shown.clone();
     let mut tasks = JoinSet::new();
     let shutdown = Shutdown::on_signals(&mut tasks).context("cannot follow signals")?;
-    let mut stage = set(&flags, &access).await?;
-    let played = play(&flags, &mut stage, &shutdown).await;
-    tell("taking everything back");
-    let cleared = stage.clear().await;
+    let mut stage = tokio::select! {
+        biased;
+        () = shutdown.wait() => bail!("broken off"),
+        stage = set(&flags, &access) => stage?,
+    };
+    let ended = {
+        let all = async {
+            let played = play(&flags, &mut stage, &shutdown).await;
+            tell("taking everything back");
+            (played, stage.clear().await)
+        };
+        tokio::select! {
+            biased;
+            insisted = insisted(&shutdown) => insisted.map(|()| None)?,
+            ended = all => Some(ended),
+        }
+    };
     tasks.shutdown().await;
+    let Some((played, cleared)) = ended else { bail!("broken off before everything was taken back: {}", stage.left()) };
     finish(output, played, cleared)
+}
+
+/// Returns when the process is asked to end for the second time.
+async fn insisted(asked: &Shutdown) -> anyhow::Result<()> {
+    asked.wait().await;
+    let mut tasks = JoinSet::new();
+    Shutdown::on_signals(&mut tasks).context("cannot follow signals")?.wait().await;
+    Ok(())
 }
 
 fn finish(output: Format, played: anyhow::Result<look::Connectivity>, cleared: anyhow::Result<()>) -> anyhow::Result<()> {

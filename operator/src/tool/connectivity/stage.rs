@@ -106,6 +106,7 @@ impl Stage {
 
     /// Makes the objects. No request is dropped while it is under way: it might still make something, which nobody would take back.
     pub(super) async fn start(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        ensure!(!shutdown.is_set(), "broken off");
         let (api, cast, parameters) = (self.pods(), &self.cast, PostParams::default());
         match &self.home {
             Home::Pods { nodes, owns_namespace } => {
@@ -241,7 +242,7 @@ impl Stage {
     }
 
     /// Takes everything back that was made, and waits until it is gone.
-    pub(super) async fn clear(self) -> anyhow::Result<()> {
+    pub(super) async fn clear(&self) -> anyhow::Result<()> {
         let mut left = self.remove().await;
         for _ in 0..AGAIN {
             if left.is_empty() {
@@ -253,6 +254,20 @@ impl Stage {
         ensure!(left.is_empty(), "what this made in namespace {} could not be removed: {}", self.cast.namespace, left.join(", "));
         self.end(&self.made.containers).await?;
         self.await_gone().await
+    }
+
+    /// What may be left if this is broken off, and how to remove it.
+    pub(super) fn left(&self) -> String {
+        let Cast { run, namespace, .. } = &self.cast;
+        match &self.home {
+            Home::Pods { owns_namespace: true, .. } => {
+                format!("remove what is left with `kubectl delete namespace {namespace} --ignore-not-found`")
+            }
+            Home::Pods { owns_namespace: false, .. } => {
+                format!("remove what is left with `kubectl delete pods,services --namespace {namespace} --selector {RUN}={run}`")
+            }
+            Home::Beside { .. } => "the probes in the pods end by themselves within ten minutes".into(),
+        }
     }
 
     /// Answers what is left, and why.

@@ -1,6 +1,8 @@
 //! Which nodes get a probe.
 
-use super::Cluster;
+use azure_vnet_crds::EXHAUSTED_TAINT;
+
+use super::super::{Cluster, Machine};
 
 /// The nodes that were chosen, and what to say of the others; by name where names were given, else of those that are served.
 ///
@@ -12,16 +14,17 @@ pub fn choose_nodes(cluster: &Cluster, wanted: &[String], at_most: usize) -> Res
     }
     let is_meant = |name: &String| if wanted.is_empty() { cluster.pool(name).is_some() } else { wanted.contains(name) };
     let meant: Vec<_> = cluster.machines.iter().filter(|machine| machine.os != "windows" && is_meant(&machine.name)).collect();
-    let mut notes: Vec<String> = meant
-        .iter()
-        .filter(|machine| machine.ready != "True")
-        .map(|machine| format!("{} is not Ready and was left out", machine.name))
-        .collect();
-    let mut ready: Vec<String> = meant.iter().filter(|machine| machine.ready == "True").map(|machine| machine.name.clone()).collect();
+    let (mut ready, mut notes) = (vec![], vec![]);
+    for machine in meant {
+        match obstacle(machine) {
+            Some(why) => notes.push(format!("{} {why} and was left out", machine.name)),
+            None => ready.push(machine.name.clone()),
+        }
+    }
     ready.sort();
     let all = ready.len();
     if all == 0 {
-        return Err("no node is Ready and served: `kubectl azure-vnet status` says what stands in the way".into());
+        return Err("no node is Ready, served and with addresses left: `kubectl azure-vnet status` says what stands in the way".into());
     }
     if wanted.is_empty() && all > at_most {
         // Evenly over the names, so that every node pool has its share.
@@ -31,12 +34,22 @@ pub fn choose_nodes(cluster: &Cluster, wanted: &[String], at_most: usize) -> Res
     Ok((ready, notes))
 }
 
+/// Probes tolerate every taint, since they are put on their nodes and not scheduled: what they respect is asked for here.
+fn obstacle(machine: &Machine) -> Option<&'static str> {
+    if machine.ready != "True" {
+        Some("is not Ready")
+    } else if machine.taints.iter().any(|taint| taint == EXHAUSTED_TAINT) {
+        Some("has no addresses left")
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use azure_vnet_crds::{AzureVnetNode, AzureVnetNodeSpec};
 
     use super::*;
-    use crate::look::Machine;
 
     fn cluster(ready: impl Fn(usize) -> bool) -> Cluster {
         let name = |number: usize| format!("n{number}");
@@ -55,6 +68,15 @@ mod tests {
         let (chosen, notes) = choose_nodes(&cluster(|number| number != 4), &[], 4).unwrap();
         assert_eq!(chosen, ["n0", "n2", "n5", "n7"]);
         assert!(notes[0].contains("n4 is not Ready") && notes[1].contains("4 of 8"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_node_that_is_out_of_addresses_is_left_to_the_pods_that_wait_for_one() {
+        let mut cluster = cluster(|_| true);
+        cluster.machines[2].taints = vec!["x".into(), "azure-vnet.dev/no-addresses".into()];
+        let (chosen, notes) = choose_nodes(&cluster, &["n1".into(), "n2".into()], 4).unwrap();
+        assert_eq!((chosen, notes), (vec!["n1".to_owned()], vec!["n2 has no addresses left and was left out".to_owned()]));
+        assert!(choose_nodes(&cluster, &["n2".into()], 4).unwrap_err().contains("with addresses left"));
     }
 
     #[test]
