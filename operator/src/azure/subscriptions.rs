@@ -2,20 +2,42 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::budget::{Budget, Charge, Level, Outcome, Reach, Remaining};
+use azure_vnet_operator_core::arm::Urgency;
+
+use super::budget::{Budget, Charge, Class, Level, Outcome, Reach, Remaining};
 
 /// The budgets of one identity.
 #[derive(Debug)]
 pub struct Subscriptions {
     reserve_percent: u8,
     budgets: BTreeMap<String, Budget>,
+    /// The last refusals of the whole tenant, by what they were about: a subscription that is asked later waits for them too.
+    tenant: BTreeMap<&'static [Class], Refusal>,
+}
+
+/// One refusal.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    outcome: Outcome,
+    urgency: Urgency,
+    at: Instant,
+}
+
+impl Refusal {
+    /// As far as Azure said.
+    fn ends(&self) -> Instant {
+        match self.outcome {
+            Outcome::Throttled { retry_after, .. } => self.at + retry_after.unwrap_or_default(),
+            Outcome::Answered | Outcome::Unavailable => self.at,
+        }
+    }
 }
 
 impl Subscriptions {
     /// Of no subscription yet, with a share of each that is left to others.
     #[must_use]
     pub fn new(reserve_percent: u8) -> Self {
-        Self { reserve_percent, budgets: BTreeMap::new() }
+        Self { reserve_percent, budgets: BTreeMap::new(), tenant: BTreeMap::new() }
     }
 
     /// Changes the share that is left to others.
@@ -24,9 +46,15 @@ impl Subscriptions {
         self.budgets.values_mut().for_each(|budget| budget.set_reserve(percent));
     }
 
-    /// The budget of a subscription, full where none was asked for yet.
+    /// The budget of a subscription; where none was asked for yet, full but for what Azure refuses the whole tenant.
     pub fn of(&mut self, subscription: &str) -> &mut Budget {
-        self.budgets.entry(subscription.to_owned()).or_insert_with(|| Budget::new(self.reserve_percent))
+        self.budgets.entry(subscription.to_owned()).or_insert_with(|| {
+            let mut budget = Budget::new(self.reserve_percent);
+            for (&classes, &Refusal { outcome, urgency, at }) in &self.tenant {
+                budget.learn(&Charge { classes, machine: None, urgency }, outcome, &Remaining::default(), at);
+            }
+            budget
+        })
     }
 
     /// Learns from how a request in a subscription ended.
@@ -35,6 +63,11 @@ impl Subscriptions {
         if matches!(outcome, Outcome::Throttled { reach: Reach::Tenant, .. }) {
             let others = self.budgets.iter_mut().filter(|(other, _)| *other != subscription);
             others.for_each(|(_, budget)| budget.learn(charge, outcome, &Remaining::default(), now));
+            let refusal = Refusal { outcome, urgency: charge.urgency, at: now };
+            let known = self.tenant.entry(charge.classes).or_insert(refusal);
+            if known.ends() < refusal.ends() {
+                *known = refusal;
+            }
         }
     }
 
@@ -57,10 +90,8 @@ pub fn of_path(path: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use azure_vnet_operator_core::arm::Urgency;
-
     use super::*;
-    use crate::azure::budget::{Admission, Class};
+    use crate::azure::budget::Admission;
 
     const WRITE: Charge = Charge { classes: &[Class::ArmWrite, Class::NetworkWrite], machine: None, urgency: Urgency::Fill };
 
@@ -97,6 +128,25 @@ mod tests {
             assert!(matches!(admit(&mut all, "a", now), Admission::Closed(_)), "{reach:?}");
             assert_eq!(admit(&mut all, "b", now) == Admission::Go, other, "{reach:?}");
         }
+    }
+
+    #[test]
+    fn a_tenant_that_is_throttled_holds_up_a_subscription_that_is_asked_later() {
+        let now = Instant::now();
+        for (reach, other) in [(Reach::Provider, true), (Reach::Subscription, true), (Reach::Tenant, false)] {
+            let mut all = Subscriptions::new(40);
+            all.learn("a", &WRITE, throttled(reach), &Remaining::default(), now);
+            assert_eq!(admit(&mut all, "new", now) == Admission::Go, other, "{reach:?}");
+        }
+        let mut all = Subscriptions::new(40);
+        all.learn("a", &WRITE, throttled(Reach::Tenant), &Remaining::default(), now);
+        assert_eq!(admit(&mut all, "new", now + Duration::from_mins(21)), Admission::Go, "it has ended");
+        let shorter = Outcome::Throttled { retry_after: Some(Duration::from_secs(5)), reach: Reach::Tenant };
+        let mut all = Subscriptions::new(40);
+        for outcome in [throttled(Reach::Tenant), shorter] {
+            all.learn("a", &WRITE, outcome, &Remaining::default(), now);
+        }
+        assert!(matches!(admit(&mut all, "new", now + Duration::from_mins(1)), Admission::Closed(_)), "the longer one counts");
     }
 
     #[test]
