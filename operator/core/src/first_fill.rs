@@ -1,9 +1,13 @@
 //! What a new node holds before its pods come: learned from what the other nodes of its pool needed. It counts nothing up: each node's need stands in its
 //! own object, and what is concluded of them in the config's status, so that both outlive any controller, and the latter the nodes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use azure_vnet_crds::config::{Initial, Learned};
+use jiff::Timestamp;
+
+/// How long a node counts as new.
+const NEW: Duration = Duration::from_mins(10);
 
 /// Labels that name a node's pool, as AKS and its node provisioning set them.
 const POOLS: [&str; 3] = ["kubernetes.azure.com/agentpool", "agentpool", "karpenter.sh/nodepool"];
@@ -40,6 +44,34 @@ impl First {
             Self::Learned(_) => Self::Learned(learned.iter().find(|of| of.pool == kin).map_or(0, |of| of.needed)),
         }
     }
+}
+
+/// How far the first fill of a node has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Nothing was published for it yet.
+    Due,
+    /// It was begun, by what was learned at that time: what is learned meanwhile is for the next node.
+    Begun(Option<u16>),
+}
+
+impl First {
+    /// What counts for a node whose first fill has come so far.
+    #[must_use]
+    pub fn at(self, fill: Fill) -> Self {
+        match (self, fill) {
+            (Self::Count(count), _) | (Self::Learned(_), Fill::Begun(Some(count))) => Self::Count(count),
+            (Self::Learned(needed), Fill::Due) => Self::Learned(needed),
+            (Self::Learned(_), Fill::Begun(None)) => Self::Learned(0),
+        }
+    }
+}
+
+/// For how long a node goes on being new.
+#[must_use]
+pub fn left(created: Timestamp, now: Timestamp) -> Option<Duration> {
+    let age: Duration = now.duration_since(created).try_into().unwrap_or_default();
+    NEW.checked_sub(age).filter(|left| !left.is_zero())
 }
 
 /// The pool of a node, by its labels; empty where none names it.

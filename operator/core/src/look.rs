@@ -200,9 +200,9 @@ impl Cluster {
     }
 }
 
-/// What a config asks of a node, with the Node's own word about its pool; and why that word does not count, if it does not.
+/// What a config asks of a node, with what was learned of its kin and the Node's own word about its pool; and why that word does not count, if it does not.
 fn policy(config: &AzureVnetConfig, machine: &Machine) -> Result<(Policy, Option<Refused>), Invalid> {
-    let policy = Policy::of(config)?;
+    let policy = Policy::of(config)?.for_kin(config, &machine.labels);
     Ok(match machine.pool_override.as_ref().map(|text| policy.overridden(config, text)) {
         Some(Ok(overridden)) => (overridden, None),
         Some(Err(refused)) => (policy, Some(refused)),

@@ -1,5 +1,7 @@
 //! How many addresses a node should hold.
 
+use azure_vnet_crds::node::Agent;
+
 use crate::{first_fill::First, policy::Pool};
 
 /// What a node needs and what fits.
@@ -17,6 +19,15 @@ pub struct Need {
     pub holding: u16,
     /// Addresses left in the subnet by Azure's last count, where that is known.
     pub free: Option<u32>,
+}
+
+/// Addresses of a node that are in use or about to be, by its agent's report; `leaving` are asked for in releases. Before the agent has adopted
+/// `revision`, its markers may be of addresses that have left.
+#[must_use]
+pub fn used(agent: &Agent, revision: u64, leaving: u16) -> u16 {
+    let is_current = agent.revision_adopted >= revision;
+    let aside = if is_current { agent.counts.quarantined.saturating_sub(leaving) } else { 0 };
+    agent.demand.saturating_add(aside)
 }
 
 impl Pool {
@@ -61,6 +72,13 @@ impl Pool {
         };
         let left = need.free.map_or(u32::MAX, |free| free.saturating_sub(u32::from(usual.saturating_sub(need.holding))) / 2);
         wanted.min(usual.max(need.holding).saturating_add(u16::try_from(left).unwrap_or(u16::MAX)))
+    }
+
+    /// What a node is to hold, and what it would be to hold if it were not new.
+    #[must_use]
+    pub fn sizes(self, first: Option<First>, need: Need) -> (u16, u16) {
+        let usual = self.target(need);
+        (first.map_or(usual, |first| self.first(first, need)), usual)
     }
 
     /// The most that it ever is.

@@ -188,6 +188,25 @@ fn a_plan_says_what_would_be_done() {
 }
 
 #[test]
+fn a_plan_has_what_new_nodes_are_filled_with_beforehand() {
+    let mut cluster = cluster();
+    let status = json!({"learned": [{"pool": "a", "nodes": 9, "needed": 30}]});
+    cluster.configs[0].status = Some(serde_json::from_value(status).unwrap());
+    for machine in &mut cluster.machines {
+        machine.labels = [("agentpool".to_owned(), "a".to_owned())].into();
+        machine.created = Some("2026-11-21T07:15:00Z".parse().unwrap());
+    }
+    let targets = |cluster: &Cluster| plan(cluster).nodes.iter().map(|row| row.target).collect::<Vec<_>>();
+    let rows = plan(&cluster).nodes;
+    assert_eq!(targets(&cluster), [12, 15, 40, 0], "the first two were filled before");
+    assert!(rows[2].why.ends_with(", with what a new node is filled with beforehand"), "{}", rows[2].why);
+    cluster.configs[0].spec.pool.initial = Some(azure_vnet_crds::config::Initial::Count(20));
+    assert_eq!(targets(&cluster), [13, 15, 20, 0], "of a subnet with two addresses left, one is for others; one that is full has none");
+    cluster.at = "2026-11-21T07:25:00Z".parse().unwrap();
+    assert_eq!(targets(&cluster), [12, 15, 8, 0], "they are no longer new");
+}
+
+#[test]
 fn the_nodes_own_word_about_its_pool_counts_and_one_that_keeps_the_controller_off_is_not_served() {
     let mut cluster = cluster();
     cluster.machines[0].pool_override = Some(r#"{"min": 20}"#.into());

@@ -9,10 +9,11 @@ use super::{
     sizing::{Sizes, is_full},
     step::Step,
 };
-use crate::{first_fill::First, nic::View};
+use crate::{
+    first_fill::{self, Fill, First},
+    nic::View,
+};
 
-/// How long a node counts as new.
-const NEW: Duration = Duration::from_mins(10);
 /// For how long its pods' need tells what the next new node needs.
 const WATCH: Duration = Duration::from_mins(2);
 
@@ -20,13 +21,11 @@ const WATCH: Duration = Duration::from_mins(2);
 /// next one, also where another leader began to fill it.
 pub fn first(step: &Step<'_>) -> Option<First> {
     left(step).filter(|_| !step.memory.declined)?;
-    Some(match step.policy.first {
-        First::Count(count) => First::Count(count),
-        First::Learned(needed) => match step.memory.filled {
-            Some(count) => First::Count(count),
-            None => First::Learned(if is_unfilled(step) { needed } else { 0 }),
-        },
-    })
+    let fill = match step.memory.filled {
+        None if is_unfilled(step) => Fill::Due,
+        filled => Fill::Begun(filled),
+    };
+    Some(step.policy.first.at(fill))
 }
 
 /// Notes what became of the first fill, and when the node is to be looked at again.
@@ -79,7 +78,6 @@ fn is_unfilled(step: &Step<'_>) -> bool {
     step.stored.spec.revision == 0
 }
 
-/// For how long the node goes on being new.
 fn left(step: &Step<'_>) -> Option<Duration> {
-    NEW.checked_sub(since(step.observed.node.created, step.now)).filter(|left| !left.is_zero())
+    first_fill::left(step.observed.node.created, step.now)
 }

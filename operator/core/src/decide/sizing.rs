@@ -11,7 +11,7 @@ use super::{
 use crate::{
     arm::Class,
     nic::{Change, Slot, View},
-    size::Need,
+    size::{self, Need},
 };
 
 /// How long a full subnet counts as full.
@@ -39,19 +39,13 @@ impl Sizes {
         let leaving = releasing(&step.spec.release);
         let present = view.slots.iter().filter(|(_, state)| !matches!(state, Slot::Failed | Slot::Dropped(_))).count();
         let leaving_here = leaving.iter().filter(|at| view.address(at.slot) == Some(at.address)).count();
-        // Before the agent has adopted what is published, its markers may be of addresses that have left.
-        let used = step.observed.agent().map_or(0, |agent| {
-            let current = agent.revision_adopted >= step.stored.spec.revision;
-            let aside = if current { agent.counts.quarantined.saturating_sub(count(leaving.len())) } else { 0 };
-            agent.demand.saturating_add(aside)
-        });
+        let used = step.observed.agent().map_or(0, |agent| size::used(agent, step.stored.spec.revision, count(leaving.len())));
         let exhausted = is_exhausted(step);
         let room = view.room();
         let pool = step.policy.pool;
         let holding = count(present.saturating_sub(leaving_here));
         let need = Need { used, room, exhausted, cordoned: step.observed.node.cordoned, holding, free: step.observed.free };
-        let usual = pool.target(need);
-        let target = begin::first(step).map_or(usual, |first| pool.first(first, need));
+        let (target, usual) = pool.sizes(begin::first(step), need);
         Self { holding, target, usual, used, cap: pool.most().min(room), step: pool.step(exhausted) }
     }
 

@@ -11,8 +11,9 @@ use serde::Serialize;
 
 use super::{Cluster, Machine, Table, name, node::deed, policy};
 use crate::{
+    first_fill::{self, Fill, First},
     policy::{Policy, Pool},
-    size::Need,
+    size::{self, Need},
 };
 
 /// IP configurations that a NIC carries.
@@ -88,23 +89,26 @@ fn row(cluster: &Cluster, machine: &Machine) -> PlanRow {
     };
     let fresh = AzureVnetNode::default();
     let pool = cluster.pool(&machine.name);
-    let row = sized(machine, &policy, pool.unwrap_or(&fresh), pool.is_some());
+    let row = sized(cluster, machine, &policy, pool.unwrap_or(&fresh), pool.is_some());
     let sent = if policy.mode == Mode::Plan && row.change != 0 { "not sent, mode is Plan: " } else { "" };
     let by = if policy.effective.pool.source == PoolSource::Annotation { ", by the Node's annotation" } else { "" };
     let refused = refused.map(|refused| format!("; {refused}")).unwrap_or_default();
     PlanRow { why: format!("{sent}{}{by}{refused}", row.why), ..row }
 }
 
-fn sized(machine: &Machine, policy: &Policy, pool: &AzureVnetNode, known: bool) -> PlanRow {
+fn sized(cluster: &Cluster, machine: &Machine, policy: &Policy, pool: &AzureVnetNode, known: bool) -> PlanRow {
     let status = pool.status.clone().unwrap_or_default();
     let (cloud, agent) = (status.cloud.unwrap_or_default(), status.agent.unwrap_or_default());
     let leaving: Vec<SlotAddress> = pool.spec.release.iter().flat_map(|release| release.addresses.clone()).collect();
     let leaving = u16::try_from(leaving.len()).unwrap_or(u16::MAX);
-    let used = agent.demand.saturating_add(agent.counts.quarantined.saturating_sub(leaving));
+    let used = size::used(&agent, pool.spec.revision, leaving);
     let room = NIC_LIMIT.saturating_sub(cloud.foreign.max(1)).min(255);
     let exhausted = cloud.last_error.as_ref().is_some_and(|error| error.code.starts_with("SubnetIsFull"));
-    let target = policy.pool.target(Need { used, room, exhausted, cordoned: machine.cordoned, ..Need::default() });
-    let holds = cloud.attached.saturating_sub(leaving);
+    let holding = cloud.attached.saturating_sub(leaving);
+    let free = cluster.subnet(&pool.spec.node.subnet_id).and_then(|subnet| subnet.status.as_ref()?.free);
+    let need = Need { used, room, exhausted, cordoned: machine.cordoned, holding, free };
+    let (target, usual) = policy.pool.sizes(first(cluster, machine, policy, pool), need);
+    let holds = holding;
     let step = policy.pool.step(exhausted);
     let difference = i32::from(target) - i32::from(holds);
     let idle = difference < 0;
@@ -128,6 +132,7 @@ fn sized(machine: &Machine, policy: &Policy, pool: &AzureVnetNode, known: bool) 
     } else {
         (0, "as it should be".to_owned())
     };
+    let newness = if target > usual { ", with what a new node is filled with beforehand" } else { "" };
     let bounded = match policy.pool {
         Pool::Floating { max, .. } if target == max && used >= max => ", at pool.max",
         Pool::Fixed(_) | Pool::Floating { .. } => "",
@@ -139,8 +144,15 @@ fn sized(machine: &Machine, policy: &Policy, pool: &AzureVnetNode, known: bool) 
         holds,
         target,
         change,
-        why: format!("{why}{bounded}"),
+        why: format!("{why}{newness}{bounded}"),
     }
+}
+
+/// What is held beforehand while the node is new. How many it was first filled with is known to the controller alone: as many as it has, or more.
+fn first(cluster: &Cluster, machine: &Machine, policy: &Policy, pool: &AzureVnetNode) -> Option<First> {
+    first_fill::left(machine.created?, cluster.at)?;
+    let target = pool.status.as_ref().and_then(|status| status.cloud.as_ref()).map(|cloud| cloud.target.max(cloud.attached));
+    Some(policy.first.at(if pool.spec.revision == 0 { Fill::Due } else { Fill::Begun(target) }))
 }
 
 impl fmt::Display for Plans {
