@@ -157,8 +157,25 @@ pub struct Memory {
     pub generous: Option<u64>,
     /// Whether the subnet had no room for that.
     pub declined: bool,
-    /// Since when a new node has been in service, and the most that its pods needed at once.
-    pub first_need: Option<(Timestamp, u16)>,
+    /// How far the watch of a new node's need has come.
+    pub first_need: Watch,
+}
+
+/// The watch of what the pods of a new node need when it comes into service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watch {
+    /// Its beginning was not seen, or it has ended.
+    #[default]
+    Unseen,
+    /// The node was seen before it came into service.
+    Awaited,
+    /// It has come into service.
+    Begun {
+        /// When.
+        at: Timestamp,
+        /// The most that its pods needed at once since.
+        most: u16,
+    },
 }
 
 impl Memory {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use azure_vnet_crds::node::{Intent, IntentOp};
 
 use super::{
-    Attempt, since,
+    Attempt, Watch, since,
     sizing::{Sizes, is_full},
+    status,
     step::Step,
 };
 use crate::{
@@ -57,18 +58,32 @@ pub fn was_generous(step: &Step<'_>, last: &Attempt) -> bool {
     is_full(last) && last.intent.is_some() && last.intent == step.memory.generous
 }
 
-/// Notes in the node's object, once, the most that pods needed at once when it had just come into service.
+/// Notes in the node's object, once, the most that pods needed at once when it had just come into service. Of a node that was in service when this
+/// process first looked, a former leader may have seen the beginning, and nobody knows it: it tells nothing.
 pub fn watch(step: &mut Step<'_>) {
-    let due = step.cloud.first_need.is_none() && (left(step).is_some() || step.memory.first_need.is_some());
-    let Some(agent) = step.observed.agent().filter(|agent| due && agent.ready) else { return };
-    let (begun, most) = step.memory.first_need.unwrap_or((step.now, 0));
+    if step.cloud.first_need.is_some() {
+        return step.memory.first_need = Watch::Unseen;
+    }
+    let Some(agent) = step.observed.agent().filter(|agent| agent.ready) else {
+        let is_before = status(step.stored).agent.as_ref().is_none_or(|agent| agent.revision_adopted == 0);
+        if is_before && left(step).is_some() && step.memory.first_need == Watch::Unseen {
+            step.memory.first_need = Watch::Awaited;
+        }
+        return;
+    };
+    let (begun, most) = match step.memory.first_need {
+        Watch::Unseen => return,
+        Watch::Awaited if left(step).is_none() => return step.memory.first_need = Watch::Unseen,
+        Watch::Awaited => (step.now, 0),
+        Watch::Begun { at, most } => (at, most),
+    };
     let most = most.max(agent.demand);
     let rest = WATCH.saturating_sub(since(begun, step.now));
     if rest.is_zero() {
-        step.memory.first_need = None;
+        step.memory.first_need = Watch::Unseen;
         step.cloud.first_need = Some(most);
     } else {
-        step.memory.first_need = Some((begun, most));
+        step.memory.first_need = Watch::Begun { at: begun, most };
         step.wake(rest);
     }
 }

@@ -99,6 +99,37 @@ fn the_most_that_pods_needed_in_the_first_two_minutes_of_service_is_noted_once()
 }
 
 #[test]
+fn a_new_node_whose_service_began_under_another_leader_teaches_nothing() {
+    let mut world = newcomer(0);
+    world.settle();
+    world.report(3);
+    world.pass(30);
+    world.settle();
+    world.observed.memory = Memory::default();
+    for after in [1, 119, 10] {
+        world.report(70);
+        world.pass(after);
+        world.settle();
+    }
+    assert_eq!(world.cloud().first_need, None, "70 pods came later");
+}
+
+#[test]
+fn the_watch_goes_on_where_a_leader_comes_before_the_node_is_in_service() {
+    let mut world = newcomer(0);
+    world.settle();
+    world.observed.memory = Memory::default();
+    world.pass(30);
+    world.settle();
+    for after in [0, 120] {
+        world.report(7);
+        world.pass(after);
+        world.settle();
+    }
+    assert_eq!(world.cloud().first_need, Some(7));
+}
+
+#[test]
 fn a_node_that_was_there_before_its_controller_teaches_nothing() {
     let mut world = World::filled(24, 20);
     world.settle();
