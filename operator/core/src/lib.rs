@@ -4,6 +4,7 @@ pub mod arm;
 pub mod conflist;
 pub mod contest;
 pub mod decide;
+pub mod declared;
 pub mod demand;
 pub mod exhaustion;
 pub mod first_fill;

@@ -233,6 +233,12 @@ fn what_the_controller_found_about_the_network_is_in_the_preflight() {
     cluster.configs[0].status = Some(serde_json::from_value(status).unwrap());
     let found = preflight(&cluster).checks.into_iter().find(|check| check.name == "network").unwrap();
     assert_eq!((found.verdict, found.found.as_str()), (Verdict::Warning, "subnet a is delegated"));
+    let status = json!({"preflight": [{"reason": "CrdsOutdated", "message": "they lack x"}]});
+    cluster.configs[0].status = Some(serde_json::from_value(status).unwrap());
+    let checks = preflight(&cluster).checks;
+    let found = checks.iter().find(|check| check.name == "CRDs").unwrap();
+    assert_eq!((found.verdict, found.found.as_str()), (Verdict::Warning, "they lack x"));
+    assert!(checks.iter().all(|check| check.name != "network" || check.verdict == Verdict::Good || !check.found.contains("they lack")));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use azure_vnet_crds::{
 };
 use azure_vnet_operator_core::{
     arm::{Error, ResourceId},
+    declared::Field,
     first_fill::{kin, learn},
     network::Finding,
     policy::{Policy, shadowed},
@@ -55,6 +56,8 @@ struct Tally {
     obstacles: Vec<Obstacle>,
     /// Why a network of its nodes cannot be read.
     network: Option<Error>,
+    /// What the cluster's CRDs lack.
+    outdated: Option<Finding>,
 }
 
 /// Reports for ever, while this process leads.
@@ -65,17 +68,23 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
         if !shell.leadership.is_leader_now() {
             continue;
         }
-        let tallies = tally(&*shell);
+        let mut tallies = tally(&*shell);
         measure(&shell.metrics, &tallies);
         let configs = shell.caches.configs.state();
         if let Some(percent) = configs.iter().map(|config| config.spec.arm.reserve_percent).max() {
             shell.arm.reserve(percent);
         }
         for config in configs {
-            let status = status(&config, tallies.get(&config.name_any()).unwrap_or(&Tally::default()), Timestamp::now());
+            let tally = tallies.remove(&config.name_any()).unwrap_or_default();
+            let tally = Tally { outdated: shell.declared.finding(), ..tally };
+            let mut status = status(&config, &tally, Timestamp::now());
+            if shell.declared.lacks(Field::Learned) {
+                status.learned.clear();
+            }
             if config.status.as_ref() != Some(&status)
                 && let Err(error) = write(&api, &config, &status).await
             {
+                shell.declared.note(&error);
                 debug!(config = config.name_any(), "its status was not written: {error}");
             }
         }
@@ -181,13 +190,14 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         let until = "Until then pods keep their own address towards their subnet and masquerade.nonMasqueradeCIDRs only.";
         (error.reason(), format!("{} {until}", error.remedy()))
     });
-    let network = tally.findings.iter().map(|found| PreflightFinding {
+    let network = tally.outdated.iter().chain(&tally.findings).map(|found| PreflightFinding {
         reason: found.reason.into(),
         message: found.message.clone(),
         ..PreflightFinding::default()
     });
     let findings: Vec<PreflightFinding> = tally.obstacles.iter().map(Obstacle::finding).chain(network).take(256).collect();
-    let reason = tally.obstacles.first().map(Obstacle::reason).or(tally.findings.first().map(|found| found.reason));
+    let reason =
+        tally.obstacles.first().map(Obstacle::reason).or(tally.outdated.iter().chain(&tally.findings).next().map(|found| found.reason));
     let preflight = reason.map(|reason| (reason, joined(findings.iter().map(|found| found.message.clone()))));
     let ready = valid.clone().or_else(|| credentials.clone()).or_else(|| permissions.clone());
     // Healthy is True for the first six and False for the others.
@@ -259,6 +269,17 @@ mod tests {
         let unusual =
             |condition: &&Condition| (condition.status == "True") == ["Throttled", "SubnetExhausted"].contains(&&*condition.type_);
         assert_eq!(second.conditions.iter().find(unusual), None);
+    }
+
+    #[test]
+    fn crds_that_are_older_than_the_controller_are_told_of() {
+        let mut outdated = azure_vnet_operator_core::declared::Undeclared::default();
+        outdated.refused("(/n; azure-vnet.dev/v1alpha1, Kind=AzureVnetNode): .status.cloud.x: field not declared in schema");
+        let tally = Tally { outdated: outdated.finding(), ..Tally::default() };
+        let status = status(&AzureVnetConfig::new("c", AzureVnetConfigSpec::default()), &tally, "2026-01-01T00:00:00Z".parse().unwrap());
+        let preflight = status.conditions.iter().find(|condition| condition.type_ == "PreflightPassed").unwrap();
+        assert_eq!((preflight.status.as_str(), preflight.reason.as_str()), ("False", "CrdsOutdated"));
+        assert!(preflight.message.contains("kubectl apply --server-side") && status.preflight[0].reason == "CrdsOutdated", "{preflight:?}");
     }
 
     #[test]

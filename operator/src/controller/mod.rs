@@ -2,6 +2,7 @@
 
 mod clock;
 mod config_status;
+mod declared;
 mod events;
 pub(crate) mod kinds;
 mod leader;
@@ -83,6 +84,8 @@ pub async fn run<A: Arm>(options: Options, world: World, arm: Arc<A>) -> anyhow:
         () = caches.ready() => telemetry.set_ready(true),
     }
     let shell = Arc::new(Shell::new(arm, leadership, caches, &kube, metrics, shutdown.clone()));
+    shell.declared.look(&kube).await;
+    tasks.spawn(declared::follow(Arc::clone(&shell), kube.clone()));
     tasks.spawn(config_status::report(Arc::clone(&shell), kube.clone()));
     tasks.spawn(subnets::report(Arc::clone(&shell), kube.clone()));
     if let Some(bind) = options.ui {
@@ -174,6 +177,9 @@ async fn pass<A: Arm>(shell: Arc<Shell<A>>, queue: Arc<Queue>, name: String) {
             ("abandoned", Some(AGAIN))
         }
         Err(error @ (Broken::Kube(_) | Broken::Endless)) => {
+            if let Broken::Kube(error) = &error {
+                shell.declared.note(error);
+            }
             warn!(node = name, "the pass broke off and is repeated: {error}");
             ("failed", Some(AGAIN))
         }

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     clock::Clock,
+    declared::Declared,
     events::Events,
     kinds::{Node, is_held},
     leader::Leadership,
@@ -60,6 +61,8 @@ pub struct Shell<A> {
     pub events: Events,
     /// For operators.
     pub metrics: Metrics,
+    /// Which fields the API server does not know.
+    pub declared: Declared,
     /// Time, as decisions see it.
     pub clock: Clock,
     /// Whether to come to an end: nothing is begun any more.
@@ -98,6 +101,7 @@ impl<A: Arm> Shell<A> {
             events: Events::new(client.clone(), leadership.identity()),
             leadership,
             metrics,
+            declared: Declared::default(),
             clock: Clock::start(),
             leaving,
             known: Mutex::default(),

@@ -61,6 +61,7 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
         }
         shell.note_free(memory.free());
         if let Err(error) = memory.write(&*shell, &api, &tallies).await {
+            shell.declared.note(&error);
             debug!("the subnets' objects were not written: {error}");
         }
     }

@@ -30,6 +30,8 @@ struct Server {
     writes: AtomicUsize,
     /// Patches of Nodes.
     nodes: Mutex<Vec<Value>>,
+    /// Whether its CRDs are older than the controller.
+    is_old: AtomicBool,
 }
 
 impl Server {
@@ -40,7 +42,9 @@ impl Server {
         if path.contains("/nodes/") {
             self.nodes.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
         }
-        let (status, answer) = if !path.contains("azurevnetnodes") {
+        let (status, answer) = if path.starts_with("/openapi/") {
+            (200, self.description())
+        } else if !path.contains("azurevnetnodes") {
             (201, json!({}))
         } else if parts.method == http::Method::GET {
             self.object.lock().unwrap().clone().map_or((404, failure(404)), |object| (200, object))
@@ -50,7 +54,18 @@ impl Server {
         Ok(http::Response::builder().status(status).body(Body::from(answer.to_string().into_bytes())).unwrap())
     }
 
+    fn description(&self) -> Value {
+        let cloud = if self.is_old.load(Ordering::SeqCst) { json!({}) } else { json!({"firstNeed": {"type": "integer"}}) };
+        let status = json!({"properties": {"cloud": {"properties": cloud}}});
+        json!({"components": {"schemas": {"dev.azure-vnet.v1alpha1.AzureVnetNode": {"properties": {"status": status}}}}})
+    }
+
     fn patch(&self, status: bool, patch: &Value) -> (u16, Value) {
+        if self.is_old.load(Ordering::SeqCst) && patch.pointer("/status/cloud/firstNeed").is_some() {
+            let mut failure = failure(500);
+            failure["message"] = json!("(/n1; Kind=AzureVnetNode): .status.cloud.firstNeed: field not declared in schema");
+            return (500, failure);
+        }
         let mut stored = self.object.lock().unwrap();
         let wanted = patch.pointer("/metadata/resourceVersion");
         let object = stored.get_or_insert_with(
@@ -203,6 +218,25 @@ async fn up1_one_pass_fills_a_new_node_with_one_write_and_rests_then() {
     shell.pass("n1").await.unwrap();
     shell.pass("n1").await.unwrap();
     assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 1), "nothing at rest");
+}
+
+#[tokio::test]
+async fn a_field_that_the_crds_do_not_declare_is_left_out_once_that_is_known() {
+    let (shell, server) = shell(vec![]);
+    let metadata = json!({"name": "n1", "uid": "object", "resourceVersion": "0", "creationTimestamp": "2026-01-01T00:00:00Z",
+        "finalizers": ["azure-vnet.dev/nic"], "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "node"}]});
+    let object = json!({"metadata": metadata, "spec": {"node": {"uid": "node"}}, "status": {"cloud": {"firstNeed": 5}}});
+    *server.object.lock().unwrap() = Some(object);
+    server.is_old.store(true, Ordering::SeqCst);
+    let Err(Broken::Kube(refused)) = shell.pass("n1").await else { panic!("its status was written") };
+    shell.declared.note(&refused);
+    shell.declared.look(&shell.nodes.clone().into_client()).await;
+    assert!(shell.declared.finding().is_some_and(|found| found.message.contains("firstNeed, which is left out")));
+    shell.pass("n1").await.unwrap();
+    assert_eq!(server.pool().spec.addresses.len(), 8);
+    server.is_old.store(false, Ordering::SeqCst);
+    shell.declared.look(&shell.nodes.clone().into_client()).await;
+    assert_eq!(shell.declared.finding(), None);
 }
 
 /// A shell that knows what the kin of its node, which joined this moment, needed.

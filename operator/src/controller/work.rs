@@ -14,6 +14,7 @@ use azure_vnet_crds::{AzureVnetNode, config::MasqueradeSpec, node::Machine};
 use azure_vnet_operator_core::{
     arm::{Class, Error, Urgency},
     decide::{Event, Leader, NodeFacts, Ready, Send},
+    declared::Field,
     nic::Nic,
     pass::{self, Effect, End, Pass, Present, Subject},
     policy::Policy,
@@ -105,6 +106,10 @@ impl<A: Arm> Work<'_, A> {
             }
             Effect::WriteStatus(cloud, conditions) => {
                 let Some(object) = object else { return Ok(()) };
+                let mut cloud = cloud;
+                if self.shell.declared.lacks(Field::FirstNeed) {
+                    cloud.first_need = None;
+                }
                 let written = self.written(pools.apply_status(object, &cloud, &conditions).await)?;
                 pass.written(written.map(Arc::new));
             }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Cluster, Machine, condition, last_segment, name, policy, text::plural};
 use crate::{
+    declared::OUTDATED,
     policy::{Policy, Pool},
     provider::ProviderId,
 };
@@ -57,7 +58,7 @@ impl Preflight {
 /// Looks at a cluster.
 #[must_use]
 pub fn preflight(cluster: &Cluster) -> Preflight {
-    let checks = [version, configs, machines, other_plugin, taint, sizing, subnets, network, rights, parts];
+    let checks = [version, definitions, configs, machines, other_plugin, taint, sizing, subnets, network, rights, parts];
     Preflight { checks: checks.iter().map(|check| check(cluster)).collect() }
 }
 
@@ -241,15 +242,24 @@ fn subnets(cluster: &Cluster) -> Check {
     }
 }
 
+/// The CRDs, as the controller sees them: which fields it writes depends on its version and not on that of whoever looks.
+fn definitions(cluster: &Cluster) -> Check {
+    told("CRDs", cluster, "the controller misses nothing in them", |found| found.reason == OUTDATED)
+}
+
 /// What the controller found about the nodes' network.
 fn network(cluster: &Cluster) -> Check {
-    let title = "network";
-    let found = findings(cluster, |found| found.scope.is_empty());
+    told("network", cluster, "nothing about it is in the way", |found| found.scope.is_empty() && found.reason != OUTDATED)
+}
+
+/// What the controller found of one sort, or that it has not looked yet.
+fn told(title: &'static str, cluster: &Cluster, well: &str, sort: impl Fn(&PreflightFinding) -> bool) -> Check {
+    let found = findings(cluster, sort);
     let mut status = cluster.configs.iter().filter_map(|config| config.status.as_ref());
     let looked = status.any(|status| condition(&status.conditions, "PreflightPassed").is_some());
     match (found.is_empty(), looked) {
         (false, _) => warning(title, found),
-        (true, true) => good(title, "nothing about it is in the way"),
+        (true, true) => good(title, well),
         (true, false) => good(title, "not known before the controller has looked"),
     }
 }
