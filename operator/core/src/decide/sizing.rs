@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use azure_vnet_crds::node::{Release, SlotAddress};
+use azure_vnet_crds::node::{Agent, Release, SlotAddress};
 
 use super::{
     Asked, Event, Ready, begin, releasing, since, stamp,
@@ -97,6 +97,10 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     if !rest.is_zero() {
         return step.wake(rest);
     }
+    if !has_idle(step, agent) {
+        // To ask would be in vain; its next report makes the node due.
+        return;
+    }
     let there = |at: &&SlotAddress| view.address(at.slot) == Some(at.address);
     let mut candidates: Vec<SlotAddress> =
         step.spec.addresses.iter().filter(there).filter(|at| !step.memory.refused.contains(at)).copied().collect();
@@ -119,6 +123,14 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     let message = format!("asking the agent to set {} idle addresses aside", candidates.len());
     step.out.events.push(Event { reason: "ReleaseRequested", message, warning: false });
     step.spec.release.push(Release { id, nonce, addresses: candidates });
+}
+
+/// Whether the agent knows of an address that it could set aside: one that is listed, and neither leased nor set aside already.
+fn has_idle(step: &Step<'_>, agent: &Agent) -> bool {
+    let counts = &agent.counts;
+    let leased = usize::from(counts.assigned).saturating_sub(agent.lost_in_use.len());
+    let withheld = step.spec.addresses.len() > leased.saturating_add(counts.quarantined.into());
+    counts.free > 0 || counts.cooling > 0 || withheld
 }
 
 /// Slots for that many more addresses: those that Azure failed to provision or to take away, then the lowest that neither the NIC nor the object knows (I5).

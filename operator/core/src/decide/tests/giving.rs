@@ -37,6 +37,21 @@ fn re1_what_is_idle_for_long_enough_is_set_aside_and_then_goes() {
 }
 
 #[test]
+fn a_node_whose_addresses_are_all_in_use_is_not_asked_for_any() {
+    let mut world = World::filled(12, 0);
+    // Finished pods need none, and still have theirs.
+    world.agent().counts.assigned = 12;
+    world.settle();
+    world.pass(3600);
+    world.settle();
+    assert_eq!((world.spec().release.len(), &world.events), (0, &vec![]), "none could be set aside");
+    world.agent().counts.assigned = 11;
+    world.agent().counts.cooling = 1;
+    world.settle();
+    assert_eq!(world.spec().release.len(), 1, "at once, since it has been too much for long enough");
+}
+
+#[test]
 fn re1_an_acknowledgement_counts_only_with_everything_that_it_must_repeat() {
     let mut good = asked();
     good.acknowledge(&[]);
