@@ -103,6 +103,11 @@ impl Agent {
         *self = Self { alive: true, life: self.life + 1, object, ..Self::default() };
     }
 
+    /// What it remembers, as far as it counts.
+    pub fn gist(&self) -> impl std::fmt::Debug + '_ {
+        (&self.told, &self.sightings, &self.probation, &self.refused, self.restored, &self.last)
+    }
+
     pub fn kill(&mut self) {
         self.alive = false;
         self.life += 1;
@@ -243,7 +248,7 @@ impl Agent {
         store.run.sealed = true;
         store.cool_down = i64::try_from(basis.spec.effective.cool_down_seconds).unwrap_or_default() * 1000;
         store.step()?;
-        if basis.listed == Listed::ByObject {
+        if basis.listed == Listed::ByObject && seen.mutation != Some(Mutation::AcknowledgedAtOnce) {
             for (release, at) in &plan.quarantine {
                 if !store.quarantine(*at, seen.now, seen.mutation == Some(Mutation::SetsAsideInUse))? {
                     self.refused.insert((*release, *at));
@@ -262,6 +267,10 @@ impl Agent {
             want: store.run.wants.keys().map(String::as_str).collect(),
         };
         let acks = match basis.listed {
+            Listed::ByObject if seen.mutation == Some(Mutation::AcknowledgedAtOnce) => {
+                let asked = basis.spec.release.iter().flat_map(|release| release.addresses.iter().copied());
+                adoption::acks(&basis.spec, &asked.collect(), &self.refused)
+            }
             Listed::ByObject => adoption::acks(&basis.spec, &store.quarantined(), &self.refused),
             Listed::OnDiskOnly => vec![],
         };

@@ -1,4 +1,4 @@
-//! The rules, looked at whenever something happens that could break one, and what must hold once the storms are over.
+//! The rules, looked at whenever something happens that could break one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,6 @@ use std::{
 
 use azure_vnet_crds::{
     AzureVnetNode,
-    config::Mode,
     node::{IntentOp, SlotAddress},
 };
 use azure_vnet_operator_core::{
@@ -21,20 +20,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::{
     cloud::Effect,
     controller::{Caller, time},
+    rest::Want,
     server::NodeObject,
     world::{Flight, World},
 };
 
 /// How long after a foreign writer's deed a node may still offer what is gone, if nothing else goes wrong.
 const NOTICED: i64 = 240_000;
-/// By when a probation that is over is seen to be over: the next time the NIC is read, which an idle node's is every ten minutes.
-const READ: i64 = 660_000;
 /// How long after a clock jumped a write may land whose intent it closed.
 const LATEST: i64 = 1_200_000;
-/// How long an intent is open where nothing goes wrong.
-const OPEN: i64 = 60_000;
-/// How long an agent takes to adopt what is published.
-const ADOPTED: i64 = 10_000;
 /// How long a request to the API server may be under way.
 const REQUEST: i64 = 32_000;
 /// Clocks and roundings.
@@ -55,19 +49,21 @@ pub struct Book {
     /// When a controller's time of day last jumped.
     pub clock_moved: Option<i64>,
     /// When a spec was last stored.
-    published: BTreeMap<usize, i64>,
+    pub published: BTreeMap<usize, i64>,
     /// When an older state of the API server came back.
     pub restored: Option<i64>,
     /// When a node was last asked to give back.
-    asked: BTreeMap<usize, i64>,
+    pub asked: BTreeMap<usize, i64>,
     /// When a node's agent last saw that a release or a removal was under way.
-    giving: BTreeMap<usize, i64>,
+    pub giving: BTreeMap<usize, i64>,
     gates: BTreeMap<(usize, u64, usize), i64>,
     /// The disk that a node's agent last spoke for, and the one that it spoke for when a release was asked for.
     pub reported: BTreeMap<usize, u64>,
     asked_of: BTreeMap<(usize, u64), u64>,
     /// When intents were opened.
-    opened: BTreeMap<(usize, u64), i64>,
+    pub opened: BTreeMap<(usize, u64), i64>,
+    /// What each node was to get or to give when the storms were over.
+    pub wants: BTreeMap<usize, Want>,
     adopted: BTreeMap<String, u64>,
     aside: BTreeMap<(usize, SlotAddress), i64>,
 }
@@ -288,6 +284,7 @@ impl World<'_> {
         }
         if old.as_ref().is_none_or(|old| old.id != new.id) {
             self.check_leaving(caller, "intent", new.id);
+            self.check_want(name, &new);
             self.book.opened.insert((name, new.id), self.now);
         }
         let asked_of = new.release_id.and_then(|release| self.book.asked_of.get(&(name, release)).copied());
@@ -376,66 +373,5 @@ impl World<'_> {
                 self.trace.violated(|| format!("RE8: n{name}: {at} comes back while its removal may land"));
             }
         }
-    }
-
-    /// Once the storms are over: every pod runs, every pool is as it should be, and nothing is left open.
-    pub fn check_rest(&mut self) {
-        for name in self.names() {
-            let trouble = self.unrest(name);
-            if let Some(trouble) = trouble {
-                self.trace.violated(|| format!("progress: n{name}: {trouble}"));
-            }
-        }
-    }
-
-    fn unrest(&self, name: usize) -> Option<String> {
-        let machine = &self.machines[name];
-        let Some(object) = self.server.objects.get(&name) else {
-            return self.server.nodes.contains_key(&name).then(|| "it has no object".to_owned());
-        };
-        if !self.server.nodes.contains_key(&name) {
-            return Some("its object outlives it".into());
-        }
-        let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref())?;
-        let spec = &object.spec;
-        if let Some(intent) = &cloud.intent {
-            let lately = self.book.opened.get(&(name, intent.id)).is_some_and(|at| self.now - at < OPEN);
-            return (!lately).then(|| format!("intent {} is open", intent.id));
-        }
-        let adopted = machine.store.disk.adopted.as_ref().map_or(0, |adopted| adopted.revision);
-        let lately = self.book.published.get(&name).is_some_and(|at| self.now - at < ADOPTED);
-        if adopted != spec.revision && !lately {
-            return Some(format!("revision {adopted} is adopted, {} is published", spec.revision));
-        }
-        let listed: BTreeSet<(u8, Ipv4Addr)> = spec.addresses.iter().map(|at| (at.slot, at.address)).collect();
-        let good: BTreeSet<(u8, Ipv4Addr)> = self.nics[name].good().collect();
-        if listed != good {
-            return Some(format!("the object lists {listed:?}, the NIC has {good:?}"));
-        }
-        let policy = self.policy(name).filter(|policy| policy.mode == Mode::Enforce)?;
-        let (holding, target) = (good.len(), usize::from(cloud.target));
-        if holding < target && !self.subnets[self.nics[name].subnet].free.is_empty() {
-            return Some(format!("it holds {holding} of {target}"));
-        }
-        let demand = usize::from(object.status.as_ref()?.agent.as_ref()?.demand);
-        let most = match policy.pool {
-            Pool::Fixed(most) | Pool::Floating { max: most, .. } => usize::from(most),
-        };
-        let starving = machine.pods.values().filter(|pod| pod.address.is_none() && !pod.shown.finished).count();
-        if starving > 0 && demand <= most.min(target) && !self.subnets[self.nics[name].subnet].free.is_empty() {
-            return Some(format!("{starving} pods wait for an address"));
-        }
-        let step = usize::from(policy.pool.step(false));
-        let lately = self.book.asked.get(&name).is_some_and(|at| self.now - at < 1_800_000);
-        if policy.release.enabled && holding >= target + step && spec.release.is_empty() && !lately {
-            return Some(format!("it holds {holding}, {target} would do, and gives nothing back"));
-        }
-        let aside = machine.store.set_aside().len();
-        let probation = i64::try_from(spec.effective.probation_seconds).unwrap_or_default() * 1000;
-        let rests = self.book.giving.get(&name).is_some_and(|at| self.now - at < probation + READ);
-        if spec.release.is_empty() && aside > 0 && !rests {
-            return Some(format!("{aside} addresses stay set aside"));
-        }
-        None
     }
 }

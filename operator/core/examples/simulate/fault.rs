@@ -185,10 +185,16 @@ pub enum Mutation {
     NoCooling,
     /// Resource Manager takes what is not ours away with ours (I3).
     ForeignDropped,
+    /// The agent acknowledges what it does not set aside (ST6).
+    AcknowledgedAtOnce,
+    /// What is to be read from the API server's store is answered by a cache (RE1).
+    ReadsItsCache,
+    /// Every removal ends in vain.
+    RemovalsFail,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::EtagIgnored,
         Self::IntentNotStored,
         Self::SendsAnyway,
@@ -204,5 +210,8 @@ impl Mutation {
         Self::StoreIdKept,
         Self::NoCooling,
         Self::ForeignDropped,
+        Self::AcknowledgedAtOnce,
+        Self::ReadsItsCache,
+        Self::RemovalsFail,
     ];
 }

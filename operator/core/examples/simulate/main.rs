@@ -18,6 +18,7 @@ mod life;
 mod plan;
 mod report;
 mod request;
+mod rest;
 mod server;
 mod store;
 mod strike;

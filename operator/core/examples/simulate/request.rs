@@ -40,6 +40,9 @@ impl World<'_> {
             Task::ReadNic { began } => return self.read_nic(caller, began),
             Task::Send { write, send } => return self.depart(caller, write, send),
             _ if !reachable => Answer::Failed,
+            Task::ReadObject if self.plan.mutation == Some(Mutation::ReadsItsCache) => {
+                Answer::Object(self.replicas[caller.replica].pools.get(&name).cloned())
+            }
             Task::ReadObject => Answer::Object(self.server.objects.get(&name).cloned()),
             Task::Delete(ground) => {
                 let at = time(self.now);
@@ -381,6 +384,7 @@ impl World<'_> {
         self.check_landing(flight, &effect);
         let end = match flight.fate {
             _ if full => End::FullSubnet,
+            _ if self.plan.mutation == Some(Mutation::RemovalsFail) && !effect.remove.is_empty() => End::Fails,
             Some(Fault::A05OperationFails) => End::Fails,
             Some(Fault::A05OperationSuperseded) => End::Superseded,
             Some(Fault::A10PartialSuccess) => End::Partly,
