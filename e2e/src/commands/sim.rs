@@ -19,6 +19,9 @@ pub struct SimArguments {
     /// Plant a known defect (or `all` of them in turn) and see that it is caught.
     #[arg(long)]
     mutate: Option<String>,
+    /// Every order of events in a small scope, and of each of several planted defects the shortest way to it.
+    #[arg(long, conflicts_with_all = ["within", "seed", "mutate", "json"])]
+    exhaustive: bool,
     /// One JSON object a line: name, value, unit.
     #[arg(long)]
     json: bool,
@@ -29,10 +32,14 @@ pub struct SimArguments {
 /// # Errors
 /// If a rule was broken, or a defect was not caught.
 pub fn run(arguments: &SimArguments) -> Result<()> {
-    let SimArguments { seeds, within, seed, mutate, json } = arguments;
+    let SimArguments { seeds, within, seed, mutate, exhaustive, json } = arguments;
     let mut simulate = cargo();
     simulate.args(["run", "--quiet", "--profile", "sim", "--package", "azure-vnet-operator-core", "--example", "simulate", "--"]);
-    simulate.args(["--seeds", &seeds.to_string()]);
+    if *exhaustive {
+        simulate.arg("--exhaustive");
+    } else {
+        simulate.args(["--seeds", &seeds.to_string()]);
+    }
     let number = |number: &Option<u64>| number.map(|number| number.to_string());
     for (name, value) in [("--seed", number(seed)), ("--within", number(within)), ("--mutate", mutate.clone())] {
         simulate.args(value.iter().flat_map(|value| [name, value]));

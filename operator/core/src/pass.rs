@@ -6,6 +6,7 @@ mod race;
 
 use std::{
     collections::VecDeque,
+    fmt::Debug,
     ops::ControlFlow::{self, Break, Continue},
     sync::Arc,
     time::Duration,
@@ -153,6 +154,13 @@ impl Known {
         cloud.and_then(|cloud| cloud.intent.as_ref()).is_some_and(|intent| intent.op == IntentOp::Remove)
     }
 
+    /// What tells it apart, beside the object and the NIC: two of the same decide alike.
+    #[must_use]
+    pub fn gist(&self) -> impl Debug + '_ {
+        let Self { object: _, nic: _, read_at, machine: _, nonce, uid: _, provider_id: _, last, read_failure, memory } = self;
+        (read_at, nonce, last, read_failure, memory)
+    }
+
     /// What counts when a pass begins, with the object as it is to be taken: the [`newer`] of two readings.
     #[must_use]
     pub fn renewed(self, subject: &Subject<'_>, object: Option<Arc<AzureVnetNode>>) -> Self {
@@ -258,6 +266,13 @@ impl<'a> Pass<'a> {
     #[must_use]
     pub fn known(&self) -> &Known {
         &self.known
+    }
+
+    /// What tells it apart, beside what is known and what it decided so far: two of the same go on alike.
+    #[must_use]
+    pub fn gist(&self) -> impl Debug + '_ {
+        let Self { subject, known: _, confirmed, steps: _, todo, acted, wake: _ } = self;
+        (&subject.me, confirmed, todo, acted)
     }
 
     /// What is known when it ends, however it does.

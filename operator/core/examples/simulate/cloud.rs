@@ -202,6 +202,19 @@ impl Nic {
         self.past.push_back(present);
     }
 
+    /// Forgets what it was like: no answer is old, and whether an etag is current is known without it.
+    pub fn forget(&mut self) {
+        self.etag = 0;
+        self.past.clear();
+        self.shown.clear();
+        self.touch(0);
+    }
+
+    /// All that counts of it then.
+    pub fn gist(&self) -> impl std::fmt::Debug + '_ {
+        (&self.entries, &self.wanted, &self.operation, self.failed)
+    }
+
     pub fn etag(&self) -> u64 {
         self.etag
     }

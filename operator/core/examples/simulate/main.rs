@@ -19,6 +19,7 @@ mod plan;
 mod report;
 mod request;
 mod rest;
+mod scope;
 mod server;
 mod store;
 mod strike;
@@ -35,7 +36,9 @@ use crate::{fault::Mutation, report::Report};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: simulate [--seeds N] [--within SECONDS] [--seed S] [--mutate NAME|all] [--json]";
+const USAGE: &str = "usage: simulate [--seeds N] [--within SECONDS] [--seed S] [--mutate NAME|all] [--json]\n\
+                     \x20      simulate --exhaustive\n\
+                     \x20      simulate --scope LEADERS MINUTES INTENTS";
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -45,6 +48,8 @@ struct Arguments {
     within: Option<Duration>,
     seed: Option<u64>,
     mutate: Option<String>,
+    exhaustive: bool,
+    scope: Option<scope::Bounds>,
     json: bool,
 }
 
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let well = match (&arguments.mutate, arguments.seed) {
+        _ if arguments.exhaustive => scope::tell(&scope::WHOLE) && scope::plant(),
+        _ if arguments.scope.is_some() => scope::tell(arguments.scope.as_slice()),
         (Some(name), _) => mutate(name, arguments.seeds.unwrap_or(2_000)),
         (None, Some(seed)) => report::tell(seed),
         (None, None) => {
@@ -80,6 +87,11 @@ impl Arguments {
                 "--within" => parsed.within = Some(Duration::from_secs(words.next()?.parse().ok()?)),
                 "--seed" => parsed.seed = Some(words.next()?.parse().ok()?),
                 "--mutate" => parsed.mutate = Some(words.next()?),
+                "--exhaustive" => parsed.exhaustive = true,
+                "--scope" => {
+                    let mut number = || words.next()?.parse::<u8>().ok();
+                    parsed.scope = Some(scope::Bounds::of(number()?, number()?, number()?.into()));
+                }
                 "--json" => parsed.json = true,
                 _ => return None,
             }

@@ -99,6 +99,22 @@ impl Store {
         Some(address)
     }
 
+    /// All that counts of it.
+    pub fn gist(&self) -> impl std::fmt::Debug + '_ {
+        (&self.disk, &self.run, &self.kernel)
+    }
+
+    /// What ADD may choose from where nothing rests.
+    pub fn available(&self) -> Vec<Ipv4Addr> {
+        let mut available = vec![];
+        let look = |free: &[Ipv4Addr]| {
+            available = free.to_vec();
+            None
+        };
+        self.clone().add("", i64::MAX / 2, look, false);
+        available
+    }
+
     /// DEL: the kernel first, then the rest.
     pub fn delete(&mut self, pod: &str, now: i64) -> Option<Ipv4Addr> {
         let address = self.address_of(pod)?;

@@ -1,8 +1,12 @@
 use crate::{
     fault::Mutation,
     report::{first_violation, once_failed, run, run_thoroughly},
+    scope::{Bounds, search},
     trace::Trace,
 };
+
+/// What a build without optimization gets through in seconds.
+const SHORT: Bounds = Bounds { terms: 0, ticks: 0, ids: 2, mutation: None };
 
 #[test]
 fn some_seeds_break_no_rule() {
@@ -31,4 +35,15 @@ fn agents_overlook_nothing_by_looking_only_at_what_changed() {
 #[test]
 fn i4_a_write_that_was_not_recorded_is_caught() {
     assert!(first_violation(Mutation::IntentNotStored, 3).is_some());
+}
+
+#[test]
+fn i11_no_order_of_events_in_a_small_scope_breaks_a_rule() {
+    let found = search(SHORT);
+    assert_eq!((found.violation, found.landed > 0), (None, true));
+}
+
+#[test]
+fn re1_what_is_acknowledged_and_not_set_aside_is_found_in_a_small_scope() {
+    assert!(search(Bounds { mutation: Some(Mutation::AcknowledgedAtOnce), ..SHORT }).violation.is_some());
 }
