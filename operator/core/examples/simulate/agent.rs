@@ -103,6 +103,11 @@ impl Agent {
         *self = Self { alive: true, life: self.life + 1, object, ..Self::default() };
     }
 
+    /// The NIC read than which addresses that are set aside await a later one.
+    pub fn awaits_later_than(&self) -> Option<Timestamp> {
+        self.probation.awaits_later_than()
+    }
+
     /// What it remembers, as far as it counts.
     pub fn gist(&self) -> impl std::fmt::Debug + '_ {
         (&self.told, &self.sightings, &self.probation, &self.refused, self.restored, &self.last)

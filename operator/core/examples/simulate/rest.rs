@@ -8,7 +8,7 @@ use azure_vnet_crds::{
 };
 use azure_vnet_operator_core::policy::Pool;
 
-use crate::world::World;
+use crate::{controller::time, world::World};
 
 /// By when a probation that is over is seen to be over: the next time the NIC is read, which an idle node's is every ten minutes.
 const READ: i64 = 660_000;
@@ -117,7 +117,9 @@ impl World<'_> {
         let aside = machine.store.set_aside().len();
         let probation = i64::try_from(spec.effective.probation_seconds).unwrap_or_default() * 1000;
         let rests = self.book.giving.get(&name).is_some_and(|at| self.now - at < probation + READ);
-        if spec.release.is_empty() && aside > 0 && !rests {
+        // A leader whose clock was ahead has dated a read that no other is later than before that time has come.
+        let dated_ahead = machine.agent.awaits_later_than().is_some_and(|read| read > time(self.now - READ));
+        if spec.release.is_empty() && aside > 0 && !rests && !dated_ahead {
             return Some(format!("{aside} addresses stay set aside"));
         }
         None
