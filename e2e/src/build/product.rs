@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::compiler::Compiler;
 use super::{Cache, Entry, Image, cargo, checkout, key, progress, replace};
@@ -55,10 +55,18 @@ pub fn product(cache: &Cache, operator: Operator) -> Result<Product> {
     for (folder, name) in [(&plugins, "azure-vnet"), (&plugins, "azure-vnet-ipam"), (&operator, "azure-vnet-operator")] {
         let target = bin.join(name);
         let temporary = target.with_extension("tmp");
-        fs::copy(folder.join(name), &temporary).with_context(|| format!("cannot copy {}", folder.join(name).display()))?;
+        copy(&folder.join(name), &temporary)?;
         fs::rename(&temporary, &target)?;
     }
     Ok(Product { bin })
+}
+
+/// Copies an executable by a program of its own: one that this process had open for writing may still be open in a child that another thread is just
+/// starting, and whoever executes it then is told that it is busy.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("--").arg(from).arg(to).status().context("cannot run cp")?;
+    ensure!(status.success(), "cannot copy {} ({status})", from.display());
+    Ok(())
 }
 
 /// Builds the plugins alone, as they ship, and answers the folder that they are in.
