@@ -175,18 +175,28 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
         |address: &IpAddr| rules.iter().find(|rule| rule.comment.address == Some(*address)).is_some_and(|first| first.comment.tag != tag);
     let addresses: BTreeSet<IpAddr> = named.chain(known.iter().copied()).filter(|address| !taken(address)).collect();
     for address in addresses {
-        let Lookup::Route(route) = host.route_to(address)? else { continue };
-        let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { continue };
-        if host.link(LinkBy::Index(link))?.is_some_and(|link| uplink_of(&link).is_some()) {
-            gone(host.change(Change::DeleteNeighbour { link, address }))?;
-            gone(host.change(Change::DeleteRoute(route)))?;
-        }
+        forget_way(host, address)?;
     }
     let count = rules.iter().filter(own).count();
     if let (Some(frames), true) = (&mut frames, count > 0) {
         frames.settle(|seen| RulePlan::of_pod(attachment, &[], seen))?;
     }
     Ok(Forgotten { rules: count, _socket: frames })
+}
+
+/// Removes route and entry of an address that a bridge of these plugins leads to. Whose they are its caller knows.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn forget_way(host: &mut Netlink, address: IpAddr) -> Result<(), NetlinkError> {
+    let Lookup::Route(route) = host.route_to(address)? else { return Ok(()) };
+    let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { return Ok(()) };
+    if host.link(LinkBy::Index(link))?.is_some_and(|link| uplink_of(&link).is_some()) {
+        // The route leads to the entry.
+        gone(host.change(Change::DeleteNeighbour { link, address }))?;
+        gone(host.change(Change::DeleteRoute(route)))?;
+    }
+    Ok(())
 }
 
 /// How pods that are there are wired, by their links and rules. The rules are read once, and only if a pod is bridged.

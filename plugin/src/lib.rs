@@ -13,6 +13,7 @@ pub mod resolvers;
 mod small;
 pub mod source;
 pub mod store;
+pub mod strays;
 pub mod switch;
 pub mod unbridge;
 pub mod wire;

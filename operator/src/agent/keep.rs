@@ -18,8 +18,8 @@ use azure_vnet_operator_core::{
     withheld::Withheld,
 };
 use azure_vnet_plugin::{
-    frames::RulesSeen,
     store::{Adoption, Keeper, KeeperError, Rebuilt},
+    strays::RulesSeen,
 };
 use azure_vnet_plugin_core::{boot::BootId, lease::Entry};
 use jiff::Timestamp;
@@ -223,8 +223,8 @@ impl Node {
         Ok(())
     }
 
-    /// Removes the rules of bridged pods that neither a link nor a lease speaks for: their leases were lost, and no DEL will come (safety rule
-    /// CM4). The rules are looked at first: a pod has its link and its lease before it has rules.
+    /// Removes what bridged pods left that neither a link nor a lease speaks for: their leases were lost, and no DEL will come (safety rule CM4).
+    /// The rules are looked at first: a pod has its link and its lease before it has rules.
     fn forget_strays(&mut self) -> Result<(), String> {
         let rules = RulesSeen::now().map_err(|error| chain(&error))?;
         let linked = self.kernel.view().map_err(|error| chain(&error))?.pods.into_iter().map(|pod| pod.alias.attachment);
@@ -233,7 +233,8 @@ impl Node {
             Entry::Leased(lease) => Some(lease.attachment),
             Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
         });
-        rules.forget_all_but(&linked.chain(leased).collect()).map_err(|error| chain(&error))
+        let known = linked.chain(leased).collect();
+        self.kernel.forget_strays(rules, &known, self.keeper.store()).map_err(|error| chain(&error))
     }
 }
 

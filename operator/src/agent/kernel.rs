@@ -10,7 +10,8 @@ use azure_vnet_plugin::{
     bridge::{self, BridgeError, ModesThere},
     kernel_use,
     netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
-    store::{KernelLease, KernelUse},
+    store::{KernelLease, KernelUse, Store},
+    strays::{RulesSeen, StraysError},
     unbridge::{self, Undone},
 };
 use azure_vnet_plugin_core::{
@@ -187,6 +188,14 @@ impl Kernel {
             Entry::Leased(lease) => bridge::forget_pod(&mut self.0, &lease.attachment, &[lease.address.into()]).is_ok(),
             Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => true,
         }
+    }
+
+    /// Removes what bridged pods left that are not among the `known` ones.
+    ///
+    /// # Errors
+    /// See [`StraysError`].
+    pub fn forget_strays(&mut self, rules: RulesSeen, known: &BTreeSet<Attachment>, store: &Store) -> Result<(), StraysError> {
+        rules.forget_all_but(known, store, &mut self.0)
     }
 
     /// What the kernel shows of an entry (safety rule CM4).

@@ -38,6 +38,16 @@ pub fn mac_of_pod(attachment: &Attachment, observed: &[ObservedRule]) -> Option<
     arriving.find_map(|there| there.comment.rule.split_once("--to-dst ")?.1.split(' ').next()?.parse().ok())
 }
 
+/// The addresses that the rules of pods name of whom nobody knows, but for those that the rules of `known` pods name too.
+#[must_use]
+pub fn left_by_strays(observed: &[ObservedRule], known: &BTreeSet<Attachment>) -> BTreeSet<IpAddr> {
+    let known: BTreeSet<String> = known.iter().map(|attachment| Holder::Pod(attachment.clone()).tag()).collect();
+    let of_pods = observed.iter().filter(|rule| rule.chain == Chain::Pods);
+    let (kept, strays): (Vec<_>, Vec<_>) = of_pods.partition(|rule| known.contains(&rule.comment.tag));
+    let addresses = |rules: Vec<&ObservedRule>| rules.into_iter().filter_map(|rule| rule.comment.address).collect::<BTreeSet<_>>();
+    &addresses(strays) - &addresses(kept)
+}
+
 /// A chain of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Chain {
@@ -437,6 +447,19 @@ mod tests {
         let left = after(there, &plan);
         assert_eq!(left.len(), kept.len() + 3);
         assert!(left.iter().all(|rule| kept.contains(rule) || rule.comment.tag == Holder::Pod(new.clone()).tag()));
+    }
+
+    #[test]
+    fn addresses_that_pods_left_are_those_of_no_pod_that_is_known() {
+        let [known, stray, former] = ["known", "stray", "former"].map(attachment);
+        let pods = [(&stray, "10.240.1.2"), (&former, "10.240.1.1"), (&known, "10.240.1.1")];
+        // As ADD makes them: without a look at those of others.
+        let seen = pods.iter().fold(Vec::new(), |seen, (pod, address)| after(seen, &RulePlan::of_pod(pod, &rules(address), &[])));
+        let left = |known: &[&Attachment]| left_by_strays(&seen, &known.iter().copied().cloned().collect());
+        let [one, two] = ["10.240.1.1", "10.240.1.2"].map(|address| address.parse().unwrap());
+        assert_eq!(left(&[&known]), BTreeSet::from([two]));
+        assert_eq!(left(&[]), BTreeSet::from([one, two]));
+        assert_eq!(left(&[&known, &stray]), BTreeSet::new());
     }
 
     #[test]

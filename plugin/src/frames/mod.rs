@@ -3,12 +3,11 @@
 
 mod encode;
 mod socket;
-mod strays;
 
 use azure_vnet_plugin_core::frames::{Chain, Comment, ObservedRule, RulePlan};
 
 use self::encode::Chains;
-pub use self::{socket::Frames, strays::RulesSeen};
+pub use self::socket::Frames;
 use crate::netlink::{Errno, NetlinkError};
 
 /// A table of the kernel.

@@ -33,9 +33,9 @@ pub use original::StateFiles;
 
 use crate::{
     bridge::ModesThere,
-    frames::RulesSeen,
     netlink::{Link, Netlink, NetlinkError},
     store::{FileError, HoldError, KeeperError, KernelLease, PoolError, Query, Store, Supply},
+    strays::RulesSeen,
 };
 
 /// How long each service is waited for where there is nothing to give without its answer.
@@ -200,7 +200,7 @@ impl<'a> Machine<'a> {
         // What bridged pods left whose leases were lost, and of which nobody will be told to forget it. It is in no new pod's way: where it
         // cannot be told or removed, it stays.
         if let (Ok(rules), Ok(known)) = (rules, self.known(&links)) {
-            let _ = rules.forget_all_but(&known);
+            let _ = rules.forget_all_but(&known, self.store, host);
         }
         Ok(())
     }

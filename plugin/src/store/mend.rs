@@ -9,10 +9,13 @@ use azure_vnet_plugin_core::{
     pool::{SealOwner, Sealed},
 };
 
-use super::{FileError, HoldError, KeeperError, Lock, Store, files};
+use super::{FileError, Freed, HoldError, KeeperError, Lock, Store, files};
 
 /// No record, hence occupied, for people to read.
 const OCCUPIED: &str = "in a container that was there when the store was made; GC frees the address once it is gone\n";
+
+/// No record, hence occupied, while the way to the address is taken away.
+const LEFT: &str = "left by a bridged pod whose lease was lost, to rest once the kernel has nothing of it\n";
 
 /// A pod's link as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +90,20 @@ impl Store {
         let sealed = Sealed { store: StoreId::from_random(random()?), boot: self.boot.clone(), owner: SealOwner::Plugin };
         files::replace(&self.folder, &self.folder.join("sealed"), &sealed.print())?;
         Ok(sealed.owner)
+    }
+
+    /// Sends an address that a pod left without a lease to its rest, after `take_away` has taken what the kernel has of it, while nobody can get
+    /// it. Where it cannot, the address stays occupied; of an address that has another record, nothing is taken. Whether nothing of that pod's
+    /// is in the way of others: it is gone, or the address is leased, and who leased it found it free.
+    ///
+    /// # Errors
+    /// See [`HoldError`].
+    pub fn clear(&self, address: Ipv4Addr, take_away: &mut dyn FnMut() -> bool) -> Result<bool, HoldError> {
+        let Some(lock) = self.lock_if_there()? else { return Ok(false) };
+        files::link_new(&self.folder, &self.lease_path(address), LEFT)?;
+        drop(lock);
+        let freed = self.free_if(address, &Entry::read(address, LEFT.as_bytes()), take_away)?;
+        Ok(freed == Freed::Cooling || matches!(self.read(address)?, Some(Entry::Leased(_))))
     }
 
     /// Removes what dead processes left in a store that no agent keeps.

@@ -30,7 +30,7 @@ fn cm2_del_of_a_bridged_pod_leaves_another_bridges_route_to_its_address() {
 }
 
 #[test]
-fn cm4_rules_of_pods_whose_leases_were_lost_go_when_the_store_is_made_anew() {
+fn cm4_what_pods_left_whose_leases_were_lost_goes_when_the_store_is_made_anew_and_their_addresses_rest() {
     on_a_bare_node(|node| {
         let addresses: Vec<_> = (1..=4).map(pool_address).collect();
         let service = Service::start(wireserver(&addresses));
@@ -44,11 +44,19 @@ fn cm4_rules_of_pods_whose_leases_were_lost_go_when_the_store_is_made_anew() {
         fs::remove_dir_all(RUN).unwrap();
         pods[..2].iter().for_each(Sandbox::drop_netns);
         await_that("links go with their namespaces", || node.host_links().len() == 1);
-        assert_eq!(node.bridged()[1], addresses[..3].iter().copied().collect(), "rules outlive the links");
-        let new = add(&node.sandbox("c4", "c4")).address();
-        assert_eq!(node.bridged()[1], BTreeSet::from([added[2].address(), new]));
+        let three: BTreeSet<_> = addresses[..3].iter().copied().collect();
+        assert_eq!((node.bridged(), node.pod_routes()), ([three.clone(), three.clone()], three), "all of it outlives the links");
+        assert_eq!(add(&node.sandbox("c4", "c4")).address(), addresses[3], "the others rest");
+        let living = [addresses[2], addresses[3]];
+        node.assert_holds(&living, "of the living alone");
+        for address in &addresses[..2] {
+            assert!(matches!(node.store().read(*address).unwrap(), Some(Entry::Cooling(_))), "{address}");
+        }
         let check = node.run(&pods[2], "CHECK", &with(conf.clone(), added[2].json()));
         assert!(check.ok, "{check:?}");
+        // One comes all the same.
+        assert!(node.run(&pods[0], "DEL", &conf).ok);
+        node.assert_holds(&living, "after a late DEL");
     });
 }
 

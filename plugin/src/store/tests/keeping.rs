@@ -42,6 +42,32 @@ fn st3_what_cannot_be_read_is_mended_from_the_kernel() {
 }
 
 #[test]
+fn cm4_an_address_that_a_pod_left_is_nobodys_until_the_kernel_has_nothing_of_it_and_then_rests() {
+    let node = Node::with_pool(&[4, 5]);
+    let store = node.store();
+    let mut given = Vec::new();
+    let mut refuse = || {
+        given.push(add(&store, "a").unwrap());
+        false
+    };
+    assert!(!store.clear(address(4), &mut refuse).unwrap());
+    assert_eq!(given, [address(5)]);
+    assert!(matches!(store.read(address(4)).unwrap(), Some(Entry::Unreadable(_))), "it stays occupied");
+    assert!(store.clear(address(4), &mut || true).unwrap());
+    assert!(is_cooling(&store, 4));
+}
+
+#[test]
+fn cm4_of_an_address_that_has_a_record_nothing_is_taken_away() {
+    let node = Node::with_pool(&[4, 5]);
+    let store = node.store();
+    add(&store, "a").unwrap();
+    node.open().quarantine(&marker(5, 1), &mut free).unwrap();
+    let cleared = [4, 5].map(|last| store.clear(address(last), &mut || panic!("{last} is another's")).unwrap());
+    assert_eq!((cleared, is_leased(&store, 4), is_quarantined(&store, 5)), ([true, false], true, true));
+}
+
+#[test]
 fn st6_an_address_is_set_aside_by_two_records_or_by_none() {
     let node = Node::with_pool(&[4, 5]);
     let keeper = node.open();

@@ -1,0 +1,94 @@
+//! What bridged pods left that are gone, where no lease tells of them and no DEL will come: their rules, and the ways to their addresses.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use azure_vnet_plugin_core::{
+    attachment::Attachment,
+    frames::{self, ObservedRule, RulePlan},
+    wiring::Alias,
+};
+
+use crate::{
+    bridge,
+    frames::Frames,
+    netlink::{Link, Netlink, NetlinkError},
+    store::{HoldError, Store},
+};
+
+/// The rules of pods as they were before anyone was asked which pods there are.
+#[derive(Debug)]
+pub struct RulesSeen {
+    socket: Option<Frames>,
+    rules: Vec<ObservedRule>,
+}
+
+/// Why something of such a pod is left.
+#[derive(Debug, thiserror::Error)]
+pub enum StraysError {
+    /// The kernel refuses, or does not answer.
+    #[error("cannot remove what bridged pods left")]
+    Kernel(#[source] NetlinkError),
+    /// The store.
+    #[error("cannot send the address {address} of a bridged pod that is gone to its rest")]
+    Store {
+        /// The address.
+        address: Ipv4Addr,
+        /// Why.
+        #[source]
+        source: HoldError,
+    },
+}
+
+impl RulesSeen {
+    /// Looks at them.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn now() -> Result<Self, NetlinkError> {
+        let mut socket = Frames::open_if_any()?;
+        let rules = socket.as_mut().map_or(Ok(Vec::new()), Frames::observe)?;
+        Ok(Self { socket, rules })
+    }
+
+    /// Removes what pods left that are not among the `known` ones: no DEL will. The ways to their addresses go first, as the rules are all that
+    /// leads to them: an address of which something stays keeps its rules. A pod's link has its label before the pod has rules.
+    ///
+    /// # Errors
+    /// See [`StraysError`].
+    pub fn forget_all_but(self, known: &BTreeSet<Attachment>, store: &Store, host: &mut Netlink) -> Result<(), StraysError> {
+        let Self { socket, rules } = self;
+        let Some(mut socket) = socket else { return Ok(()) };
+        if RulePlan::without_strays(&rules, known, &rules).is_empty() {
+            return Ok(());
+        }
+        let linked = linked(host).map_err(StraysError::Kernel)?;
+        let mut stay = BTreeSet::new();
+        for address in frames::left_by_strays(&rules, known).difference(&linked) {
+            if !is_cleared(*address, store, host)? {
+                stay.insert(*address);
+            }
+        }
+        let may_go = |rule: &ObservedRule| rule.comment.address.is_none_or(|address| !stay.contains(&address));
+        let rules: Vec<ObservedRule> = rules.into_iter().filter(may_go).collect();
+        socket.settle(|there| RulePlan::without_strays(&rules, known, there)).map_err(StraysError::Kernel)
+    }
+}
+
+/// The addresses that pods' links name.
+fn linked(host: &mut Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let address = |link: &Link| Some(link.alias.as_deref()?.parse::<Alias>().ok()?.address);
+    Ok(host.links()?.iter().filter_map(address).collect())
+}
+
+/// Takes the way to an address away that no link names, and lets the address rest. Whether nothing of the former pod's is in the way of others.
+fn is_cleared(address: IpAddr, store: &Store, host: &mut Netlink) -> Result<bool, StraysError> {
+    let mut take_away = || linked(host).is_ok_and(|linked| !linked.contains(&address)) && bridge::forget_way(host, address).is_ok();
+    match address {
+        IpAddr::V4(address) => store.clear(address, &mut take_away).map_err(|source| StraysError::Store { address, source }),
+        // The store has none of these: other plugins give them.
+        IpAddr::V6(_) => Ok(take_away()),
+    }
+}
