@@ -213,6 +213,10 @@ impl Node {
         if let Err(error) = self.forget_strays() {
             warn!(%error, "cannot look for what bridged pods left");
         }
+        let known = self.memory.as_ref().map(Memory::addresses).unwrap_or_default();
+        if let Err(error) = self.kernel.claim_unreachable(view, &known) {
+            warn!(error = chain(&error), "cannot mark the routes of an earlier version");
+        }
         let kernel = &mut self.kernel;
         let restored = self.keeper.restore_after_start(&mut |address| kernel.in_use(address))?;
         if !restored.quarantined.is_empty() || !restored.refused.is_empty() || !restored.unreadable.is_empty() {

@@ -9,7 +9,7 @@ use std::{
 use azure_vnet_plugin::{
     bridge::{self, BridgeError, ModesThere},
     kernel_use,
-    netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, Route, RouteKind},
+    netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, PROTOCOL_BOOT, Route, RouteKind},
     store::{KernelLease, KernelUse, Store},
     strays::{RulesSeen, StraysError},
     unbridge::{self, Undone},
@@ -19,7 +19,7 @@ use azure_vnet_plugin_core::{
     gc::{LinkWitness, NetnsWitness},
     lease::{Entry, Lease},
     unbridge::Stays,
-    wiring::{Alias, UNREACHABLE_METRIC},
+    wiring::{Alias, UNREACHABLE_METRIC, UNREACHABLE_PROTOCOL},
 };
 use ipnet::{IpNet, Ipv4Net};
 use rustix::fs::FsWord;
@@ -122,12 +122,25 @@ impl Kernel {
         Ok(neighbours.iter().any(|neighbour| neighbour.permanent && neighbour.address == IpAddr::V4(address)))
     }
 
-    /// Makes the unreachable routes exactly those of these addresses (safety rule PK1). Answers how many differed.
+    /// Marks the unreachable routes of these addresses as ours that a version made which marked none: they look as if somebody had typed them.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn claim_unreachable(&mut self, view: &View, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
+        let unmarked = view.routes.iter().filter(|route| route.protocol == PROTOCOL_BOOT).filter_map(unreachable);
+        let unmarked = unmarked.filter(|address| addresses.contains(address));
+        let changes: Vec<Change<'_>> =
+            unmarked.map(|address| Change::ReplaceRoute(Route::unreachable(address, UNREACHABLE_METRIC))).collect();
+        self.changes("mark the routes of unleased addresses", &changes)
+    }
+
+    /// Makes the unreachable routes of ours exactly those of these addresses (safety rule PK1). Answers how many differed.
     ///
     /// # Errors
     /// The kernel refuses one.
     pub fn converge_unreachable(&mut self, view: &View, addresses: &BTreeSet<Ipv4Addr>) -> Result<usize, KernelError> {
-        let present: BTreeSet<Ipv4Addr> = view.routes.iter().filter_map(unreachable).collect();
+        let ours = view.routes.iter().filter(|route| route.protocol == UNREACHABLE_PROTOCOL);
+        let present: BTreeSet<Ipv4Addr> = ours.filter_map(unreachable).collect();
         let missing = addresses.difference(&present).map(|address| Change::AddRoute(Route::unreachable(*address, UNREACHABLE_METRIC)));
         let surplus = present.difference(addresses).map(|address| Change::DeleteRoute(Route::unreachable(*address, UNREACHABLE_METRIC)));
         let changes: Vec<Change<'_>> = missing.chain(surplus).collect();
@@ -151,19 +164,19 @@ impl Kernel {
         unbridge::undo(&mut self.0, None)
     }
 
-    /// Removes the host routes of pods whose address the NIC has lost (safety rule RE7). Answers which.
+    /// Removes the host routes of pods whose address the NIC has lost, whoever made them (safety rule RE7). Answers which.
     ///
     /// # Errors
     /// The kernel refuses one.
     pub fn remove_host_routes(&mut self, view: &View, lost: &BTreeSet<Ipv4Addr>) -> Result<Vec<Ipv4Addr>, KernelError> {
         // A pod's route leads through its link, or through the bridge of which that is a port.
-        let of_pods: BTreeSet<IpAddr> = view.pods.iter().map(|pod| pod.alias.address).collect();
+        let leads = |pod: &PodLink, link| pod.index == link || pod.controller == Some(link);
+        let to_pod = |address, link| view.pods.iter().any(|pod| pod.alias.address == address && leads(pod, link));
         let of_lost = |route: &&Route| {
             let address = route.destination.addr();
             route.destination.prefix_len() == 32
                 && v4(address).is_some_and(|address| lost.contains(&address))
-                && of_pods.contains(&address)
-                && route.link.is_some()
+                && route.link.is_some_and(|link| to_pod(address, link))
         };
         let routes: Vec<Route> = view.routes.iter().filter(of_lost).cloned().collect();
         let removed = routes.iter().filter_map(|route| v4(route.destination.addr())).collect();
@@ -322,9 +335,10 @@ fn pod_link(link: &Link) -> Option<PodLink> {
     Some(PodLink { index: link.index, name: link.name.parse().ok()?, alias, controller: link.controller })
 }
 
+/// The address that such a route refuses packets to, whoever made it.
 fn unreachable(route: &Route) -> Option<Ipv4Addr> {
-    let ours = route.kind == RouteKind::Unreachable && route.metric == UNREACHABLE_METRIC && route.destination.prefix_len() == 32;
-    v4(route.destination.addr()).filter(|_| ours)
+    let is_one = route.kind == RouteKind::Unreachable && route.metric == UNREACHABLE_METRIC && route.destination.prefix_len() == 32;
+    v4(route.destination.addr()).filter(|_| is_one)
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use azure_vnet_crds::AzureVnetNodeSpec;
+use azure_vnet_operator_core::adoption;
 use serde::{Deserialize, Serialize};
 
 const FORMAT: u32 = 1;
@@ -54,6 +55,12 @@ impl Memory {
     pub fn load(folder: &Path) -> Option<Self> {
         let Record { format, memory } = serde_json::from_slice(&fs::read(folder.join(FILE)).ok()?).ok()?;
         (format == FORMAT).then_some(memory)
+    }
+
+    /// The addresses of the spec, to which packets were refused while no pod had them (safety rule PK1).
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<Ipv4Addr> {
+        adoption::listed(&self.spec).iter().map(|slot| slot.address).collect()
     }
 
     /// Replaces the record.

@@ -22,6 +22,7 @@ use super::{
     iptables::{self, Iptables, IptablesError, LIMIT},
     kernel::{Kernel, KernelError},
     logs,
+    memory::Memory,
     sysctl::{self, SysctlError},
 };
 use crate::{child::Limit, install::OURS};
@@ -157,6 +158,9 @@ pub fn restore(places: &Places, extent: Extent) -> Result<Vec<String>, RestoreEr
             withdraw(program).map_err(|source| RestoreError::Rules { program: name, source })?.then(|| format!("chains of {name}")),
         );
     }
+    let known = Memory::load(&places.state_dir).as_ref().map(Memory::addresses).unwrap_or_default();
+    let view = kernel.view().map_err(RestoreError::Kernel)?;
+    kernel.claim_unreachable(&view, &known).map_err(RestoreError::Kernel)?;
     let view = kernel.view().map_err(RestoreError::Kernel)?;
     let routes = kernel.converge_unreachable(&view, &[].into()).map_err(RestoreError::Kernel)?;
     done.extend((routes > 0).then(|| format!("{routes} unreachable routes")));

@@ -433,7 +433,10 @@ fn pk1_every_pool_address_is_unreachable_until_it_leaves_and_re7_a_lost_one_lose
         run("ip", &["link", "set", "pod", "up"]);
         run("ip", &["link", "set", "azv00000000001", "up", "alias", "azure-vnet:c1/eth0 10.0.0.6"]);
         run("ip", &["route", "add", "10.0.0.6/32", "dev", "azv00000000001"]);
-        run("ip", &["route", "add", "unreachable", "10.9.9.9/32", "metric", "77"]);
+        // Others': of another metric, and of the same.
+        for (to, metric, protocol) in [("10.9.9.7/32", "77", "boot"), ("10.9.9.8/32", "4096", "static"), ("10.9.9.9/32", "4096", "boot")] {
+            run("ip", &["route", "add", "unreachable", to, "metric", metric, "proto", protocol]);
+        }
         object.spec.revision = 2;
         object.spec.addresses = all(&["1/10.0.0.5"]);
         object.spec.lost = all(&["2/10.0.0.6"]);
@@ -441,7 +444,28 @@ fn pk1_every_pool_address_is_unreachable_until_it_leaves_and_re7_a_lost_one_lose
         assert_eq!(outcome.cut_off, [address("10.0.0.6")]);
         assert_eq!(run("ip", &["route", "show", "10.0.0.6/32"]), "");
         let left = unreachable();
-        assert!(left.contains("10.0.0.5") && left.contains("10.9.9.9") && left.lines().count() == 2, "{left}");
+        let left: Vec<&str> = left.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+        assert_eq!(left, ["10.0.0.5", "10.9.9.7", "10.9.9.8", "10.9.9.9"]);
+    });
+}
+
+#[test]
+fn pk1_routes_that_an_earlier_version_did_not_mark_are_ours_if_their_addresses_were_in_its_pool() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        drop(filled(&machine, &object));
+        for to in ["10.0.0.5/32", "10.0.0.6/32", "10.9.9.9/32"] {
+            run("ip", &["route", "replace", "unreachable", to, "metric", "4096"]);
+        }
+        object.spec.revision = 2;
+        object.spec.addresses = all(&["1/10.0.0.5"]);
+        let mut node = machine.start();
+        let unreachable = || run("ip", &["route", "show", "type", "unreachable"]);
+        until(&mut node, &seen(Some(&object), vec![]), |_, _| !unreachable().contains("10.0.0.6"));
+        let left = unreachable();
+        let left: Vec<&str> = left.lines().map(str::trim).collect();
+        assert_eq!(left, ["unreachable 10.0.0.5 proto 97 metric 4096", "unreachable 10.9.9.9 metric 4096"]);
     });
 }
 

@@ -150,7 +150,7 @@ pub enum Change<'a> {
     AddRoute(Route),
     /// Adds a route in place of any other of that destination, table and metric.
     ReplaceRoute(Route),
-    /// Removes a route, whoever made it.
+    /// Removes a route of the maker that it names.
     DeleteRoute(Route),
     /// Enters a neighbour for good, in place of what was learned of it.
     SetNeighbour {
@@ -214,10 +214,9 @@ pub(super) fn encode(change: &Change<'_>) -> (u16, u16, Box<dyn Emitable>) {
         Change::CopyRoute { link, words } => (NEW_ROUTE, REQUEST | CREATE | REPLACE, copied_route(*link, words)),
         Change::AddAddress(address) => (NEW_ADDRESS, REQUEST | CREATE | EXCLUSIVE, Box::new(address_message(*address))),
         Change::DeleteAddress(address) => (DELETE_ADDRESS, REQUEST, Box::new(address_message(*address))),
-        Change::AddRoute(route) => (NEW_ROUTE, REQUEST | CREATE | EXCLUSIVE, Box::new(route_message(route, RouteProtocol::Boot))),
-        Change::ReplaceRoute(route) => (NEW_ROUTE, REQUEST | CREATE | REPLACE, Box::new(route_message(route, RouteProtocol::Boot))),
-        // Of unspecified origin: the kernel removes none whose origin is another than the one that is named.
-        Change::DeleteRoute(route) => (DELETE_ROUTE, REQUEST, Box::new(route_message(route, RouteProtocol::Unspec))),
+        Change::AddRoute(route) => (NEW_ROUTE, REQUEST | CREATE | EXCLUSIVE, Box::new(route_message(route))),
+        Change::ReplaceRoute(route) => (NEW_ROUTE, REQUEST | CREATE | REPLACE, Box::new(route_message(route))),
+        Change::DeleteRoute(route) => (DELETE_ROUTE, REQUEST, Box::new(route_message(route))),
         Change::SetNeighbour { link, address, mac } => {
             (NEW_NEIGHBOUR, REQUEST | CREATE | REPLACE, Box::new(neighbour_message(*link, *address, Some(*mac))))
         }
@@ -333,12 +332,12 @@ fn address_message(address: Address) -> AddressMessage {
     message
 }
 
-fn route_message(route: &Route, protocol: RouteProtocol) -> RouteMessage {
+fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(route.destination.addr());
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.table = u8::try_from(route.table).unwrap_or_default();
-    message.header.protocol = protocol;
+    message.header.protocol = RouteProtocol::from(route.protocol);
     message.header.scope = match route.scope {
         Scope::Universe => RouteScope::Universe,
         Scope::Link => RouteScope::Link,

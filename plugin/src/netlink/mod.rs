@@ -121,14 +121,28 @@ pub struct Route {
     pub metric: u32,
     /// Routing table.
     pub table: u32,
+    /// Who made it, by the kernel's numbers.
+    pub protocol: u8,
 }
+
+/// `RTPROT_BOOT`: a route's maker where nothing else is said, as of `ip route`.
+pub const PROTOCOL_BOOT: u8 = 3;
 
 impl Route {
     /// `<destination> dev <link> scope link`.
     #[must_use]
     pub fn on_link(destination: impl Into<IpNet>, link: LinkIndex) -> Self {
         let destination = destination.into();
-        Self { destination, kind: RouteKind::Unicast, link: Some(link), gateway: None, scope: Scope::Link, metric: 0, table: MAIN_TABLE }
+        Self {
+            destination,
+            kind: RouteKind::Unicast,
+            link: Some(link),
+            gateway: None,
+            scope: Scope::Link,
+            metric: 0,
+            table: MAIN_TABLE,
+            protocol: PROTOCOL_BOOT,
+        }
     }
 
     /// `default via <gateway> dev <link>`.
@@ -138,7 +152,7 @@ impl Route {
         Self { gateway: Some(gateway), scope: Scope::Universe, ..Self::on_link(wiring::everywhere(gateway), link) }
     }
 
-    /// `unreachable <address>/32 metric <metric>`: what a pool address has while no pod has it (safety rule PK1).
+    /// `unreachable <address>/32 metric <metric> proto 97`: what a pool address has while no pod has it (safety rule PK1).
     #[must_use]
     pub fn unreachable(address: Ipv4Addr, metric: u32) -> Self {
         Self {
@@ -149,6 +163,7 @@ impl Route {
             scope: Scope::Universe,
             metric,
             table: MAIN_TABLE,
+            protocol: wiring::UNREACHABLE_PROTOCOL,
         }
     }
 }

@@ -174,6 +174,7 @@ pub(super) fn route(body: &[u8]) -> Result<Route, NetlinkError> {
         scope: scope(header.scope),
         metric: 0,
         table: u32::from(header.table),
+        protocol: header.protocol.into(),
     };
     for attribute in message.attributes {
         match attribute {

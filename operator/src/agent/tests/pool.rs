@@ -95,6 +95,8 @@ fn re7_a_lost_address_of_a_bridged_pod_loses_its_route_and_others_keep_theirs() 
         for (to, protocol) in [("10.0.0.5/32", "boot"), ("10.0.0.6/32", "static"), ("10.0.0.77/32", "boot")] {
             run("ip", &["route", "add", to, "dev", "azure0", "proto", protocol]);
         }
+        // One that leads elsewhere is no pod's.
+        run("ip", &["route", "add", "10.0.0.6/32", "dev", "eth0", "metric", "50"]);
         object.spec.revision = 2;
         object.spec.addresses = all(&["1/10.0.0.5"]);
         object.spec.lost = all(&["2/10.0.0.6", "3/10.0.0.77"]);
@@ -103,6 +105,7 @@ fn re7_a_lost_address_of_a_bridged_pod_loses_its_route_and_others_keep_theirs() 
         let left = run("ip", &["route", "show", "dev", "azure0"]);
         let left: Vec<&str> = left.lines().filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(left, ["10.0.0.5", "10.0.0.77"], "of our pods' routes only, and only of the lost address");
+        assert!(run("ip", &["route", "show", "dev", "eth0"]).contains("10.0.0.6"), "and only through pods' links and bridges");
         assert_eq!(condition(&outcome, Topic::RulesInSync), None);
     });
 }

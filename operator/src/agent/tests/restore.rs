@@ -60,6 +60,8 @@ fn everything_of_ours_goes_and_everything_else_stays() {
             fs::write(machine.path("log").join(log), "line").unwrap();
         }
         assert!(machine.conflist() && run("ip", &["route"]).contains("unreachable 10.0.0.5"));
+        // As a version that marked none left it.
+        run("ip", &["route", "replace", "unreachable", "10.0.0.6/32", "metric", "4096"]);
         drop(node);
         let done = restore(&places(&machine), ALL).unwrap();
         assert!(done.iter().any(|what| what.contains("10-azure-vnet.conflist")), "{done:?}");

@@ -32,6 +32,10 @@ pub const HOST_MAC: Mac = Mac([0xaa; 6]);
 /// Metric of the route that refuses packets to a pool address without a pod (safety rule PK1).
 pub const UNREACHABLE_METRIC: u32 = 4096;
 
+/// The kernel's number of whoever made such a route (`rtm_protocol`): ours are told by it from those of others. No routing daemon that iproute2's
+/// `rt_protos` names has it. <https://man7.org/linux/man-pages/man7/rtnetlink.7.html>
+pub const UNREACHABLE_PROTOCOL: u8 = 97;
+
 /// The interface that a Kubernetes pod has; the host link of this one is named after the pod.
 pub const POD_INTERFACE: &str = "eth0";
 const ALIAS_PREFIX: &str = "azure-vnet:";
