@@ -85,13 +85,15 @@ pub enum Ready {
     Unknown,
 }
 
-/// A NIC and when the request for it was sent.
+/// A NIC and when it was read. A read may wait for its turn for minutes.
 #[derive(Clone, Debug)]
 pub struct NicRead {
     /// What it showed.
     pub view: Arc<nic::View>,
-    /// Time at which the read began.
+    /// Time at which the read began: it shows what was so later.
     pub at: Timestamp,
+    /// Time at which the answer came: the pause before the next read counts from there.
+    pub ended: Timestamp,
 }
 
 /// A controller that holds the lease.

@@ -36,8 +36,9 @@ pub struct Known {
     pub object: Option<Arc<AzureVnetNode>>,
     /// The NIC as last read.
     pub nic: Option<Nic>,
-    /// Time at which that read began.
+    /// Time at which that read began, and at which it ended.
     read_at: Timestamp,
+    read_ended: Timestamp,
     /// The machine, as described with it.
     machine: Option<Arc<Machine>>,
     nonce: String,
@@ -157,8 +158,8 @@ impl Known {
     /// What tells it apart, beside the object and the NIC: two of the same decide alike.
     #[must_use]
     pub fn gist(&self) -> impl Debug + '_ {
-        let Self { object: _, nic: _, read_at, machine: _, nonce, uid: _, provider_id: _, last, read_failure, memory } = self;
-        (read_at, nonce, last, read_failure, memory)
+        let Self { object: _, nic: _, read_at, read_ended, machine: _, nonce, uid: _, provider_id: _, last, read_failure, memory } = self;
+        (read_at, read_ended, nonce, last, read_failure, memory)
     }
 
     /// What counts when a pass begins, with the object as it is to be taken: the [`newer`] of two readings.
@@ -224,12 +225,13 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The answer to [`Effect::ReadNic`], which began at a time.
+    /// The answer to [`Effect::ReadNic`], which began at a time and came at another.
     pub fn nic_read(&mut self, began: Timestamp, result: Result<(Nic, Machine), Error>, now: Timestamp) {
         match result {
             Ok((nic, machine)) => {
                 self.known.nic = Some(nic);
                 self.known.read_at = began;
+                self.known.read_ended = now;
                 self.known.machine = Some(Arc::new(machine));
                 self.known.read_failure = None;
             }
@@ -364,7 +366,7 @@ impl<'a> Pass<'a> {
             leaving: present.leaving,
             machine,
             object: known.object.clone(),
-            nic: known.nic.as_ref().map(|nic| NicRead { view: Arc::clone(nic.view()), at: known.read_at }),
+            nic: known.nic.as_ref().map(|nic| NicRead { view: Arc::clone(nic.view()), at: known.read_at, ended: known.read_ended }),
             me: Leader { identity: me.identity.clone(), nonce: present.draw.to_owned() },
             last: known.last.clone(),
             read_failure: known.read_failure.clone(),

@@ -58,7 +58,7 @@ impl Step<'_> {
         let (new, back): (Vec<SlotAddress>, Vec<SlotAddress>) =
             attached.into_iter().filter(|at| !is_known(&self.spec.addresses, *at)).partition(|at| !removed.contains_key(at));
         if !back.is_empty() {
-            self.read_at_pace(since(nic.at, self.now), MISSING);
+            self.read_at_pace(since(nic.ended, self.now), MISSING);
         }
         self.spec.lost.retain(|at| !new.contains(at));
         self.spec.addresses.extend(new);

@@ -55,7 +55,7 @@ impl Step<'_> {
             self.wake(since(self.now, over));
         } else if since(over, self.now) < READ_EVERY {
             self.note_read = nic.at >= over;
-            self.read_at_pace(if nic.at < over { MISSING } else { since(nic.at, self.now) }, MISSING);
+            self.read_at_pace(if nic.at < over { MISSING } else { since(nic.ended, self.now) }, MISSING);
         }
     }
 }

@@ -45,8 +45,10 @@ pub struct Case<'a> {
     pub intent: &'a Intent,
     /// The NIC.
     pub view: &'a View,
-    /// When it was read.
+    /// When its read began.
     pub read_at: Timestamp,
+    /// When that read's answer came.
+    pub read_ended: Timestamp,
     /// Who opened it.
     pub origin: Origin,
     /// When this controller saw it first.
@@ -162,7 +164,7 @@ impl Case<'_> {
 
     fn watch(&self, quiet_since: Timestamp) -> Settled {
         let pace = (since(quiet_since, self.now) / 2).clamp(PACE.0, PACE.1);
-        match pace.checked_sub(since(self.read_at, self.now)) {
+        match pace.checked_sub(since(self.read_ended, self.now)) {
             Some(rest) if !rest.is_zero() => Settled::Wait(rest),
             Some(_) | None => Settled::Read,
         }

@@ -99,7 +99,7 @@ impl<'a> Step<'a> {
         if let Some(intent) = self.cloud.intent.clone() {
             return self.settle(&intent, nic);
         }
-        let age = since(nic.at, self.now);
+        let age = since(nic.ended, self.now);
         if age >= READ_EVERY || self.observed.last.as_ref().is_some_and(|last| last.intent.is_some() && last.at >= nic.at) {
             return self.read();
         }
@@ -114,7 +114,8 @@ impl<'a> Step<'a> {
         if self.now < from {
             return self.wake(since(self.now, from));
         }
-        if nic.at < from {
+        // A NIC without our names has nothing to publish, and what is added rests on its being so still (I12).
+        if nic.at < from && !nic.view.slots.is_empty() {
             return self.read();
         }
         self.take_over(nic, Age::Unknown);
@@ -169,6 +170,7 @@ impl<'a> Step<'a> {
             intent,
             view: &nic.view,
             read_at: nic.at,
+            read_ended: nic.ended,
             origin: self.origin(intent),
             seen: self.seen(intent),
             unknown: self.memory.unknown == Some(intent.id),
@@ -410,7 +412,7 @@ impl<'a> Step<'a> {
         if let Some(rest) = self.back_off() {
             return self.wake(rest);
         }
-        if since(nic.at, self.now) > FRESH {
+        if since(nic.ended, self.now) > FRESH {
             return self.read();
         }
         self.open(Intent { op: IntentOp::Remove, remove, release_id, ..Intent::default() }, &nic.view);

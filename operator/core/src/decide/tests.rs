@@ -154,7 +154,7 @@ impl World {
 
     pub fn read(&mut self) {
         self.pass(1);
-        self.observed.nic = Some(NicRead { view: self.azure.clone().into(), at: self.now });
+        self.observed.nic = Some(NicRead { view: self.azure.clone().into(), at: self.now, ended: self.now });
     }
 
     pub fn decide(&self) -> Decision {
@@ -236,4 +236,5 @@ pub fn failure(class: Class, trace: Trace) -> Result<(), Error> {
 mod beginning;
 mod giving;
 mod lagging;
+mod reading;
 mod taking;

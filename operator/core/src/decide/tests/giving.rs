@@ -3,7 +3,7 @@
 use super::*;
 
 /// A node that was asked to set four of twelve addresses aside.
-fn asked() -> World {
+pub fn asked() -> World {
     let mut world = World::filled(12, 0);
     world.settle();
     world.pass(3600);
@@ -731,7 +731,7 @@ fn a_stale_read_does_not_bring_back_what_was_removed() {
     let gone: Vec<SlotAddress> = before.attached().filter(|at| world.azure.address(at.slot).is_none()).collect();
     assert!(gone.iter().all(|at| !world.spec().addresses.contains(at)));
     world.pass(5);
-    world.observed.nic = Some(NicRead { view: before.into(), at: world.now });
+    world.observed.nic = Some(NicRead { view: before.into(), at: world.now, ended: world.now });
     let decision = world.decide();
     world.store(&decision);
     assert!(gone.iter().all(|at| !world.spec().addresses.contains(at)));

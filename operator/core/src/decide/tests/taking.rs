@@ -200,7 +200,7 @@ fn i8_an_addition_stays_within_what_fits() {
 }
 
 /// A world in which this controller's intent is stored, and nothing was sent.
-fn intended() -> (World, u64) {
+pub fn intended() -> (World, u64) {
     let mut world = World::filled(8, 8);
     world.read();
     let decision = world.decide();
