@@ -18,6 +18,10 @@ pub fn cargo() -> Command {
     cargo
 }
 
+/// What makes it run the simulator; what follows are the simulator's own arguments.
+pub const SIMULATE: &[&str] =
+    &["run", "--quiet", "--profile", "sim", "--package", "azure-vnet-operator-core", "--example", "simulate", "--"];
+
 fn is_of_a_package(name: &str) -> bool {
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY"].iter().any(|prefix| name.starts_with(prefix))
 }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-pub use cargo::cargo;
+pub use cargo::{SIMULATE, cargo};
 pub use container::Store;
 pub use image::{Entry, Image};
 pub use layout::Layout;

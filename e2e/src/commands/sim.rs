@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::build::cargo;
+use crate::build::{SIMULATE, cargo};
 
 /// What is to be simulated.
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub struct SimArguments {
 pub fn run(arguments: &SimArguments) -> Result<()> {
     let SimArguments { seeds, within, seed, mutate, exhaustive, json } = arguments;
     let mut simulate = cargo();
-    simulate.args(["run", "--quiet", "--profile", "sim", "--package", "azure-vnet-operator-core", "--example", "simulate", "--"]);
+    simulate.args(SIMULATE);
     if *exhaustive {
         simulate.arg("--exhaustive");
     } else {

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::{Cache, cargo, plugins, progress, require_packages};
+use crate::build::{Cache, SIMULATE, cargo, plugins, progress, require_packages};
 pub use tally::Tally;
 
 /// One step: what it is called, and what cargo runs in the checkout.
 struct Step {
     name: &'static str,
+    command: &'static [&'static str],
     arguments: &'static [&'static str],
     plugins: Plugins,
 }
@@ -29,58 +30,25 @@ enum Plugins {
 
 /// In the order that shows the cheapest mistake first. End-to-end tests mostly wait: more of them run than there are processors.
 const STEPS: &[Step] = &[
-    Step { name: "format", arguments: &["fmt", "--all", "--check"], plugins: Plugins::AsBuilt },
+    Step { name: "format", command: &["fmt"], arguments: &["--all", "--check"], plugins: Plugins::AsBuilt },
     Step {
         name: "lints",
-        arguments: &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"],
+        command: &["clippy"],
+        arguments: &["--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"],
         plugins: Plugins::AsBuilt,
     },
     Step {
         name: "unit, property and kernel tests",
-        arguments: &["test", "--no-fail-fast", "--workspace", "--exclude", "azure-vnet-e2e"],
+        command: &["test"],
+        arguments: &["--no-fail-fast", "--workspace", "--exclude", "azure-vnet-e2e"],
         plugins: Plugins::AsShipped,
     },
-    Step {
-        name: "simulator",
-        arguments: &[
-            "run",
-            "--quiet",
-            "--profile",
-            "sim",
-            "--package",
-            "azure-vnet-operator-core",
-            "--example",
-            "simulate",
-            "--",
-            "--seeds",
-            "10000",
-            "--within",
-            "54",
-        ],
-        plugins: Plugins::AsBuilt,
-    },
-    Step {
-        name: "every order in a small scope",
-        arguments: &[
-            "run",
-            "--quiet",
-            "--profile",
-            "sim",
-            "--package",
-            "azure-vnet-operator-core",
-            "--example",
-            "simulate",
-            "--",
-            "--scope",
-            "1",
-            "0",
-            "3",
-        ],
-        plugins: Plugins::AsBuilt,
-    },
+    Step { name: "simulator", command: SIMULATE, arguments: &["--seeds", "10000", "--within", "54"], plugins: Plugins::AsBuilt },
+    Step { name: "every order in a small scope", command: SIMULATE, arguments: &["--scope", "1", "0", "3"], plugins: Plugins::AsBuilt },
     Step {
         name: "emulated Azure, chart, end to end",
-        arguments: &["test", "--no-fail-fast", "--package", "azure-vnet-e2e", "--", "--test-threads=6"],
+        command: &["test"],
+        arguments: &["--no-fail-fast", "--package", "azure-vnet-e2e", "--", "--test-threads=6"],
         plugins: Plugins::AsBuilt,
     },
 ];
@@ -120,7 +88,7 @@ fn run_step(step: &Step) -> Result<Outcome> {
 /// Runs one step, passing its output on line by line while counting what the test harness says.
 fn follow(step: &Step) -> Result<(Tally, bool)> {
     let mut command = cargo();
-    command.args(step.arguments).stdout(Stdio::piped());
+    command.args(step.command).args(step.arguments).stdout(Stdio::piped());
     match step.plugins {
         Plugins::AsBuilt => {}
         Plugins::AsShipped => _ = command.envs([shipped_plugins()?]),

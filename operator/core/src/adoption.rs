@@ -417,16 +417,6 @@ impl<Read: Copy + Ord> Probation<Read> {
         }
         over
     }
-
-    /// The latest NIC read than which addresses, whose rest is over, await a later one: ahead of the present, where the controller's clock was that dated it.
-    #[must_use]
-    pub fn awaits_later_than(&self) -> Option<Read> {
-        let awaited = |stage: &Stage<Read>| match *stage {
-            Stage::AwaitingRead { after } => Some(after),
-            Stage::Resting { .. } => None,
-        };
-        self.0.values().filter_map(awaited).max()
-    }
 }
 
 /// What the node has set aside.

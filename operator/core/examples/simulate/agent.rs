@@ -103,9 +103,15 @@ impl Agent {
         *self = Self { alive: true, life: self.life + 1, object, ..Self::default() };
     }
 
-    /// The NIC read than which addresses that are set aside await a later one.
-    pub fn awaits_later_than(&self) -> Option<Timestamp> {
-        self.probation.awaits_later_than()
+    /// Whether addresses that are set aside, and have rested, await a later NIC read than one of this moment.
+    pub fn awaits_later_than(&self, moment: Timestamp) -> bool {
+        let listed: BTreeSet<SlotAddress> = self.object.iter().flat_map(|object| &object.spec.addresses).copied().collect();
+        let settled_by = |last_read| {
+            // At time zero no rest is over: only those count that await a read.
+            let pass = Pass { now: Duration::ZERO, period: Duration::from_hours(1), last_read: Some(last_read) };
+            self.probation.clone().pass(&listed, pass).len()
+        };
+        settled_by(moment) < settled_by(Timestamp::MAX)
     }
 
     /// What it remembers, as far as it counts.

@@ -118,7 +118,7 @@ impl World<'_> {
         let probation = i64::try_from(spec.effective.probation_seconds).unwrap_or_default() * 1000;
         let rests = self.book.giving.get(&name).is_some_and(|at| self.now - at < probation + READ);
         // A leader whose clock was ahead has dated a read that no other is later than before that time has come.
-        let dated_ahead = machine.agent.awaits_later_than().is_some_and(|read| read > time(self.now - READ));
+        let dated_ahead = machine.agent.awaits_later_than(time(self.now - READ));
         if spec.release.is_empty() && aside > 0 && !rests && !dated_ahead {
             return Some(format!("{aside} addresses stay set aside"));
         }
