@@ -23,6 +23,8 @@ use crate::azure::Arm;
 
 /// How often.
 const EVERY: Duration = Duration::from_mins(5);
+/// No look follows another sooner: a field that cannot be left out is refused again and again.
+const PACE: Duration = Duration::from_secs(30);
 /// For one answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,16 @@ impl Declared {
         }
     }
 
+    /// Returns, after a look, when it is time for the next one: soon after a refusal, or when what was found is old.
+    async fn due(&self) {
+        sleep(PACE).await;
+        tokio::select! {
+            biased;
+            () = self.refused.notified() => {}
+            () = sleep(EVERY.saturating_sub(PACE)) => {}
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, Undeclared> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,13 +90,61 @@ async fn describe(client: &Client) -> anyhow::Result<Value> {
     Ok(client.request(request).await?)
 }
 
-/// Looks for ever.
+/// Looks until the process is asked to end.
 pub async fn follow<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
     loop {
+        let look = async {
+            shell.declared.due().await;
+            shell.declared.look(&client).await;
+        };
         tokio::select! {
-            () = shell.declared.refused.notified() => {}
-            () = sleep(EVERY) => {}
+            biased;
+            () = shell.leaving.wait() => return,
+            () = look => {}
         }
-        shell.declared.look(&client).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_without_end_are_looked_into_twice_a_minute() {
+        let declared = Declared::default();
+        let begun = Instant::now();
+        let refuse = async {
+            loop {
+                declared.refused.notify_one();
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let looks = async {
+            for _ in 0..10 {
+                declared.due().await;
+            }
+            begun.elapsed()
+        };
+        let took: Duration = tokio::select! {
+            took = looks => took,
+            () = refuse => Duration::ZERO,
+        };
+        assert_eq!(took, Duration::from_mins(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_after_a_while_is_looked_into_at_once() {
+        let declared = Declared::default();
+        let begun = Instant::now();
+        let refuse = async {
+            sleep(Duration::from_secs(100)).await;
+            declared.refused.notify_one();
+        };
+        tokio::join!(declared.due(), refuse);
+        assert_eq!(begun.elapsed().as_secs(), 100);
+        declared.due().await;
+        assert_eq!(begun.elapsed().as_secs(), 400, "without one, now and then");
     }
 }

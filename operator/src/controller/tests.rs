@@ -239,6 +239,15 @@ async fn a_field_that_the_crds_do_not_declare_is_left_out_once_that_is_known() {
     assert_eq!(shell.declared.finding(), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_looks_at_the_crds_ends_with_the_controller() {
+    let (shell, _server) = shell(vec![]);
+    let client = shell.nodes.clone().into_client();
+    shell.arm.end.send_replace(true);
+    let ended = timeout(Duration::from_secs(1), declared::follow(Arc::new(shell), client)).await;
+    assert!(ended.is_ok());
+}
+
 /// A shell that knows what the kin of its node, which joined this moment, needed.
 fn shell_with_kin(refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
     let (mut shell, server) = shell(refusals);
