@@ -9,7 +9,9 @@ use serde_json::Value;
 use crate::network::Finding;
 
 /// What the API server says of a field that it does not know.
-const WORDS: &str = ": field not declared in schema";
+pub(crate) const WORDS: &str = ": field not declared in schema";
+/// What makes the cluster know all that the controller names.
+pub(crate) const REMEDY: &str = "apply those of the controller's version: `kubectl apply --server-side -f charts/azure-vnet/crds`";
 /// What the finding about it is called.
 pub const OUTDATED: &str = "CrdsOutdated";
 /// Fields that are remembered.
@@ -93,8 +95,7 @@ impl Undeclared {
                 format!("they lack {}, which is left out, and {}, and refuse what names it", left_out.join(", "), refused.join(", "))
             }
         };
-        let remedy = "apply those of the controller's version: `kubectl apply --server-side -f charts/azure-vnet/crds`";
-        Some(Finding { reason: OUTDATED, message: format!("the CRDs in the cluster are older than the controller: {what}; {remedy}") })
+        Some(Finding { reason: OUTDATED, message: format!("the CRDs in the cluster are older than the controller: {what}; {REMEDY}") })
     }
 }
 

@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::Value;
 
-use crate::arm::{Error, ResourceId};
+use crate::{
+    arm::{Error, ResourceId},
+    declared,
+};
 
 /// Over how long growth is measured.
 const WINDOW: Duration = Duration::from_hours(1);
@@ -202,6 +205,29 @@ pub fn name_of(subnet: &ResourceId) -> String {
     format!("{}-{hash:08x}", plain.trim_matches('-'))
 }
 
+/// What was last said of the API server's refusals to take subnets' objects; a new one where it took them.
+#[derive(Debug, Default)]
+pub struct Refusals(Option<String>);
+
+impl Refusals {
+    /// What to say of a refusal, with the remedy; nothing where it was said last, or where the refusal passes by itself.
+    pub fn news(&mut self, code: u16, message: &str) -> Option<&str> {
+        let remedy = match code {
+            403 => {
+                "give the controller the rights that the chart of its version gives, unless a policy of the cluster refuses it".to_owned()
+            }
+            400 | 404 | 422 => format!("the CRDs in the cluster may be of another version: {}", declared::REMEDY),
+            _ if message.contains(declared::WORDS) => format!("the CRDs in the cluster are older: {}", declared::REMEDY),
+            _ => return None,
+        };
+        let said = format!("what is left of the subnets is not reported, for the API server refuses AzureVnetSubnets: {message}; {remedy}");
+        if self.0.as_ref() == Some(&said) {
+            return None;
+        }
+        Some(self.0.insert(said).as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -290,5 +316,22 @@ mod tests {
         assert!(name.starts_with("hub-1-nodes-") && name.len() == "hub-1-nodes-".len() + 8, "{name}");
         assert_ne!(name, name_of(&ID.replace("/G/", "/H/").parse().unwrap()));
         assert_eq!(name, name_of(&ID.to_ascii_lowercase().parse().unwrap()));
+    }
+
+    #[test]
+    fn a_refusal_that_stays_is_told_once_with_its_remedy() {
+        let mut refusals = Refusals::default();
+        let forbidden = "azurevnetsubnets is forbidden: User \"controller\" cannot patch resource";
+        let said = refusals.news(403, forbidden).unwrap().to_owned();
+        assert!(said.contains(forbidden) && said.contains("rights"), "{said}");
+        assert_eq!(refusals.news(403, forbidden), None, "it was said");
+        for (code, message) in [(422, "needs: Invalid value"), (500, "errors:\n  .status.tomorrow: field not declared in schema")] {
+            let said = refusals.news(code, message).unwrap();
+            assert!(said.contains("kubectl apply") && said.contains(message), "{said}");
+        }
+        for (code, message) in [(409, "the object has been modified"), (429, "too many requests"), (500, "etcdserver: request timed out")] {
+            assert_eq!(refusals.news(code, message), None, "{message}");
+        }
+        assert!(Refusals::default().news(403, forbidden).is_some(), "after it was taken, the next one is news");
     }
 }

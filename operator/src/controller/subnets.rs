@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use azure_vnet_crds::{AzureVnetSubnet, AzureVnetSubnetSpec, AzureVnetSubnetStatus, CONTROLLER_MANAGER};
 use azure_vnet_operator_core::{
     arm::{Error, Read, ResourceId, Urgency},
-    subnet::{History, Seen, Tally, Usage, name_of, status, usages},
+    subnet::{History, Refusals, Seen, Tally, Usage, name_of, status, usages},
 };
 use jiff::Timestamp;
 use kube::{
@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     machine::is_refusal,
@@ -46,11 +46,11 @@ struct Memory {
 /// Reports for ever, while this process leads.
 pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
     let api: Api<AzureVnetSubnet> = Api::all(client);
-    let mut memory = Memory::default();
+    let (mut memory, mut refusals) = (Memory::default(), Refusals::default());
     loop {
         sleep(LOOK).await;
         if !shell.leadership.is_leader_now() {
-            memory = Memory::default();
+            (memory, refusals) = (Memory::default(), Refusals::default());
             shell.metrics.forget_subnets();
             shell.note_free(BTreeMap::new());
             continue;
@@ -60,11 +60,23 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
             memory.read(&*shell, &id).await;
         }
         shell.note_free(memory.free());
-        if let Err(error) = memory.write(&*shell, &api, &tallies).await {
-            shell.declared.note(&error);
-            debug!("the subnets' objects were not written: {error}");
+        match memory.write(&*shell, &api, &tallies).await {
+            Ok(()) => refusals = Refusals::default(),
+            Err(error) => {
+                shell.declared.note(&error);
+                complain(&mut refusals, &error);
+            }
         }
     }
+}
+
+fn complain(refusals: &mut Refusals, error: &kube::Error) {
+    if let kube::Error::Api(status) = error
+        && let Some(refusal) = refusals.news(status.code, &status.message)
+    {
+        return warn!("{refusal}");
+    }
+    debug!("the subnets' objects were not written: {error}");
 }
 
 fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, (ResourceId, Tally)> {
