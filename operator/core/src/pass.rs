@@ -142,6 +142,12 @@ impl Known {
         self.uid == subject.node.uid && self.nonce == subject.me.nonce && self.provider_id == subject.provider_id
     }
 
+    /// Whether the NIC was read in this term, and was not of another boot since.
+    #[must_use]
+    pub fn has_read(&self, nonce: &str) -> bool {
+        self.nic.is_some() && self.nonce == nonce
+    }
+
     /// The object as last read or written in this term. An earlier term's may be of an API server that was restored since, whose versions begin
     /// anew below it.
     pub fn take_object(&mut self, nonce: &str) -> Option<Arc<AzureVnetNode>> {

@@ -70,6 +70,7 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
         }
         let mut tallies = tally(&*shell);
         measure(&shell.metrics, &tallies);
+        shell.metrics.read_nics.set(i64::try_from(shell.read_nics()).unwrap_or(i64::MAX));
         let configs = shell.caches.configs.state();
         if let Some(percent) = configs.iter().map(|config| config.spec.arm.reserve_percent).max() {
             shell.arm.reserve(percent);

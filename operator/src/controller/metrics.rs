@@ -15,6 +15,8 @@ pub struct Metrics {
     pub passes: Family<Outcome, Counter>,
     /// Writes to NICs, by direction and how they ended.
     pub writes: Family<WriteOutcome, Counter>,
+    /// NICs that were read since this process began to lead.
+    pub read_nics: Gauge,
     /// Addresses over all nodes, by state.
     pub addresses: Family<AddressState, Gauge>,
     /// Addresses that vanished from NICs though wanted.
@@ -74,6 +76,7 @@ impl Metrics {
         registry.register("leader", "1 while this process leads", self.leader.clone());
         registry.register("reconciles", "Passes over nodes, by how they ended", self.passes.clone());
         registry.register("nic_writes", "Writes to NICs, by direction and how they ended", self.writes.clone());
+        registry.register("read_nics", "NICs that were read since this process began to lead", self.read_nics.clone());
         registry.register("pool_addresses", "Addresses over all nodes, by state", self.addresses.clone());
         registry.register("lost_addresses", "Addresses that vanished from NICs though wanted", self.lost.clone());
         registry.register("subnet_free_addresses", "Addresses left in a subnet, by Azure's count", self.subnet_free.clone());

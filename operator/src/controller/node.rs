@@ -129,6 +129,13 @@ impl<A: Arm> Shell<A> {
         known.iter().filter(|(_, known)| known.of_pass.removes()).map(|(name, _)| name.clone()).collect()
     }
 
+    /// How many NICs were read in this term, by passes that have come to their end.
+    pub fn read_nics(&self) -> usize {
+        let Some(nonce) = self.leadership.nonce() else { return 0 };
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().filter(|known| known.of_pass.has_read(&nonce)).count()
+    }
+
     /// Asks something of every NIC that was read, by its Node's UID. Passes need not wait for the answers.
     pub(super) fn nics<T>(&self, ask: impl Fn(&str, &Nic) -> Option<T>) -> Vec<T> {
         let nics: Vec<(String, Nic)> = {

@@ -351,6 +351,16 @@ async fn a_node_that_a_killed_uninstallation_left_closed_is_opened_by_the_next_p
 }
 
 #[tokio::test]
+async fn what_was_read_of_nics_counts_for_one_term() {
+    let (shell, _server) = shell(vec![]);
+    assert_eq!(shell.read_nics(), 0);
+    shell.pass("n1").await.unwrap();
+    assert_eq!(shell.read_nics(), 1);
+    shell.leadership.resign();
+    assert_eq!(shell.read_nics(), 0);
+}
+
+#[tokio::test]
 async fn no_pass_waits_while_something_is_asked_of_all_nics() {
     let (shell, _server) = shell(vec![]);
     shell.pass("n1").await.unwrap();

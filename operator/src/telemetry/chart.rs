@@ -27,7 +27,8 @@ fn exported() -> BTreeSet<String> {
     let of_agent = agent::Metrics::default();
     telemetry.register(|registry| of_agent.register(registry));
     let agent::Metrics { withheld: _ } = of_agent;
-    let Metrics { leader: _, passes, writes, addresses, lost: _, deficit: _, subnet_free, subnet_needs, subnet_eta, told } = metrics;
+    let Metrics { leader: _, read_nics: _, passes, writes, addresses, lost: _, deficit: _, subnet_free, subnet_needs, subnet_eta, told } =
+        metrics;
     drop(passes.get_or_create(&Outcome { outcome: "ok" }));
     drop(writes.get_or_create(&WriteOutcome { direction: "add", outcome: "ok" }));
     drop(addresses.get_or_create(&AddressState { state: "free" }));
