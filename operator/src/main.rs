@@ -40,5 +40,5 @@ fn logged(error: &anyhow::Error) -> ExitCode {
 /// To a person at a terminal.
 fn told(error: &anyhow::Error) -> ExitCode {
     let _nobody_reads = writeln!(std::io::stderr(), "error: {error:#}");
-    ExitCode::FAILURE
+    ExitCode::from(tool::exit_code(error))
 }

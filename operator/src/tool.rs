@@ -3,6 +3,7 @@
 //! It decides nothing: the views are the core crate's.
 
 mod connectivity;
+mod exec;
 mod fsck;
 pub mod node;
 mod observe;
@@ -43,6 +44,7 @@ const EXAMPLES: &str = "Examples:
   kubectl azure-vnet explain shop/web-0 8.8.8.8
   kubectl azure-vnet plan --file config.yaml
   kubectl azure-vnet connectivity --to example.com:443
+  kubectl azure-vnet fsck --output json
   kubectl azure-vnet bundle --to bundle.yaml
 
 It talks to the API server alone and needs no rights in Azure. Only connectivity makes something, and takes it back.";
@@ -111,6 +113,13 @@ pub enum Command {
                              Pods see each other, a Service, the API server and the cluster's DNS. Ctrl-C takes everything back too."
     )]
     Connectivity(Box<connectivity::Flags>),
+    /// Compares what Azure, the controller, the agents, the nodes' stores and kernels and the API server say of every address.
+    #[command(after_help = "Examples:\n  kubectl azure-vnet fsck\n  kubectl azure-vnet fsck aks-pool1-12345678-vmss000000\n  \
+                             kubectl azure-vnet fsck --output json > report.json\n\n\
+                             Exits with 0 where all was seen and agrees, 1 where something differs, 2 where nothing does and not all could be\n\
+                             looked at. What differs is looked at twice, five seconds apart: pods come and go. Nodes are asked through their agents'\n\
+                             pods (pods/exec), Azure is as the controller last read it.")]
+    Fsck(Box<fsck::Flags>),
     /// Writes what support needs to a file, without secrets: look into it before you send it.
     Bundle {
         /// The file; standard output if none is given.
@@ -157,6 +166,22 @@ pub struct Namespace {
     /// The pod's namespace; default: the context's.
     #[arg(long, short)]
     pub namespace: Option<String>,
+}
+
+/// An end of the program with a code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub struct Exit {
+    /// For scripts.
+    pub code: u8,
+    /// For people.
+    pub said: String,
+}
+
+/// The code that an error ends the program with.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<Exit>().map_or(1, |exit| exit.code)
 }
 
 /// Runs one command.
@@ -215,6 +240,7 @@ async fn look_at_cluster(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Connectivity(flags) => connectivity::run(*flags).await,
+        Command::Fsck(flags) => fsck::run(*flags).await,
         Command::Bundle { to, access } => {
             let (cluster, _) = read(&access, &Scope::everything()).await?;
             let text = bundle(&cluster)?;
@@ -225,6 +251,11 @@ async fn look_at_cluster(command: Command) -> anyhow::Result<()> {
         }
         Command::Completion { .. } => Ok(()),
     }
+}
+
+/// To whoever watches; the result goes to standard output.
+fn tell(what: &str) {
+    let _nobody_reads = writeln!(std::io::stderr(), "… {what}");
 }
 
 async fn read(access: &Access, scope: &Scope) -> anyhow::Result<(Cluster, String)> {
@@ -311,9 +342,16 @@ mod tests {
     fn the_command_line_is_sound_and_every_command_has_an_example_or_needs_none() {
         Cli::command().debug_assert();
         let help = Cli::command().render_long_help().to_string();
-        for command in ["status", "nodes", "node", "why", "explain", "plan", "preflight", "connectivity", "bundle", "completion"] {
+        for command in ["status", "nodes", "node", "why", "explain", "plan", "preflight", "connectivity", "fsck", "bundle", "completion"] {
             assert!(help.contains(&format!("\n  {command}")), "{command} in {help}");
         }
+    }
+
+    #[test]
+    fn an_end_with_a_code_of_its_own_is_seen_by_scripts() {
+        let incomplete = anyhow::Error::from(Exit { code: 2, said: "not everything could be looked at".into() });
+        assert_eq!((exit_code(&incomplete), incomplete.to_string().as_str()), (2, "not everything could be looked at"));
+        assert_eq!((exit_code(&incomplete.context("outer")), exit_code(&anyhow::anyhow!("other"))), (2, 1));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod declared;
 pub mod demand;
 pub mod exhaustion;
 pub mod first_fill;
+pub mod fsck;
 pub mod look;
 pub mod network;
 pub mod nic;

@@ -287,6 +287,6 @@ fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Conditio
 }
 
 /// The last segment of an Azure resource id.
-fn last_segment(id: &str) -> &str {
+pub(crate) fn last_segment(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or_default()
 }

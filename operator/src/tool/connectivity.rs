@@ -4,7 +4,7 @@
 mod objects;
 mod stage;
 
-use std::{collections::BTreeMap, io::Write as _, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use azure_vnet_operator_core::look::{self, Asked, Goal, Heard, Probe};
@@ -17,9 +17,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Access, Format, Shown, connect, observe, observe::Scope};
+use super::{Access, Format, Shown, connect, exec::PROGRAM, observe, observe::Scope, tell};
 use crate::{Shutdown, controller::random};
-use objects::{Cast, LIFE_SECONDS, PROGRAM};
+use objects::{Cast, LIFE_SECONDS};
 use stage::Stage;
 
 /// How often what was not reached is asked again: rules for a pod that has just started come a moment later.
@@ -258,11 +258,6 @@ async fn ask_from(flags: &Flags, stage: &Stage, from: &str, list: &[(Goal, Strin
     let heard = heard.collect::<Result<Vec<Heard>, _>>().with_context(|| format!("the probe answers {text:?}"))?;
     ensure!(heard.len() == list.len(), "the probe was asked {} things and answers {}", list.len(), heard.len());
     Ok(heard)
-}
-
-/// To whoever watches; the result goes to standard output.
-fn tell(what: &str) {
-    let _nobody_reads = writeln!(std::io::stderr(), "… {what}");
 }
 
 #[cfg(test)]

@@ -1,27 +1,23 @@
 //! `node`: a node's own store and kernel, read on the node, with nobody else's help.
 
+mod fsck;
+
 use std::{fmt, fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use azure_vnet_operator_core::{
     conflist::NETWORK,
+    fsck::node::{Report, mendable},
     look::{Bar, Table},
 };
 use azure_vnet_plugin::store::{Keeper, KeeperError, Rebuilt, Store};
-use azure_vnet_plugin_core::{
-    boot::BootId,
-    lease::Entry,
-    pool::{Pool, Sealed},
-};
+use azure_vnet_plugin_core::{boot::BootId, lease::Entry, pool::Sealed};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{
-    Format,
-    fsck::{self, Report, Seen},
-    undo,
-};
-use crate::agent::kernel::{Kernel, View};
+use super::{Format, undo};
+use crate::agent::kernel::Kernel;
+use fsck::Seen;
 
 /// What to look at.
 #[derive(Debug, Subcommand)]
@@ -94,6 +90,10 @@ impl Place {
         let boot: BootId = text.parse().with_context(|| format!("{} holds no boot id", path.display()))?;
         Ok(Store::at(&self.run_dir, boot))
     }
+
+    fn seal(&self) -> Option<Sealed> {
+        fs::read(self.run_dir.join("sealed")).ok().and_then(|bytes| Sealed::parse(&bytes).ok())
+    }
 }
 
 /// A node at a glance.
@@ -122,7 +122,7 @@ pub struct Status {
 fn status(place: &Place) -> anyhow::Result<Status> {
     let store = place.store()?;
     let pool = store.pool();
-    let sealed = fs::read(place.run_dir.join("sealed")).ok().and_then(|bytes| Sealed::parse(&bytes).ok());
+    let sealed = place.seal();
     let counts = store.counts().context("cannot read the store")?;
     Ok(Status {
         boot_id: store.boot().to_string(),
@@ -238,17 +238,16 @@ impl fmt::Display for Leases {
 
 fn check(place: &Place) -> anyhow::Result<Report> {
     let store = place.store()?;
+    let at = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?;
     let (pool, entries) = (store.pool().ok(), store.list().context("cannot read the store")?);
     let mut kernel = Kernel::open()?;
     let view = kernel.view()?;
-    Ok(compare(&store, pool.as_ref(), &entries, &view, kernel))
-}
-
-fn compare(store: &Store, pool: Option<&Pool>, entries: &[(Ipv4Addr, Entry)], view: &View, kernel: Kernel) -> Report {
     let kernel = std::cell::RefCell::new(kernel);
-    let netns = |entry: &Entry| kernel.borrow_mut().trace(view, entry.address().unwrap_or(Ipv4Addr::UNSPECIFIED), entry).0;
-    let seen = Seen { entries, links: &view.pods, routes: &view.host_routes(), pool, netns: &netns };
-    fsck::compare(store.boot().to_string(), &seen)
+    let netns = |entry: &Entry| kernel.borrow_mut().trace(&view, entry.address().unwrap_or(Ipv4Addr::UNSPECIFIED), entry).0;
+    let seen = Seen { entries: &entries, links: &view.pods, routes: &view.host_routes(), pool: pool.as_ref(), netns: &netns };
+    let store_id = place.seal().filter(|seal| seal.boot == *store.boot()).map(|seal| seal.store.to_string());
+    let facts = fsck::facts(store_id, &seen);
+    Ok(Report { at: Some(at), facts: Some(facts), ..fsck::compare(store.boot().to_string(), &seen) })
 }
 
 /// What was mended.
@@ -266,7 +265,7 @@ pub struct Mended {
 fn mend(place: &Place, report: &PathBuf) -> anyhow::Result<Mended> {
     let text = fs::read(report).with_context(|| format!("cannot read {}", report.display()))?;
     let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no report of node fsck", report.display()))?;
-    let wanted = fsck::mendable(&report, &check(place)?);
+    let wanted = mendable(&report, &check(place)?);
     let store = place.store()?;
     let keeper = match Keeper::open(&place.run_dir, &place.state_dir, store.boot().clone()) {
         Err(KeeperError::Kept { .. }) => {
@@ -301,6 +300,8 @@ impl fmt::Display for Mended {
 
 #[cfg(test)]
 mod tests {
+    use azure_vnet_operator_core::fsck::node::Kind;
+
     use super::*;
     use crate::agent::tests::{apart, run as shell};
 
@@ -342,7 +343,7 @@ mod tests {
                 !found
                     .findings
                     .iter()
-                    .any(|found| found.address == Some(Ipv4Addr::new(10, 0, 0, 5)) && found.kind == fsck::Kind::LinkWithoutLease)
+                    .any(|found| found.address == Some(Ipv4Addr::new(10, 0, 0, 5)) && found.kind == Kind::LinkWithoutLease)
             );
             fs::write(&report, serde_json::to_vec(&found).unwrap()).unwrap();
             let mended = mend(&place, &report).unwrap();

@@ -147,7 +147,11 @@ async fn kinds<K: Clone + DeserializeOwned + Debug>(api: &Api<K>) -> anyhow::Res
     }
 }
 
-async fn all<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: ListParams) -> Result<Vec<K>, kube::Error> {
+/// Reads a whole list, page by page.
+///
+/// # Errors
+/// The API server's.
+pub async fn all<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: ListParams) -> Result<Vec<K>, kube::Error> {
     let (mut found, mut parameters) = (vec![], parameters.limit(PAGE));
     loop {
         let page = api.list(&parameters).await?;

@@ -3,12 +3,12 @@
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use serde_json::{Value, json};
 
+use crate::tool::exec::PROGRAM;
+
 /// Says which run an object belongs to.
 pub const RUN: &str = "azure-vnet.dev/connectivity";
 /// A probe that nobody ends does so itself: a minute for each that a run may reasonably take.
 pub const LIFE_SECONDS: u64 = 600;
-/// The program, in the image that both workloads run.
-pub const PROGRAM: &str = "/usr/bin/azure-vnet-operator";
 
 /// What all objects of a run share.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,16 +8,16 @@ use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod, Service};
 use kube::{
     Api, Client,
-    api::{AttachParams, DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use tokio::{
-    io::AsyncReadExt as _,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    super::observe::{self, Scope},
-    AGAIN, AT_ONCE, PAUSE, PROGRAM,
+    super::{
+        exec::{PROGRAM, exec},
+        observe::{self, Scope},
+    },
+    AGAIN, AT_ONCE, PAUSE,
 };
 use crate::Shutdown;
 
@@ -226,19 +226,7 @@ impl Stage {
             Home::Beside { .. } => self.cast.name(),
         };
         let name = pod.rsplit_once('/').map_or(pod, |(_, name)| name);
-        let parameters = AttachParams { container: Some(container), stdin: false, stdout: true, stderr: true, ..AttachParams::default() };
-        let work = async {
-            let mut process = self.pods().exec(name, command.iter().copied(), &parameters).await?;
-            let status = process.take_status().context("the API server gives no outcome")?;
-            let (mut printed, mut said) = (String::new(), String::new());
-            let (mut out, mut err) = (process.stdout().context("no output")?, process.stderr().context("no output")?);
-            tokio::try_join!(out.read_to_string(&mut printed), err.read_to_string(&mut said))?;
-            let outcome = status.await;
-            let failed = outcome.and_then(|status| status.message.filter(|_| status.status.as_deref() != Some("Success")));
-            ensure!(failed.is_none(), "{} {}", failed.unwrap_or_default(), said.trim());
-            Ok(printed)
-        };
-        timeout(deadline, work).await.context("the API server did not answer in time")?
+        exec(&self.pods(), name, &container, command, deadline).await?.success()
     }
 
     /// Takes everything back that was made, and waits until it is gone.
