@@ -47,7 +47,8 @@ const EXAMPLES: &str = "Examples:
   kubectl azure-vnet fsck --output json
   kubectl azure-vnet bundle --to bundle.yaml
 
-It talks to the API server alone and needs no rights in Azure. Only connectivity makes something, and takes it back.";
+It talks to the API server alone and needs no rights in Azure. Only connectivity makes something, and takes it back,
+and fsck --repair mends what its report found.";
 
 /// What to show.
 #[derive(Debug, Subcommand)]
@@ -115,10 +116,13 @@ pub enum Command {
     Connectivity(Box<connectivity::Flags>),
     /// Compares what Azure, the controller, the agents, the nodes' stores and kernels and the API server say of every address.
     #[command(after_help = "Examples:\n  kubectl azure-vnet fsck\n  kubectl azure-vnet fsck aks-pool1-12345678-vmss000000\n  \
-                             kubectl azure-vnet fsck --output json > report.json\n\n\
+                             kubectl azure-vnet fsck --output json > report.json\n  \
+                             kubectl azure-vnet fsck --repair report.json\n\n\
                              Exits with 0 where all was seen and agrees, 1 where something differs, 2 where nothing does and not all could be\n\
                              looked at. What differs is looked at twice, five seconds apart: pods come and go. Nodes are asked through their agents'\n\
-                             pods (pods/exec), Azure is as the controller last read it.")]
+                             pods (pods/exec), Azure is as the controller last read it.\n\n\
+                             --repair mends only what the report has and a fresh look finds again: routes of pods that are there, and leases of such\n\
+                             pods, for which it restarts the node's agent. It frees no address and writes nothing to Azure.")]
     Fsck(Box<fsck::Flags>),
     /// Writes what support needs to a file, without secrets: look into it before you send it.
     Bundle {

@@ -6,9 +6,11 @@ mod cloud;
 mod compare;
 pub mod node;
 mod pods;
+mod repair;
 mod report;
 #[cfg(test)]
 mod tests;
 
 pub use compare::{Pod, Sources, choose, compare};
+pub use repair::{End, Mended, Now, Repair, Repairs, nodes_to_mend, plan, results, to_mend};
 pub use report::{Finding, Kind, Looked, Outcome, Report, Source, Unseen, Witness};

@@ -8,7 +8,7 @@ use std::{
 
 use azure_vnet_plugin::{
     bridge::{self, BridgeError, ModesThere},
-    kernel_use,
+    kernel_use::{self, Found},
     netlink::{Change, Errno, Family, Link, LinkIndex, Lookup, MAIN_TABLE, Netlink, NetlinkError, PROTOCOL_BOOT, Route, RouteKind},
     store::{KernelLease, KernelUse, Store},
     strays::{RulesSeen, StraysError},
@@ -183,6 +183,27 @@ impl Kernel {
         let changes: Vec<Change<'_>> = routes.into_iter().map(Change::DeleteRoute).collect();
         self.changes("remove the routes of lost addresses", &changes)?;
         Ok(removed)
+    }
+
+    /// Gives a pod whose link is there its host route again: exclusively, and never where the address is used otherwise (safety rule ST4). Answers
+    /// why not, where it may not.
+    ///
+    /// # Errors
+    /// The kernel does not answer, or refuses it.
+    pub fn mend_route(&mut self, view: &View, address: Ipv4Addr) -> Result<Option<String>, KernelError> {
+        let links: Vec<&PodLink> = view.pods.iter().filter(|pod| pod.alias.address == IpAddr::V4(address)).collect();
+        let [pod] = links.as_slice() else { return Ok(Some(format!("{} links have {address}", links.len()))) };
+        if pod.controller.is_some() {
+            return Ok(Some(format!("{} is a port of a bridge, which its route leads through", pod.name)));
+        }
+        match kernel_use::found(&mut self.0, address.into()).map_err(failed("look an address up"))? {
+            Found::Nothing => {}
+            Found::Used(by) => return Ok(Some(by)),
+            Found::Stale(_) => return Ok(Some(format!("{address} is routed through a link that is gone or dead"))),
+        }
+        let route = Change::AddRoute(Route::on_link(Ipv4Net::from(address), pod.index));
+        self.0.change(route).map_err(failed("give a pod its route again"))?;
+        Ok(None)
     }
 
     /// Deletes the host link of a lease that nobody claims.

@@ -10,6 +10,9 @@ use tokio::{io::AsyncReadExt as _, time::timeout};
 /// The operator, in the image that both workloads run.
 pub const PROGRAM: &str = "/usr/bin/azure-vnet-operator";
 
+/// Bytes of an answer: a node's store of hundreds of addresses is a hundredth of it. Whoever says more is not waited for.
+const MOST: u64 = 16 << 20;
+
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -43,7 +46,8 @@ pub async fn exec(api: &Api<Pod>, pod: &str, container: &str, command: &[&str], 
         let mut process = api.exec(pod, command.iter().copied(), &parameters).await?;
         let status = process.take_status().context("the API server gives no outcome")?;
         let (mut printed, mut said) = (String::new(), String::new());
-        let (mut out, mut err) = (process.stdout().context("no output")?, process.stderr().context("no output")?);
+        let (out, err) = (process.stdout().context("no output")?, process.stderr().context("no output")?);
+        let (mut out, mut err) = (out.take(MOST), err.take(MOST));
         tokio::try_join!(out.read_to_string(&mut printed), err.read_to_string(&mut said))?;
         let outcome = status.await.context("the connection broke before the program ended")?;
         let failed = (outcome.status.as_deref() != Some("Success")).then(|| outcome.message.unwrap_or_default());

@@ -1,7 +1,10 @@
 //! `fsck`: asks the API server and, through its agent's pod, each node, and compares what they say.
 
+mod repair;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -33,6 +36,9 @@ pub struct Flags {
     /// These nodes only; default: every one that has a pool, or that a config selects.
     #[arg(value_name = "NODE")]
     nodes: Vec<String>,
+    /// Mend what this report (of --output json) found, what is still so, and what may be mended.
+    #[arg(long, value_name = "REPORT")]
+    repair: Option<PathBuf>,
     /// Where the agents run.
     #[arg(long, short, default_value = observe::SYSTEM)]
     namespace: String,
@@ -49,30 +55,60 @@ pub struct Flags {
 /// # Errors
 /// An [`Exit`]: 1 where something differs, 2 where not all could be looked at.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    let report = look(&flags).await.and_then(|report| flags.shown.output.print(&report).map(|()| report));
-    let report = report.map_err(|error| Exit { code: 2, said: format!("{error:#}") })?;
+    let done = match &flags.repair {
+        None => shown(&flags).await,
+        Some(report) => mended(&flags, report).await,
+    };
+    let outcome = done.map_err(|error| Exit { code: 2, said: format!("{error:#}") })?;
     let exit = |code, said: &str| Err(Exit { code, said: said.to_owned() }.into());
-    match report.outcome() {
+    match outcome {
         Outcome::Clean => Ok(()),
         Outcome::Differs => exit(1, "not all agree"),
         Outcome::Incomplete => exit(2, "not everything could be looked at"),
     }
 }
 
-async fn look(flags: &Flags) -> anyhow::Result<Report> {
+async fn shown(flags: &Flags) -> anyhow::Result<Outcome> {
     let (client, _) = connect(&flags.shown.access).await?;
-    let first = once(&client, flags, None).await?;
+    let report = settled(&client, flags, None).await?;
+    flags.shown.output.print(&report)?;
+    Ok(report.outcome())
+}
+
+async fn mended(flags: &Flags, report: &Path) -> anyhow::Result<Outcome> {
+    let repairs = repair::run(flags, report).await?;
+    flags.shown.output.print(&repairs)?;
+    Ok(repairs.left.outcome())
+}
+
+/// What is found at a look, and again at a second one where it differs.
+async fn settled(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>) -> anyhow::Result<Report> {
+    let first = once(client, flags, some).await?.report;
     let suspects = first.suspects();
     if suspects.is_empty() {
         return Ok(first);
     }
     tell("looking again at what differs");
     sleep(PAUSE).await;
-    Ok(first.confirmed(once(&client, flags, Some(suspects)).await?))
+    Ok(first.confirmed(once(client, flags, Some(suspects)).await?.report))
+}
+
+/// All that was read at one look, and what differs.
+struct Look {
+    report: Report,
+    nodes: BTreeMap<String, Result<node::Report, String>>,
+    agents: BTreeMap<String, Agent>,
+}
+
+/// An agent's pod.
+struct Agent {
+    pod: String,
+    uid: String,
+    ready: bool,
 }
 
 /// One look at the nodes that were asked for, or at some of them.
-async fn once(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>) -> anyhow::Result<Report> {
+async fn once(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>) -> anyhow::Result<Look> {
     let cluster = observe::cluster(client, &Scope::pools()).await?;
     let chosen = match some {
         Some(some) => some,
@@ -86,7 +122,8 @@ async fn once(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>) ->
     });
     let nodes: BTreeMap<_, _> = asked.buffer_unordered(AT_ONCE).collect().await;
     let after = pods(client, &flags.nodes).await?;
-    Ok(fsck::compare(&Sources { cluster: &cluster, pods: [&before, &after], nodes: &nodes }))
+    let report = fsck::compare(&Sources { cluster: &cluster, pods: [&before, &after], nodes: &nodes });
+    Ok(Look { report, nodes, agents })
 }
 
 /// All pods, or those of some nodes.
@@ -117,22 +154,31 @@ fn pod(pod: api::Pod) -> Pod {
     }
 }
 
-/// Each node's agent, by the name of its pod.
-async fn agents(api: &Api<api::Pod>) -> anyhow::Result<BTreeMap<String, String>> {
+/// Each node's agent.
+async fn agents(api: &Api<api::Pod>) -> anyhow::Result<BTreeMap<String, Agent>> {
     let (name, component, _) = AGENTS;
     let ours = ListParams::default().labels(&format!("app.kubernetes.io/name={name},app.kubernetes.io/component={component}"));
     let found = observe::all(api, ours).await.context("cannot list the agents' pods")?;
     let there = found.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    Ok(there.filter_map(|pod| Some((pod.spec?.node_name?, pod.metadata.name?))).collect())
+    Ok(there.filter_map(agent).collect())
+}
+
+fn agent(pod: api::Pod) -> Option<(String, Agent)> {
+    let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
+    let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    Some((pod.spec?.node_name?, Agent { pod: pod.metadata.name?, uid: pod.metadata.uid?, ready }))
+}
+
+fn look_command() -> Vec<&'static str> {
+    vec![PROGRAM, "node", "fsck", "--output", "json", "--boot-id-file", "/host/boot_id"]
 }
 
 /// What a node says of itself, or why it says nothing.
-async fn ask(client: &Client, flags: &Flags, agent: Option<&String>) -> Result<node::Report, String> {
-    let Some(agent) = agent else { return Err(format!("no agent's pod is on it in namespace {}", flags.namespace)) };
+async fn ask(client: &Client, flags: &Flags, agent: Option<&Agent>) -> Result<node::Report, String> {
+    let Some(Agent { pod, .. }) = agent else { return Err(format!("no agent's pod is on it in namespace {}", flags.namespace)) };
     let api = Api::<api::Pod>::namespaced(client.clone(), &flags.namespace);
-    let command = [PROGRAM, "node", "fsck", "--output", "json", "--boot-id-file", "/host/boot_id"];
-    let ended = exec(&api, agent, AGENTS.2, &command, Duration::from_secs(flags.answer_timeout)).await;
-    let ended = ended.map_err(|error| format!("its agent's pod {agent} cannot be entered: {error:#}"))?;
+    let ended = exec(&api, pod, AGENTS.2, &look_command(), Duration::from_secs(flags.answer_timeout)).await;
+    let ended = ended.map_err(|error| format!("its agent's pod {pod} cannot be entered: {error:#}"))?;
     answer(&ended.printed, ended.failed)
 }
 

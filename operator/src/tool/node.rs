@@ -2,12 +2,12 @@
 
 mod fsck;
 
-use std::{fmt, fs, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fmt, fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use azure_vnet_operator_core::{
     conflist::NETWORK,
-    fsck::node::{Report, mendable},
+    fsck::node::{Plan, Report, mendable},
     look::{Bar, Table},
 };
 use azure_vnet_plugin::store::{Keeper, KeeperError, Rebuilt, Store};
@@ -28,8 +28,9 @@ pub enum Command {
     Leases(Place),
     /// Compares the store with the kernel, and mends what a report allows.
     #[command(after_help = "Examples:\n  azure-vnet-operator node fsck\n  azure-vnet-operator node fsck --output json > report.json\n  \
-                             azure-vnet-operator node fsck --repair report.json\n\nNothing is mended unless the report has it and it is still there; then \
-                             every pod's link gets its lease. Exits with 1 while there are differences.")]
+                             azure-vnet-operator node fsck --repair report.json\n\nNothing is mended unless the report has it and it is still so. Then every \
+                             pod's link gets its lease, where no agent keeps the store, and its route, where the pool has the address. Exits with 1 \
+                             where something differs, or could not be mended.")]
     Fsck {
         /// The store.
         #[command(flatten)]
@@ -37,6 +38,9 @@ pub enum Command {
         /// Mend what this report (of --output json) found and what is still so.
         #[arg(long, value_name = "REPORT")]
         repair: Option<PathBuf>,
+        /// The same, with the report itself in place of a file
+        #[arg(long, value_name = "JSON", hide = true, conflicts_with = "repair")]
+        repair_json: Option<String>,
     },
     /// Takes the network of bridged pods back: the uplink gets its addresses and routes again, bridge and rules go. Refuses while pods are on it.
     #[command(after_help = "Examples:\n  azure-vnet-operator node undo-network --dry-run\n  azure-vnet-operator node undo-network\n\n\
@@ -73,13 +77,17 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::UndoNetwork(flags) => undo::run(&flags),
         Command::Status(place) => place.output.print(&status(&place)?),
         Command::Leases(place) => place.output.print(&leases(&place)?),
-        Command::Fsck { place, repair: None } => {
+        Command::Fsck { place, repair: None, repair_json: None } => {
             let report = check(&place)?;
             place.output.print(&report)?;
             anyhow::ensure!(report.findings.is_empty(), "store and kernel differ");
             Ok(())
         }
-        Command::Fsck { place, repair: Some(report) } => place.output.print(&mend(&place, &report)?),
+        Command::Fsck { place, repair: Some(path), .. } => {
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            repair(&place, &text).with_context(|| format!("by {}", path.display()))
+        }
+        Command::Fsck { place, repair: None, repair_json: Some(text) } => repair(&place, &text),
     }
 }
 
@@ -256,25 +264,56 @@ fn check(place: &Place) -> anyhow::Result<Report> {
 pub struct Mended {
     /// Leases that were made for pods that are there.
     pub leases: Vec<Ipv4Addr>,
+    /// Routes that were made for pods that are there.
+    pub routes: Vec<Ipv4Addr>,
+    /// What was to be mended, and why it could not be.
+    pub refused: Vec<String>,
     /// Rests of dead processes that were removed.
     pub litter: usize,
     /// What still differs.
     pub left: Report,
 }
 
-fn mend(place: &Place, report: &PathBuf) -> anyhow::Result<Mended> {
-    let text = fs::read(report).with_context(|| format!("cannot read {}", report.display()))?;
-    let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no report of node fsck", report.display()))?;
-    let wanted = mendable(&report, &check(place)?);
-    let store = place.store()?;
-    let keeper = match Keeper::open(&place.run_dir, &place.state_dir, store.boot().clone()) {
-        Err(KeeperError::Kept { .. }) => {
-            anyhow::bail!("an agent keeps this store: restart its pod, and it mends the store before it seals it")
-        }
-        opened => opened?,
-    };
+fn repair(place: &Place, report: &str) -> anyhow::Result<()> {
+    let report: Report = serde_json::from_str(report).context("this is no report of node fsck --output json")?;
+    let mended = mend(place, &report)?;
+    place.output.print(&mended)?;
+    anyhow::ensure!(mended.refused.is_empty(), "not mended: {}", mended.refused.join("; "));
+    Ok(())
+}
+
+fn mend(place: &Place, report: &Report) -> anyhow::Result<Mended> {
+    let Plan { leases, routes } = mendable(report, &check(place)?);
     let mut mended = Mended::default();
-    if !wanted.is_empty() {
+    mend_routes(&routes, &mut mended)?;
+    let store = place.store()?;
+    match Keeper::open(&place.run_dir, &place.state_dir, store.boot().clone()) {
+        // It sweeps the store itself.
+        Err(KeeperError::Kept { .. }) if leases.is_empty() => {}
+        Err(KeeperError::Kept { .. }) => {
+            mended.refused.push("an agent keeps this store: restart its pod, and it mends the store before it seals it".into());
+        }
+        opened => mend_store(&opened?, !leases.is_empty(), &mut mended)?,
+    }
+    mended.left = check(place)?;
+    Ok(mended)
+}
+
+fn mend_routes(routes: &BTreeSet<Ipv4Addr>, mended: &mut Mended) -> anyhow::Result<()> {
+    let mut kernel = Kernel::open()?;
+    let view = kernel.view()?;
+    for address in routes {
+        match kernel.mend_route(&view, *address) {
+            Ok(None) => mended.routes.push(*address),
+            Ok(Some(why)) => mended.refused.push(format!("no route to {address}: {why}")),
+            Err(error) => mended.refused.push(format!("no route to {address}: {:#}", anyhow::Error::from(error))),
+        }
+    }
+    Ok(())
+}
+
+fn mend_store(keeper: &Keeper, lacks_leases: bool, mended: &mut Mended) -> anyhow::Result<()> {
+    if lacks_leases {
         // Of all links, not only of those in the report: a record that no link speaks for is forgotten.
         let links = Kernel::open()?.view()?.leases(&NETWORK.parse()?);
         for rebuilt in keeper.rebuild_from_kernel(&links)? {
@@ -285,14 +324,19 @@ fn mend(place: &Place, report: &PathBuf) -> anyhow::Result<Mended> {
         }
     }
     mended.litter = keeper.sweep()?.litter;
-    mended.left = check(place)?;
-    Ok(mended)
+    Ok(())
 }
 
 impl fmt::Display for Mended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for address in &self.leases {
             writeln!(f, "✓ made the lease of {address}")?;
+        }
+        for address in &self.routes {
+            writeln!(f, "✓ made the route to {address}")?;
+        }
+        for why in &self.refused {
+            writeln!(f, "✗ {why}")?;
         }
         write!(f, "✓ removed {} rests of dead processes\n{}", self.litter, self.left)
     }
@@ -301,6 +345,8 @@ impl fmt::Display for Mended {
 #[cfg(test)]
 mod tests {
     use azure_vnet_operator_core::fsck::node::Kind;
+    use azure_vnet_plugin::store::Adoption;
+    use azure_vnet_plugin_core::pool;
 
     use super::*;
     use crate::agent::tests::{apart, run as shell};
@@ -337,7 +383,6 @@ mod tests {
             // Its record is of another boot, as after a boot id that was read from elsewhere; the report does not have it.
             fs::write(&place.boot_id_file, "second\n").unwrap();
             link("azv00000000002", "c2/eth0 10.0.0.6");
-            let report = root.path().join("report.json");
             let found = check(&place).unwrap();
             assert!(
                 !found
@@ -345,12 +390,58 @@ mod tests {
                     .iter()
                     .any(|found| found.address == Some(Ipv4Addr::new(10, 0, 0, 5)) && found.kind == Kind::LinkWithoutLease)
             );
-            fs::write(&report, serde_json::to_vec(&found).unwrap()).unwrap();
-            let mended = mend(&place, &report).unwrap();
+            let mended = mend(&place, &found).unwrap();
             let entries = place.store().unwrap().list().unwrap();
             let leased: Vec<_> =
                 entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
             assert_eq!(leased, [Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6)], "{mended:?}");
         });
+    }
+
+    #[test]
+    fn st4_a_route_is_made_again_from_a_report_while_an_agent_keeps_the_store_and_never_in_anothers_place() {
+        apart(|| {
+            let root = tempfile::tempdir().unwrap();
+            let place = place(root.path());
+            fs::write(&place.boot_id_file, "first\n").unwrap();
+            let (gone, taken) = (Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6));
+            for (name, of) in [("azv00000000001", "c1/eth0 10.0.0.5"), ("azv00000000002", "c2/eth0 10.0.0.6")] {
+                link(name, of);
+                shell("ip", &["link", "set", &format!("{name}p"), "up"]);
+                shell("ip", &["link", "set", name, "up"]);
+            }
+            let keeper = Keeper::open(&place.run_dir, &place.state_dir, "first".parse().unwrap()).unwrap();
+            keeper.rebuild_from_kernel(&Kernel::open().unwrap().view().unwrap().leases(&NETWORK.parse().unwrap())).unwrap();
+            keeper.adopt(&adoption(&["1/10.0.0.5", "2/10.0.0.6"])).unwrap();
+            keeper.seal(pool::SealOwner::Agent).unwrap();
+            shell("ip", &["route", "add", "unreachable", "10.0.0.5/32", "metric", "4096"]);
+            let found = check(&place).unwrap();
+            assert_eq!(
+                found.findings.iter().map(|found| (found.kind, found.address)).collect::<Vec<_>>(),
+                [(Kind::LinkWithoutRoute, Some(gone)), (Kind::LinkWithoutRoute, Some(taken))]
+            );
+            // Meanwhile somebody else routes one of them.
+            shell("ip", &["route", "add", "10.0.0.6/32", "dev", "eth0"]);
+            let mended = mend(&place, &found).unwrap();
+            assert_eq!((mended.routes.as_slice(), mended.refused.len()), ([gone].as_slice(), 1), "{mended:?}");
+            assert!(shell("ip", &["route", "get", "10.0.0.5"]).contains("azv00000000001"));
+            assert!(shell("ip", &["route", "get", "10.0.0.6"]).contains("eth0"));
+            assert_eq!(mend(&place, &found).unwrap().routes, Vec::<Ipv4Addr>::new(), "it is not so any more");
+            drop(keeper);
+        });
+    }
+
+    fn adoption(addresses: &[&str]) -> Adoption {
+        let addresses: Vec<pool::SlotAddress> = addresses.iter().map(|at| at.parse().unwrap()).collect();
+        let facts = pool::PoolFacts {
+            object_uid: "o".into(),
+            revision: 1,
+            content: pool::ContentHash(1),
+            prefix: "10.0.0.0/24".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 0, 0, 1),
+            cool_down: Duration::from_secs(30),
+            mtu: None,
+        };
+        Adoption { facts, offered: addresses.iter().map(|at| at.address).collect(), addresses, hold: vec![] }
     }
 }

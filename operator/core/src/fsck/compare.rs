@@ -16,7 +16,7 @@ use super::{
     cloud,
     node::{self, Facts},
     pods,
-    report::{Finding, Kind, Looked, Report, Source, Unseen},
+    report::{Finding, Kind, Looked, Report, Source, Unseen, plain},
 };
 use crate::{
     look::{Cluster, Machine},
@@ -98,7 +98,7 @@ pub(super) struct Seen<'a> {
 
 impl Side<'_> {
     pub fn finding(&self, kind: Kind, address: Option<Ipv4Addr>, who: impl Into<String>, what: impl Into<String>) -> Finding {
-        Finding::new(self.name, kind, address, who.into(), what.into())
+        Finding::new(self.name, kind, address, &who.into(), &what.into())
     }
 
     /// Whether the object lists it for pods.
@@ -148,7 +148,7 @@ pub fn compare(sources: &Sources<'_>) -> Report {
 }
 
 fn one(sources: &Sources<'_>, name: &str, look: &Result<node::Report, String>, report: &mut Report) {
-    let unseen = |source, why: &str| Unseen { node: name.to_owned(), source, why: why.to_owned() };
+    let unseen = |source, why: &str| Unseen { node: name.to_owned(), source, why: plain(why) };
     let object = sources.cluster.pool(name);
     let nic_read = object.and_then(|object| object.status.as_ref()?.cloud.as_ref()?.last_read_at.as_ref()).map(|at| at.0);
     report.nodes.push(Looked {
@@ -232,7 +232,7 @@ fn claimed_twice(sources: &Sources<'_>, by_address: &Claims, kind: Kind, source:
             let others: Vec<&str> = claims.iter().filter(|(_, other)| other != who).map(|(_, other)| other.as_str()).collect();
             let what = format!("{} has it as well", others.join(", "));
             let says = format!("{address} is that of {who} and {}", others.join(", "));
-            found.push(Finding::new(node, kind, Some(*address), who.clone(), what).says(source, at, says));
+            found.push(Finding::new(node, kind, Some(*address), who, &what).says(source, at, says));
         }
     }
     found

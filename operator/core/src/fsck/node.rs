@@ -75,18 +75,11 @@ impl Kind {
             Self::LeaseWithoutLink => {
                 "freed by GC, or by the agent once the API server has no such pod either; delete the pod if there is one"
             }
-            Self::LinkWithoutRoute => "delete the pod; if the NIC lost its address, this is how its traffic was cut off",
+            Self::LinkWithoutRoute => {
+                "--repair makes the route, if the pool has the address; if the NIC lost it, this is how its traffic was cut off"
+            }
             Self::Unreadable => "rests by itself after ten minutes without a trace in the kernel",
             Self::OutsidePool => "delete the pod if the address is lost; otherwise it goes back when the pod ends",
-        }
-    }
-
-    fn is_mendable(self) -> bool {
-        match self {
-            Self::LinkWithoutLease => true,
-            Self::NoPool | Self::TwoOwners | Self::LeaseWithoutLink | Self::LinkWithoutRoute | Self::Unreadable | Self::OutsidePool => {
-                false
-            }
         }
     }
 }
@@ -170,14 +163,34 @@ pub struct Link {
     pub attachment: String,
 }
 
-/// What a report allows to mend: of the same boot, found then and found now.
+/// What of a node is to be mended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Addresses whose pods are there and have no lease.
+    pub leases: BTreeSet<Ipv4Addr>,
+    /// Addresses whose pods have no route.
+    pub routes: BTreeSet<Ipv4Addr>,
+}
+
+/// What a report allows to mend: of the same boot, found then and found now. A route only to an address of the pool: of one that the NIC has lost it
+/// was taken on purpose (safety rule RE7).
 #[must_use]
-pub fn mendable(report: &Report, now: &Report) -> BTreeSet<Ipv4Addr> {
-    if report.boot_id != now.boot_id {
-        return BTreeSet::new();
+pub fn mendable(report: &Report, now: &Report) -> Plan {
+    let mut plan = Plan::default();
+    let still = |finding: &&Finding| report.boot_id == now.boot_id && now.findings.contains(finding);
+    for finding in report.findings.iter().filter(still) {
+        match finding.kind {
+            Kind::LinkWithoutLease => plan.leases.extend(finding.address),
+            Kind::LinkWithoutRoute => plan.routes.extend(finding.address.filter(|address| offers(now, *address))),
+            Kind::NoPool | Kind::TwoOwners | Kind::LeaseWithoutLink | Kind::Unreadable | Kind::OutsidePool => {}
+        }
     }
-    let still = |finding: &&Finding| finding.kind.is_mendable() && now.findings.contains(finding);
-    report.findings.iter().filter(still).filter_map(|finding| finding.address).collect()
+    plan
+}
+
+fn offers(report: &Report, address: Ipv4Addr) -> bool {
+    let pool = report.facts.as_ref().and_then(|facts| facts.pool.as_ref());
+    pool.is_some_and(|pool| pool.addresses.iter().any(|at| at.address == address))
 }
 
 impl fmt::Display for Report {

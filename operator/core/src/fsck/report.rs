@@ -115,13 +115,13 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(super) fn new(node: &str, kind: Kind, address: Option<Ipv4Addr>, who: String, what: String) -> Self {
+    pub(super) fn new(node: &str, kind: Kind, address: Option<Ipv4Addr>, who: &str, what: &str) -> Self {
         let (means, remedy) = (kind.means().to_owned(), kind.remedy().to_owned());
-        Self { node: node.to_owned(), kind, address, who, what, witnesses: vec![], means, remedy }
+        Self { node: node.to_owned(), kind, address, who: plain(who), what: plain(what), witnesses: vec![], means, remedy }
     }
 
     pub(super) fn says(mut self, source: Source, at: Option<Timestamp>, says: impl Into<String>) -> Self {
-        self.witnesses.push(Witness { source, at, says: says.into() });
+        self.witnesses.push(Witness { source, at, says: plain(&says.into()) });
         self
     }
 
@@ -131,6 +131,11 @@ impl Finding {
         let of = |finding: &Self| (finding.kind, finding.address);
         self.node == other.node && of(self) == of(other) && self.who == other.who && self.what == other.what
     }
+}
+
+/// Without what a terminal would obey: a node that is not itself any more may say anything.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Kinds of differences, the gravest first: those that can give an address to two pods, those that cut pods off, those that cost addresses or time.
@@ -229,7 +234,7 @@ impl Kind {
             Self::TwoNodes => {
                 "see both NICs in Azure; the node whose NIC does not have it needs its object deleted: the controller makes a new one"
             }
-            Self::LinkWithoutLease => "restart the node's agent (delete its pod): it makes the lease before it seals the store",
+            Self::LinkWithoutLease => "--repair restarts the node's agent, which makes the lease before it seals the store",
             Self::PodWithoutLease => "delete the pod: the next one gets an address of the pool",
             Self::PoolDiffers => "restart the node's agent (delete its pod); if that does not help, keep its log, and drain the node",
             Self::OtherMachine => "delete the AzureVnetNode: the controller makes a new one",
@@ -238,7 +243,7 @@ impl Kind {
             Self::NoAddressOfNode => {
                 "delete the pod; if its address comes back, another network plugin gave it: see /etc/cni/net.d on the node"
             }
-            Self::LinkWithoutRoute => "delete the pod: its successor gets a route",
+            Self::LinkWithoutRoute => "--repair makes the route; or delete the pod: its successor gets one",
             Self::LeaseWithoutLink => "delete the pod if there is one; the agent frees the address once nothing speaks for it any more",
             Self::LeaseWithoutPod => {
                 "nothing: the agent frees the address once the API server has lacked the pod twice, a minute apart, and the kernel shows nothing of it"

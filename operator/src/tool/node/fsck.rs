@@ -128,7 +128,7 @@ fn of_entry(address: Ipv4Addr, entry: &Entry, seen: &Seen<'_>) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use azure_vnet_operator_core::fsck::node::mendable;
+    use azure_vnet_operator_core::fsck::node::{Plan, mendable};
     use azure_vnet_plugin_core::{
         attachment::Mode,
         boot::BootTime,
@@ -223,9 +223,19 @@ mod tests {
     fn only_what_was_reported_and_is_still_so_is_mended() {
         let before = report(&[lease(2, "b")], &[link(1, "a"), link(3, "c")]);
         let still = report(&[lease(2, "b")], &[link(1, "a"), link(4, "d")]);
-        assert_eq!(mendable(&before, &still), [address(1)].into());
+        let plan = |leases: &[Ipv4Addr], routes: &[Ipv4Addr]| Plan {
+            leases: leases.iter().copied().collect(),
+            routes: routes.iter().copied().collect(),
+        };
+        assert_eq!(mendable(&before, &still), plan(&[address(1)], &[]));
         let other_boot = Report { boot_id: "next".into(), ..still.clone() };
-        assert_eq!(mendable(&before, &other_boot), [].into());
-        assert_eq!(mendable(&Report::default(), &still), [].into());
+        assert_eq!(mendable(&before, &other_boot), Plan::default());
+        assert_eq!(mendable(&Report::default(), &still), Plan::default());
+        // A route only where the pool has the address: the NIC has lost others.
+        let cut_off = report(&[lease(9, "a")], &[link(9, "a")]);
+        assert_eq!(mendable(&cut_off, &cut_off), Plan::default());
+        let pool = node::Pool { addresses: vec!["4/10.0.0.9".parse().unwrap()], ..node::Pool::default() };
+        let offered = Report { facts: Some(Facts { pool: Some(pool), ..Facts::default() }), ..cut_off.clone() };
+        assert_eq!(mendable(&cut_off, &offered), plan(&[], &[address(9)]));
     }
 }
