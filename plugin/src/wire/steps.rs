@@ -44,14 +44,16 @@ fn send_host(host: &mut Netlink, wiring: &Wiring, made: &mut Made, missing: &[St
         Some((*step, changes))
     });
     match send(host, wiring, changes.collect(), &mut made.steps) {
-        Err(WireError::Make { step: Step::HostRoute(address), source: Errno::EXIST, .. }) => replace_stale(host, wiring, made, address),
+        Err(WireError::Make { step: Step::HostRoute(address), source: Errno::EXIST, .. }) => {
+            replace_stale(host, wiring, made, missing, address)
+        }
         result => result,
     }
 }
 
 /// The exclusive route was refused: if what is there is a dead link's, it gives way; else the address is in use, also where a look-up shows
-/// nothing, which is what it shows of a route that refuses packets (safety rule ST4).
-fn replace_stale(host: &mut Netlink, wiring: &Wiring, made: &mut Made, address: IpAddr) -> Result<(), WireError> {
+/// nothing, which is what it shows of a route that refuses packets (safety rule ST4). A route that was not `missing` is this pod's own.
+fn replace_stale(host: &mut Netlink, wiring: &Wiring, made: &mut Made, missing: &[Step], address: IpAddr) -> Result<(), WireError> {
     let failed = |source| WireError::Observe { link: wiring.host_link.to_string(), source };
     let in_use = |by| WireError::AddressInUse { address, by };
     match kernel_use::found(host, address).map_err(failed)? {
@@ -63,13 +65,13 @@ fn replace_stale(host: &mut Netlink, wiring: &Wiring, made: &mut Made, address: 
         Found::Nothing => {}
     }
     let routes = wiring.addresses.iter().map(|address| (Step::HostRoute(address.addr()), address.addr()));
-    let missing = routes.filter(|(step, _)| !made.steps.contains(step)).collect::<Vec<_>>().into_iter();
-    let changes = missing.map(|(step, address)| (step, vec![Change::AddRoute(host_route(wiring, made.host, address))]));
-    match send(host, wiring, changes.collect(), &mut made.steps) {
+    let left = routes.filter(|(step, _)| missing.contains(step) && !made.steps.contains(step));
+    let changes: Vec<_> = left.map(|(step, address)| (step, vec![Change::AddRoute(host_route(wiring, made.host, address))])).collect();
+    match send(host, wiring, changes, &mut made.steps) {
         Err(WireError::Make { step: Step::HostRoute(refused), source: Errno::EXIST, .. }) if refused == address => {
             Err(in_use(format!("{address} has a route of its own")))
         }
-        Err(WireError::Make { step: Step::HostRoute(next), source: Errno::EXIST, .. }) => replace_stale(host, wiring, made, next),
+        Err(WireError::Make { step: Step::HostRoute(next), source: Errno::EXIST, .. }) => replace_stale(host, wiring, made, missing, next),
         result => result,
     }
 }

@@ -170,6 +170,31 @@ fn addresses_of_both_families_from_other_plugins_are_wired_and_checked() {
 }
 
 #[test]
+fn st4_an_add_again_takes_no_route_of_its_own_pod_for_anothers() {
+    on_a_node(10, |node| {
+        run("ip", &["address", "add", "fd00::4/64", "dev", "eth0", "nodad"]);
+        let fixed = json!({ "type": "static", "addresses": [
+            { "address": "10.240.1.9/16", "gateway": "10.240.0.1" }, { "address": "fd00::99/64", "gateway": "fd00::1" },
+        ]});
+        let conf = json!({ "cniVersion": "1.0.0", "name": "both", "type": "azure-vnet", "mode": "transparent", "ipam": fixed });
+        let pod = node.sandbox("c1", "web-0");
+        let added = start("azure-vnet", &pod, "ADD", &conf);
+        assert!(added.ok, "{added:?}");
+        // One of its routes is lost, and a dead link's stands in its place; the other is there.
+        run("ip", &["link", "add", "dead0", "type", "veth", "peer", "name", "dead1"]);
+        run("ip", &["link", "set", "dead0", "alias", "azure-vnet:gone/eth0 10.240.1.9", "up"]);
+        run("ip", &["route", "replace", "10.240.1.9/32", "dev", "dead0"]);
+        let again = start("azure-vnet", &pod, "ADD", &conf);
+        assert!(again.ok, "{again:?}");
+        let mut with_result = conf.clone();
+        with_result["prevResult"] = again.json();
+        let checked = start("azure-vnet", &pod, "CHECK", &with_result);
+        assert!(checked.ok, "{checked:?}");
+        assert!(start("azure-vnet", &pod, "DEL", &conf).ok);
+    });
+}
+
+#[test]
 fn the_address_plugin_serves_other_interface_plugins() {
     for plugin in ["bridge", "ptp"] {
         on_a_node(10, move |node| {
