@@ -125,27 +125,50 @@ impl Store {
         }
     }
 
-    /// Picks the address longest free by the store, and takes it out of the queue, so that the next caller looks at another. The pool is read
-    /// before the lock is taken: what changes meanwhile is seen when the address is linked (safety rule ST2).
+    /// Picks an address, and takes it out of the queue, so that the next caller looks at another. The pool is read before the lock is taken: what
+    /// changes meanwhile is seen when the address is linked (safety rule ST2).
     fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>) -> Result<(Ipv4Addr, Offer), LeaseError> {
-        let offer = self.offer(&request.supply)?;
+        self.choose_from(self.offer(&request.supply)?, request, skip)
+    }
+
+    /// Picks of an offer that was read a moment ago. Where it is to be refused, and the pool was replaced since, that one decides.
+    pub(super) fn choose_from(
+        &self,
+        mut offer: Offer,
+        request: &LeaseRequest,
+        skip: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(Ipv4Addr, Offer), LeaseError> {
         let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
-        let pool = &offer.pool;
-        if let Some(address) = request.requested {
-            if pool.find(address).is_none() {
-                return Err(LeaseError::RequestedForeign { address });
-            }
-            if let Some(entry) = self.read(address)?.filter(|entry| !entry.is_free(&self.boot, self.now(), pool.cool_down)) {
-                return Err(LeaseError::RequestedTaken { address, by: entry.to_string() });
-            }
-            lock.requeue(|queue| queue.remove(address));
-            return Ok((address, offer));
+        let mut found = self.candidate(&lock, &offer, request, skip);
+        if !matches!(found, Ok(Some(_))) && !self.is_as_offered(&offer)? {
+            offer = self.offer(&request.supply)?;
+            found = self.candidate(&lock, &offer, request, skip);
         }
-        let Some(address) = self.preferred(&lock, &offer, request, skip)? else {
-            drop(lock);
-            return Err(LeaseError::Exhausted { counts: self.census_in(Some(&offer.pool))?.counts, in_kernel: skip.len() });
-        };
-        Ok((address, offer))
+        drop(lock);
+        match found? {
+            Some(address) => Ok((address, offer)),
+            None => Err(LeaseError::Exhausted { counts: self.census_in(Some(&offer.pool))?.counts, in_kernel: skip.len() }),
+        }
+    }
+
+    /// The requested address, else the one longest free by the store; none if none is free.
+    fn candidate(
+        &self,
+        lock: &Lock,
+        offer: &Offer,
+        request: &LeaseRequest,
+        skip: &BTreeSet<Ipv4Addr>,
+    ) -> Result<Option<Ipv4Addr>, LeaseError> {
+        let Some(address) = request.requested else { return Ok(self.preferred(lock, offer, request, skip)?) };
+        let pool = &offer.pool;
+        if pool.find(address).is_none() {
+            return Err(LeaseError::RequestedForeign { address });
+        }
+        if let Some(entry) = self.read(address)?.filter(|entry| !entry.is_free(&self.boot, self.now(), pool.cool_down)) {
+            return Err(LeaseError::RequestedTaken { address, by: entry.to_string() });
+        }
+        lock.requeue(|queue| queue.remove(address));
+        Ok(Some(address))
     }
 
     /// Takes what the pod had before the boot, else the address longest free, those that other pods had before the boot last (safety rule ST13).

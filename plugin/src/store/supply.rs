@@ -132,9 +132,13 @@ impl Store {
 
     /// The same offer if nothing has changed since it was made.
     pub(super) fn offer_again(&self, offer: Offer, supply: &Supply) -> Result<Offer, PoolError> {
+        if self.is_as_offered(&offer)? { Ok(offer) } else { self.offer(supply) }
+    }
+
+    /// Whether neither seal nor pool were replaced since the offer was made.
+    pub(super) fn is_as_offered(&self, offer: &Offer) -> Result<bool, PoolError> {
         let (path, seen) = &offer.source;
-        let is_same = self.is_sealed_as(&offer.seal)? && files::is_seen_at(seen, path).map_err(PoolError::File)?;
-        if is_same { Ok(offer) } else { self.offer(supply) }
+        Ok(self.is_sealed_as(&offer.seal)? && files::is_seen_at(seen, path).map_err(PoolError::File)?)
     }
 
     /// Whether the seal is the one that was found.

@@ -1,6 +1,7 @@
 //! What plugins do, alone and at once.
 
 use std::{
+    collections::BTreeSet,
     fs,
     sync::{
         Barrier, Mutex,
@@ -132,6 +133,20 @@ fn st2_an_address_that_leaves_the_pool_while_the_kernel_is_asked_is_not_given() 
     });
     assert_eq!(granted.unwrap().held.lease().address, address(5));
     assert_eq!(asked, [4, 5].map(address));
+}
+
+#[test]
+fn st2_nothing_is_refused_by_a_pool_that_was_replaced_before_the_lock_was_there() {
+    let node = Node::with_pool(&[4]);
+    let (keeper, store) = (node.open(), node.store());
+    add(&store, "a").unwrap();
+    let by_name = LeaseRequest { requested: Some(address(6)), ..request("c") };
+    for (revised, addresses, request) in [(2, &[4, 5][..], request("b")), (3, &[4, 5, 6][..], by_name)] {
+        let offer = store.offer(&request.supply).unwrap();
+        keeper.adopt(&revision(revised, addresses)).unwrap();
+        let (chosen, offer) = store.choose_from(offer, &request, &BTreeSet::new()).unwrap();
+        assert_eq!((chosen, offer.addresses().len()), (address(*addresses.last().unwrap()), addresses.len()));
+    }
 }
 
 #[test]
