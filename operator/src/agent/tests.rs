@@ -6,7 +6,14 @@ mod packets;
 mod pool;
 mod restore;
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Command,
+};
 
 use azure_vnet_crds::{
     AzureVnetNodeSpec,
@@ -205,7 +212,7 @@ fn lease_for(node: &Node, container: &str, uid: Option<&str>) -> Ipv4Addr {
         netns_cookie: None,
         requested: None,
         supply: Supply::default(),
-        avoid: BTreeSet::new(),
+        avoid: BTreeMap::new(),
     };
     let granted = node.keeper.store().lease(&request, &mut |_| KernelUse::Free).unwrap();
     granted.held.lease().address

@@ -1,7 +1,7 @@
 //! ADD: an address, then the wiring, then the answer; on failure none of them. The same ADD again completes what is half made.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     mem,
     net::{IpAddr, Ipv4Addr},
 };
@@ -70,7 +70,7 @@ impl Run<'_> {
             match self.attempt(add, own, granted, ends)? {
                 Attempt::Done(done) => return Ok(done.skipping(&skipped)),
                 Attempt::InUse(address, by) => {
-                    request.avoid.insert(address);
+                    request.avoid.insert(address, by.clone());
                     skipped.push(by);
                 }
             }
@@ -198,7 +198,7 @@ fn request(add: &Add, own: &OwnIpam, host_link: IfName, netns_cookie: Option<u64
         netns_cookie,
         requested: own.requested,
         supply: source::supply(own),
-        avoid: BTreeSet::new(),
+        avoid: BTreeMap::new(),
     }
 }
 

@@ -84,14 +84,14 @@ pub enum LeaseError {
     Pool(PoolError),
     /// All addresses are taken.
     #[error(
-        "no address is free: of {} in the pool {} are leased, {} cooling, {} set aside for release, {} unreadable, {in_kernel} used otherwise on this host",
-        counts.total, counts.leased, counts.cooling, counts.quarantined, counts.unreadable
+        "no address is free: of {} in the pool {} are leased, {} cooling, {} set aside for release, {} unreadable, {} used otherwise on this host{}",
+        counts.total, counts.leased, counts.cooling, counts.quarantined, counts.unreadable, in_use.len(), named(in_use)
     )]
     Exhausted {
         /// By state.
         counts: Counts,
-        /// Skipped because the kernel uses them, or found in use while wiring.
-        in_kernel: usize,
+        /// Skipped because the kernel uses them, or found in use while wiring: by what, in words.
+        in_use: Vec<String>,
     },
     /// The kernel did not say whether it uses an address: more addresses would not help.
     #[error("the kernel does not say whether {address} is in use: {why}")]
@@ -147,6 +147,17 @@ pub enum LeaseError {
     /// A file operation failed.
     #[error(transparent)]
     File(FileError),
+}
+
+/// The first few of what is in use, to be found and mended.
+fn named(in_use: &[String]) -> String {
+    const MOST: usize = 3;
+    let first: Vec<&str> = in_use.iter().take(MOST).map(String::as_str).collect();
+    match (first.as_slice(), in_use.len().saturating_sub(MOST)) {
+        ([], _) => String::new(),
+        (first, 0) => format!(" ({})", first.join(", ")),
+        (first, more) => format!(" ({}, and {more} more)", first.join(", ")),
+    }
 }
 
 /// Why a lease cannot be looked at or given up.

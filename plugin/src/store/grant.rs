@@ -1,6 +1,14 @@
 //! How an attachment gets an address: a candidate under the lock, the kernel's word outside of it, and the link under the lock again.
 
-use std::{collections::BTreeSet, fs::File, io::ErrorKind, net::Ipv4Addr, os::unix::fs::FileExt as _, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::ErrorKind,
+    net::Ipv4Addr,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    time::Duration,
+};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, Mode, NetnsPath, NetworkName, PodRef},
@@ -48,8 +56,8 @@ pub struct LeaseRequest {
     pub requested: Option<Ipv4Addr>,
     /// Which pools may serve it.
     pub supply: Supply,
-    /// Not these: found in use while wiring.
-    pub avoid: BTreeSet<Ipv4Addr>,
+    /// Not these: found in use while wiring, by what, in words.
+    pub avoid: BTreeMap<Ipv4Addr, String>,
 }
 
 /// A lease, and the pool it came from.
@@ -63,6 +71,9 @@ pub struct Granted<'a> {
     pub skipped: Vec<String>,
     pub(super) seal: Seal,
 }
+
+/// Addresses that are not to be given, and who uses them, in words.
+type Skip = BTreeMap<Ipv4Addr, String>;
 
 /// How far a search of the queue goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +106,7 @@ impl Store {
                 KernelUse::Free => {}
                 KernelUse::Used(by) if request.requested.is_some() => return Err(LeaseError::RequestedTaken { address, by }),
                 KernelUse::Used(by) => {
-                    skip.insert(address);
+                    skip.insert(address, by.clone());
                     skipped.push(by);
                     continue;
                 }
@@ -127,17 +138,12 @@ impl Store {
 
     /// Picks an address, and takes it out of the queue, so that the next caller looks at another. The pool is read before the lock is taken: what
     /// changes meanwhile is seen when the address is linked (safety rule ST2).
-    fn choose(&self, request: &LeaseRequest, skip: &BTreeSet<Ipv4Addr>) -> Result<(Ipv4Addr, Offer), LeaseError> {
+    fn choose(&self, request: &LeaseRequest, skip: &Skip) -> Result<(Ipv4Addr, Offer), LeaseError> {
         self.choose_from(self.offer(&request.supply)?, request, skip)
     }
 
     /// Picks of an offer that was read a moment ago. Where it is to be refused, and the pool was replaced since, that one decides.
-    pub(super) fn choose_from(
-        &self,
-        mut offer: Offer,
-        request: &LeaseRequest,
-        skip: &BTreeSet<Ipv4Addr>,
-    ) -> Result<(Ipv4Addr, Offer), LeaseError> {
+    pub(super) fn choose_from(&self, mut offer: Offer, request: &LeaseRequest, skip: &Skip) -> Result<(Ipv4Addr, Offer), LeaseError> {
         let lock = self.lock_if_there()?.ok_or_else(|| self.not_sealed())?;
         let mut found = self.candidate(&lock, &offer, request, skip);
         if !matches!(found, Ok(Some(_))) && !self.is_as_offered(&offer)? {
@@ -147,18 +153,14 @@ impl Store {
         drop(lock);
         match found? {
             Some(address) => Ok((address, offer)),
-            None => Err(LeaseError::Exhausted { counts: self.census_in(Some(&offer.pool))?.counts, in_kernel: skip.len() }),
+            None => {
+                Err(LeaseError::Exhausted { counts: self.census_in(Some(&offer.pool))?.counts, in_use: skip.values().cloned().collect() })
+            }
         }
     }
 
     /// The requested address, else the one longest free by the store; none if none is free.
-    fn candidate(
-        &self,
-        lock: &Lock,
-        offer: &Offer,
-        request: &LeaseRequest,
-        skip: &BTreeSet<Ipv4Addr>,
-    ) -> Result<Option<Ipv4Addr>, LeaseError> {
+    fn candidate(&self, lock: &Lock, offer: &Offer, request: &LeaseRequest, skip: &Skip) -> Result<Option<Ipv4Addr>, LeaseError> {
         let Some(address) = request.requested else { return Ok(self.preferred(lock, offer, request, skip)?) };
         let pool = &offer.pool;
         if pool.find(address).is_none() {
@@ -172,42 +174,36 @@ impl Store {
     }
 
     /// Takes what the pod had before the boot, else the address longest free, those that other pods had before the boot last (safety rule ST13).
-    fn preferred(
-        &self,
-        lock: &Lock,
-        offer: &Offer,
-        request: &LeaseRequest,
-        skip: &BTreeSet<Ipv4Addr>,
-    ) -> Result<Option<Ipv4Addr>, FileError> {
+    fn preferred(&self, lock: &Lock, offer: &Offer, request: &LeaseRequest, skip: &Skip) -> Result<Option<Ipv4Addr>, FileError> {
         let pool = &offer.pool;
-        let mut last: BTreeSet<Ipv4Addr> = pool.remembered().collect();
+        let last: BTreeSet<Ipv4Addr> = pool.remembered().collect();
+        let is_skipped = |address: &Ipv4Addr| skip.contains_key(address);
         if last.is_empty() {
-            return self.longest_free(lock, offer, skip);
+            return self.longest_free(lock, offer, &is_skipped);
         }
         let own = request.pod.as_ref().and_then(|pod| pod.uid.as_ref()).and_then(|uid| pool.remembered_of(uid));
-        if let Some(own) = own.filter(|own| !skip.contains(own))
+        if let Some(own) = own.filter(|own| !is_skipped(own))
             && self.is_free(own, pool)?
         {
             lock.requeue(|queue| queue.remove(own));
             return Ok(Some(own));
         }
-        last.extend(skip);
-        match self.longest_free(lock, offer, &last)? {
+        match self.longest_free(lock, offer, &|address| is_skipped(address) || last.contains(address))? {
             Some(address) => Ok(Some(address)),
-            None => self.longest_free(lock, offer, skip),
+            None => self.longest_free(lock, offer, &is_skipped),
         }
     }
 
     /// Takes the address longest free out of the queue. Only a queue of another pool, or one that has none, costs a look at all leases.
-    fn longest_free(&self, lock: &Lock, offer: &Offer, skip: &BTreeSet<Ipv4Addr>) -> Result<Option<Ipv4Addr>, FileError> {
+    fn longest_free(&self, lock: &Lock, offer: &Offer, is_skipped: &dyn Fn(&Ipv4Addr) -> bool) -> Result<Option<Ipv4Addr>, FileError> {
         let mut queue = lock.queue();
         let mut first = None;
         if queue.is_of(offer.stamp()) {
-            first = self.first_free(&queue, &offer.pool, skip, Patience::UntilOneRests)?;
+            first = self.first_free(&queue, &offer.pool, is_skipped, Patience::UntilOneRests)?;
         }
         if first.is_none() {
             queue = queue.renewed(&offer.addresses(), &self.list()?);
-            first = self.first_free(&queue, &offer.pool, skip, Patience::All)?;
+            first = self.first_free(&queue, &offer.pool, is_skipped, Patience::All)?;
         }
         if let Some(address) = first {
             queue.remove(address);
@@ -220,10 +216,10 @@ impl Store {
         &self,
         queue: &FreeQueue,
         pool: &Pool,
-        skip: &BTreeSet<Ipv4Addr>,
+        is_skipped: &dyn Fn(&Ipv4Addr) -> bool,
         patience: Patience,
     ) -> Result<Option<Ipv4Addr>, FileError> {
-        for address in queue.addresses().iter().copied().filter(|address| !skip.contains(address) && pool.find(*address).is_some()) {
+        for address in queue.addresses().iter().copied().filter(|address| !is_skipped(address) && pool.find(*address).is_some()) {
             match self.read(address)? {
                 None => return Ok(Some(address)),
                 Some(entry) if entry.is_free(&self.boot, self.now(), pool.cool_down) => return Ok(Some(address)),

@@ -1,6 +1,6 @@
 //! The node store among processes: what threads of one process cannot show.
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     net::Ipv4Addr,
     path::Path,
@@ -141,6 +141,6 @@ fn request(container: &str) -> LeaseRequest {
         netns_cookie: None,
         requested: None,
         supply: Supply::default(),
-        avoid: BTreeSet::new(),
+        avoid: BTreeMap::new(),
     }
 }

@@ -5,7 +5,7 @@ mod guarding;
 mod keeping;
 mod leasing;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, Mode},
@@ -119,7 +119,7 @@ fn request(container: &str) -> LeaseRequest {
         netns_cookie: Some(1),
         requested: None,
         supply: Supply::default(),
-        avoid: std::collections::BTreeSet::new(),
+        avoid: BTreeMap::new(),
     }
 }
 
