@@ -21,16 +21,18 @@ use crate::{
 const AGENT: &str = "the azure-vnet agent of this node adopts its pool and seals the store; see its log";
 const ANY: &str = "run the azure-vnet agent or `azure-vnet-operator standalone` on this machine: it provides the pool";
 
+/// What makes a store whole again whose seal is there.
+const AGENT_ANEW: &str = "restart the azure-vnet agent of this node: it makes the store whole, and forgets no pod that runs";
+const STORE_ANEW: &str = "remove the file `sealed` in it, or restart the azure-vnet agent where there is one: the store is made whole, and no \
+                          pod that runs is forgotten";
+
 const MACHINE: &str = "add secondary IP configurations to this machine's network interface";
 
 pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
     let answer = |code| CniError::because(code, error);
     match error {
         LeaseError::Pool(pool @ PoolError::NoSubnet { wanted, .. }) => no_subnet(pool, wanted),
-        LeaseError::Pool(pool) => CniError::because(Code::TryAgain, pool).with_details(match source {
-            Source::Pool => AGENT,
-            Source::Azure(_) | Source::File => ANY,
-        }),
+        LeaseError::Pool(pool) => CniError::because(Code::TryAgain, pool).with_details(remedy(pool, source)),
         LeaseError::Exhausted { .. } => answer(Code::TryAgain).with_details(match source {
             Source::Pool => "the pool grows with demand: see `kubectl get azurevnetnode`",
             Source::Azure(_) => MACHINE,
@@ -50,10 +52,23 @@ pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
 }
 
 pub(super) fn status(error: &PoolError, source: Source) -> CniError {
+    match error {
+        PoolError::NoSubnet { wanted, .. } => no_subnet(error, wanted).with_code(Code::Unavailable),
+        PoolError::NotSealed { .. }
+        | PoolError::OtherBoot { .. }
+        | PoolError::Incomplete { .. }
+        | PoolError::NoPool { .. }
+        | PoolError::Unreadable { .. }
+        | PoolError::File(_) => CniError::because(Code::Unavailable, error).with_details(remedy(error, source)),
+    }
+}
+
+fn remedy(error: &PoolError, source: Source) -> &'static str {
     match (error, source) {
-        (PoolError::NoSubnet { wanted, .. }, _) => no_subnet(error, wanted).with_code(Code::Unavailable),
-        (_, Source::Pool) => CniError::because(Code::Unavailable, error).with_details(AGENT),
-        (_, Source::Azure(_) | Source::File) => CniError::because(Code::Unavailable, error).with_details(ANY),
+        (PoolError::Incomplete { .. }, Source::Pool) => AGENT_ANEW,
+        (PoolError::Incomplete { .. }, Source::Azure(_) | Source::File) => STORE_ANEW,
+        (_, Source::Pool) => AGENT,
+        (_, Source::Azure(_) | Source::File) => ANY,
     }
 }
 

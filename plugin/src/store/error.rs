@@ -41,6 +41,14 @@ pub enum PoolError {
         /// The seal or the pool.
         path: PathBuf,
     },
+    /// Sealed, and a folder of it is gone.
+    #[error("the node store {} is sealed, and part of it is missing", folder.display())]
+    Incomplete {
+        /// The store.
+        folder: PathBuf,
+        /// What could not be done.
+        source: FileError,
+    },
     /// Sealed without a pool.
     #[error("the node store {} has no pool", folder.display())]
     NoPool {
@@ -286,9 +294,10 @@ impl LeaseError {
     #[must_use]
     pub fn is_demand(&self) -> bool {
         match self {
-            Self::Exhausted { .. } | Self::Pool(PoolError::NotSealed { .. } | PoolError::NoPool { .. } | PoolError::OtherBoot { .. }) => {
-                true
-            }
+            Self::Exhausted { .. }
+            | Self::Pool(
+                PoolError::NotSealed { .. } | PoolError::Incomplete { .. } | PoolError::NoPool { .. } | PoolError::OtherBoot { .. },
+            ) => true,
             Self::Pool(PoolError::NoSubnet { .. } | PoolError::Unreadable { .. } | PoolError::File(_))
             | Self::Kernel { .. }
             | Self::RequestedForeign { .. }

@@ -18,7 +18,7 @@ use azure_vnet_plugin_core::{
 };
 
 use super::{
-    FileError, Held, LeaseError, Lock, Origin, Store, Supply, files,
+    FileError, Held, LeaseError, Lock, Origin, PoolError, Store, Supply, files,
     supply::{Offer, Seal},
 };
 
@@ -251,7 +251,13 @@ impl Store {
 
     /// The store, or a folder of it, may go under the lock.
     fn vanished(&self, error: FileError) -> LeaseError {
-        if error.source.kind() == ErrorKind::NotFound { self.not_sealed().into() } else { error.into() }
+        if error.source.kind() != ErrorKind::NotFound {
+            return error.into();
+        }
+        match self.find_seal() {
+            Ok(_) => PoolError::Incomplete { folder: self.folder.clone(), source: error }.into(),
+            Err(gone) => gone.into(),
+        }
     }
 
     /// Puts a lease in place of nothing, or of a record that its caller found to be free. The index comes first: a lease that no

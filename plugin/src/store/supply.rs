@@ -1,6 +1,6 @@
 //! Where an attachment's address may come from: the agent's pool, or what a plugin learned of the machine (safety rules ST3 and ST5).
 
-use std::{collections::BTreeSet, fs::File, net::Ipv4Addr, os::unix::fs::FileExt as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs::File, io::ErrorKind, net::Ipv4Addr, os::unix::fs::FileExt as _, path::PathBuf, time::Duration};
 
 use azure_vnet_plugin_core::{
     pool::{Pool, SealOwner, Sealed},
@@ -113,12 +113,19 @@ impl Store {
         Ok(files::wait_for(&file, &path, Duration::ZERO)?.then_some(Query(file)))
     }
 
-    /// Whether there is a pool to lease from, with free addresses or without.
+    /// Whether there is a pool to lease from, with free addresses or without, and a place for leases.
     ///
     /// # Errors
     /// See [`PoolError`].
     pub fn has_pool(&self, supply: &Supply) -> Result<(), PoolError> {
-        self.offer(supply).map(drop)
+        self.offer(supply)?;
+        for path in [self.folder.join("lease"), self.folder.join("by")] {
+            if files::inode(&path).map_err(PoolError::File)?.is_none() {
+                let source = FileError { operation: "find", path, source: ErrorKind::NotFound.into() };
+                return Err(PoolError::Incomplete { folder: self.folder.clone(), source });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn offer(&self, supply: &Supply) -> Result<Offer, PoolError> {

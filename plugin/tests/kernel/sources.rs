@@ -82,6 +82,32 @@ fn st3_without_an_agent_the_plugin_makes_the_store_and_losing_it_frees_nothing()
 }
 
 #[test]
+fn st3_a_sealed_store_that_lacks_a_folder_says_so_and_what_it_names_helps() {
+    for folder in ["lease", "by"] {
+        on_a_bare_node(move |node| {
+            let service = Service::start(wireserver(&addresses(1..=3)));
+            let conf = alone(&service);
+            let first = node.run(&node.sandbox("a", "a"), "ADD", &conf).address();
+            fs::remove_dir_all(Path::new(RUN).join(folder)).unwrap();
+            let pod = node.sandbox("b", "b");
+            for (command, code) in [("ADD", 11), ("STATUS", 50)] {
+                let refused = node.run(&pod, command, &conf);
+                assert_eq!(refused.code(), code, "{refused:?}");
+                let said = ["msg", "details"].map(|part| refused.json()[part].as_str().unwrap().to_owned());
+                assert!(
+                    said[0].contains("is sealed, and part of it is missing") && said[0].contains(&format!("{RUN}/{folder}")),
+                    "{said:?}"
+                );
+                assert!(said[1].starts_with("remove the file `sealed`"), "{said:?}");
+            }
+            fs::remove_file(Path::new(RUN).join("sealed")).unwrap();
+            let second = node.run(&pod, "ADD", &conf).address();
+            node.assert_holds(&[first, second], folder);
+        });
+    }
+}
+
+#[test]
 fn st5_many_at_once_ask_once() {
     on_a_bare_node(|node| {
         let service = Service::start(wireserver(&addresses(1..=40)));
