@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use sha1::{Digest, Sha1};
+use sha1_smol::Sha1;
 
 /// Why a text is none of the names of this module.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,10 +108,10 @@ impl Attachment {
     #[must_use]
     pub fn hash(&self) -> AttachmentHash {
         let mut sha1 = Sha1::new();
-        sha1.update(self.container.as_str());
-        sha1.update([0]);
-        sha1.update(self.if_name.as_str());
-        AttachmentHash(sha1.finalize().into())
+        sha1.update(self.container.as_str().as_bytes());
+        sha1.update(&[0]);
+        sha1.update(self.if_name.as_str().as_bytes());
+        AttachmentHash(sha1.digest().bytes())
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use sha1::{Digest, Sha1};
+use sha1_smol::Sha1;
 
 pub use self::{
     plan::{Bridged, HostEnd, Observed, PodEnd, Step, Way, Wiring},
@@ -95,7 +95,7 @@ pub fn host_link(mode: Mode, network: &NetworkName, attachment: &Attachment, pod
         (Mode::Transparent, Some(pod)) if attachment.if_name.as_str() == POD_INTERFACE => format!("{}.{}", pod.namespace, pod.name),
         (Mode::Transparent | Mode::Bridge | Mode::Tunnel, _) => format!("{network}{}{}", attachment.container, attachment.if_name),
     };
-    let hex = hex(&Sha1::digest(key));
+    let hex = hex(&Sha1::from(key).digest().bytes());
     format!("{HOST_LINK_PREFIX}{}", hex.get(..11).unwrap_or_default()).parse()
 }
 
@@ -117,9 +117,8 @@ pub fn pod_mac(attachment: &Attachment) -> Mac {
 fn first_bytes(attachment: &Attachment) -> [u8; 4] {
     let mut sha1 = Sha1::new();
     sha1.update(b"link\0");
-    sha1.update(attachment.to_string());
-    let digest: [u8; 20] = sha1.finalize().into();
-    digest.first_chunk().copied().unwrap_or_default()
+    sha1.update(attachment.to_string().as_bytes());
+    sha1.digest().bytes().first_chunk().copied().unwrap_or_default()
 }
 
 fn hex(bytes: &[u8]) -> String {
