@@ -309,6 +309,9 @@ fn only_what_a_second_look_finds_as_well_is_told() {
     assert_eq!((first.findings.len(), first.suspects()), (2, ["aks-1".to_owned()].into()));
     let mut second = Told::agreed();
     second.pods(vec![]);
+    // What is new then may be over the next moment.
+    second.cloud("attached", json!(3));
+    assert_eq!(second.report().findings.len(), 2);
     let lasting = first.clone().confirmed(second.report());
     assert_eq!(kinds(&lasting), [(Kind::LeaseWithoutPod, Some(WEB), "default/web")]);
     assert_eq!(first.clone().confirmed(Told::agreed().report()).outcome(), Outcome::Clean);
