@@ -86,10 +86,7 @@ fn of(found: &Finding, report: &Report, now: &Report) -> Now {
 }
 
 fn not_the_same(found: &Finding, now: &Report) -> Now {
-    let there = |other: &&Finding| {
-        other.node == found.node && other.address == found.address && (found.address.is_some() || other.kind == found.kind)
-    };
-    now.findings.iter().find(there).map_or(Now::Over, |other| Now::Another(other.kind))
+    now.findings.iter().find(|other| other.is_about_the_same(found)).map_or(Now::Over, |other| Now::Another(other.kind))
 }
 
 /// The addresses of a node whose finding is to be mended so.

@@ -131,6 +131,11 @@ impl Finding {
         let of = |finding: &Self| (finding.kind, finding.address);
         self.node == other.node && of(self) == of(other) && self.who == other.who && self.what == other.what
     }
+
+    /// Whether both are about the same address of a node, or, where there is none, of one kind: what is said of it may have changed.
+    pub(super) fn is_about_the_same(&self, other: &Self) -> bool {
+        self.node == other.node && self.address == other.address && (self.address.is_some() || self.kind == other.kind)
+    }
 }
 
 /// Without what a terminal would obey: a node that is not itself any more may say anything.
@@ -290,17 +295,21 @@ impl Report {
         self.findings.iter().map(|finding| finding.node.clone()).collect()
     }
 
-    /// This report, with what a second look at its [`suspects`](Self::suspects) found as well.
+    /// This report, with what a second look at its [`suspects`](Self::suspects) found as well, in the second's words. What either look could not
+    /// see stays unseen: of that there were no two looks.
     #[must_use]
     pub fn confirmed(self, second: Self) -> Self {
         let again = self.suspects();
-        let first = self.findings;
-        let other = |node: &str| !again.contains(node);
-        let mut nodes: Vec<Looked> = self.nodes.into_iter().filter(|looked| other(&looked.node)).chain(second.nodes).collect();
+        let (first, unseen_first) = (self.findings, self.unseen);
+        let once = self.nodes.into_iter().filter(|looked| !again.contains(&looked.node));
+        let mut nodes: Vec<Looked> = once.chain(second.nodes).collect();
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
-        let mut unseen: Vec<Unseen> = self.unseen.into_iter().filter(|unseen| other(&unseen.node)).chain(second.unseen).collect();
+        let findings = second.findings.into_iter().filter(|found| first.iter().any(|before| before.is_about_the_same(found))).collect();
+        // The same may be put in other words, as an error or a time: it is told once.
+        let of = |unseen: &Unseen| (unseen.node.clone(), unseen.source);
+        let told: BTreeSet<_> = second.unseen.iter().map(of).collect();
+        let mut unseen: Vec<Unseen> = unseen_first.into_iter().filter(|before| !told.contains(&of(before))).chain(second.unseen).collect();
         unseen.sort();
-        let findings = second.findings.into_iter().filter(|found| first.iter().any(|before| before.is_same(found))).collect();
         Self { at: second.at, nodes, findings, unseen }
     }
 }

@@ -321,6 +321,44 @@ fn only_what_a_second_look_finds_as_well_is_told() {
 }
 
 #[test]
+fn what_is_said_otherwise_at_a_second_look_is_still_found() {
+    let mut first = Told::agreed();
+    first.cloud("attached", json!(3));
+    first.finds(node::Kind::LeaseWithoutLink, "its namespace is there");
+    let mut second = Told::agreed();
+    second.cloud("attached", json!(4));
+    second.finds(node::Kind::LeaseWithoutLink, "its namespace is gone");
+    let expected = [(Kind::LeaseWithoutLink, Some(WEB), "default/web"), (Kind::AzureDiffers, None, "nic-1")];
+    let lasting = first.report().confirmed(second.report());
+    assert_eq!(kinds(&lasting), expected);
+    assert!(lasting.findings[0].what.contains("gone") && lasting.findings[1].what.contains('4'), "the second look's words: {lasting}");
+    // The pod is deleted between the looks: its lease is in question at both.
+    second.pods(vec![]);
+    let lasting = first.report().confirmed(second.report());
+    assert_eq!(kinds(&lasting), [(Kind::LeaseWithoutPod, Some(WEB), "default/web"), expected[1]]);
+}
+
+#[test]
+fn what_either_look_could_not_see_stays_unseen() {
+    let sources = |report: &Report| report.unseen.iter().map(|unseen| unseen.source).collect::<Vec<_>>();
+    let mut differs = Told::agreed();
+    differs.cloud("attached", json!(3));
+    let seen = differs.report();
+    let silent = |why: &str| {
+        let mut silent = Told::agreed();
+        silent.cloud("attached", json!(3));
+        silent.nodes.insert("aks-1".into(), Err(why.into()));
+        silent.report()
+    };
+    for lasting in [silent("no answer").confirmed(seen.clone()), seen.confirmed(silent("no answer"))] {
+        assert_eq!((kinds(&lasting).len(), sources(&lasting)), (1, vec![Source::Store, Source::Kernel]), "{lasting}");
+    }
+    assert_eq!(silent("no answer").confirmed(Told::agreed().report()).outcome(), Outcome::Incomplete);
+    let lasting = silent("no answer").confirmed(silent("broken pipe"));
+    assert_eq!(lasting.unseen, silent("broken pipe").unseen, "told once, and in the second look's words");
+}
+
+#[test]
 fn a_report_is_read_back_as_it_was_written() {
     let mut told = Told::agreed();
     told.pods(vec![]);
