@@ -453,6 +453,9 @@ fn pk1_every_pool_address_is_unreachable_until_it_leaves_and_re7_a_lost_one_lose
         let left = unreachable();
         let left: Vec<&str> = left.lines().filter_map(|line| line.split(' ').nth(1)).collect();
         assert_eq!(left, ["10.0.0.5", "10.9.9.7", "10.9.9.8", "10.9.9.9"]);
+        let view = node.kernel.view().unwrap();
+        let differ = node.kernel.converge_unreachable(&view, &[address("10.0.0.5")].into()).unwrap();
+        assert_eq!(differ, 0, "others' do not even count as ours");
     });
 }
 
