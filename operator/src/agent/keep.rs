@@ -34,6 +34,7 @@ use super::{
     object::Object,
     orphans::{self, Orphans},
     problems::{News, Problems, Report, Topic, chain},
+    unmarked::{self, Former},
 };
 
 /// One answer of the node's metadata.
@@ -213,9 +214,8 @@ impl Node {
         if let Err(error) = self.forget_strays() {
             warn!(%error, "cannot look for what bridged pods left");
         }
-        let known = self.memory.as_ref().map(Memory::addresses).unwrap_or_default();
-        if let Err(error) = self.kernel.claim_unreachable(view, &known) {
-            warn!(error = chain(&error), "cannot mark the routes of an earlier version");
+        if let Err(error) = self.mark_routes(view) {
+            warn!(%error, "cannot mark the routes of an earlier version");
         }
         let kernel = &mut self.kernel;
         let restored = self.keeper.restore_after_start(&mut |address| kernel.in_use(address))?;
@@ -225,6 +225,14 @@ impl Node {
         }
         self.restored = true;
         Ok(())
+    }
+
+    /// Takes over what a version made in this boot that did not mark its routes (safety rule PK1).
+    fn mark_routes(&mut self, view: &View) -> Result<(), String> {
+        let store = self.keeper.store();
+        let former = Former::find(self.memory.as_ref(), Some(store)).map_err(|error| chain(&error))?;
+        self.kernel.claim_unreachable(view, &former).map_err(|error| chain(&error))?;
+        unmarked::note_marked(store).map_err(|error| chain(&error))
     }
 
     /// Removes what bridged pods left that neither a link nor a lease speaks for: their leases were lost, and no DEL will come (safety rule CM4).

@@ -24,7 +24,7 @@ use azure_vnet_plugin_core::{
 use ipnet::{IpNet, Ipv4Net};
 use rustix::fs::FsWord;
 
-use super::problems::chain;
+use super::{problems::chain, unmarked::Former};
 
 /// Magic number of the kernel's file system of namespaces.
 const NSFS_MAGIC: FsWord = 0x6e73_6673;
@@ -126,24 +126,26 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses one.
-    pub fn claim_unreachable(&mut self, view: &View, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), KernelError> {
-        let unmarked = view.routes.iter().filter(|route| route.protocol == PROTOCOL_BOOT).filter_map(unreachable);
-        let unmarked = unmarked.filter(|address| addresses.contains(address));
-        let changes: Vec<Change<'_>> =
-            unmarked.map(|address| Change::ReplaceRoute(Route::unreachable(address, UNREACHABLE_METRIC))).collect();
+    pub fn claim_unreachable(&mut self, view: &View, former: &Former) -> Result<(), KernelError> {
+        let unmarked = view.unreachable(PROTOCOL_BOOT).into_iter().filter(|address| former.has(*address));
+        let changes: Vec<Change<'_>> = unmarked.map(|address| Change::ReplaceRoute(marked(address))).collect();
         self.changes("mark the routes of unleased addresses", &changes)
     }
 
     /// Makes the unreachable routes of ours exactly those of these addresses (safety rule PK1). Answers how many differed.
     ///
+    /// Of one address the kernel has one such route, so that an unmarked one of these is ours from here on.
+    ///
     /// # Errors
     /// The kernel refuses one.
     pub fn converge_unreachable(&mut self, view: &View, addresses: &BTreeSet<Ipv4Addr>) -> Result<usize, KernelError> {
-        let ours = view.routes.iter().filter(|route| route.protocol == UNREACHABLE_PROTOCOL);
-        let present: BTreeSet<Ipv4Addr> = ours.filter_map(unreachable).collect();
-        let missing = addresses.difference(&present).map(|address| Change::AddRoute(Route::unreachable(*address, UNREACHABLE_METRIC)));
-        let surplus = present.difference(addresses).map(|address| Change::DeleteRoute(Route::unreachable(*address, UNREACHABLE_METRIC)));
-        let changes: Vec<Change<'_>> = missing.chain(surplus).collect();
+        let (ours, unmarked) = (view.unreachable(UNREACHABLE_PROTOCOL), view.unreachable(PROTOCOL_BOOT));
+        let (marks, missing): (BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>) =
+            addresses.difference(&ours).copied().partition(|address| unmarked.contains(address));
+        let marks = marks.into_iter().map(|address| Change::ReplaceRoute(marked(address)));
+        let missing = missing.into_iter().map(|address| Change::AddRoute(marked(address)));
+        let surplus = ours.difference(addresses).map(|address| Change::DeleteRoute(marked(*address)));
+        let changes: Vec<Change<'_>> = marks.chain(missing).chain(surplus).collect();
         self.changes("keep unleased addresses unreachable", &changes)?;
         Ok(changes.len())
     }
@@ -318,6 +320,11 @@ impl View {
         self.routes.iter().find_map(connected)
     }
 
+    /// The addresses to which whoever has this protocol's number refuses packets as this agent does.
+    fn unreachable(&self, protocol: u8) -> BTreeSet<Ipv4Addr> {
+        self.routes.iter().filter(|route| route.protocol == protocol).filter_map(unreachable).collect()
+    }
+
     fn find(&self, mac: &str) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.mac.eq_ignore_ascii_case(mac) && !nic.name.starts_with("azv"))
     }
@@ -354,6 +361,11 @@ impl View {
 fn pod_link(link: &Link) -> Option<PodLink> {
     let alias = link.alias.as_ref()?.parse().ok()?;
     Some(PodLink { index: link.index, name: link.name.parse().ok()?, alias, controller: link.controller })
+}
+
+/// The route that refuses packets to an address, with our mark.
+fn marked(address: Ipv4Addr) -> Route {
+    Route::unreachable(address, UNREACHABLE_METRIC)
 }
 
 /// The address that such a route refuses packets to, whoever made it.

@@ -28,6 +28,7 @@ pub(crate) mod restore;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unmarked;
 mod witness;
 
 use std::{collections::BTreeSet, pin::pin, time::Duration};

@@ -24,6 +24,7 @@ use super::{
     logs,
     memory::Memory,
     sysctl::{self, SysctlError},
+    unmarked::Former,
 };
 use crate::{child::Limit, install::OURS};
 
@@ -158,11 +159,7 @@ pub fn restore(places: &Places, extent: Extent) -> Result<Vec<String>, RestoreEr
             withdraw(program).map_err(|source| RestoreError::Rules { program: name, source })?.then(|| format!("chains of {name}")),
         );
     }
-    let known = Memory::load(&places.state_dir).as_ref().map(Memory::addresses).unwrap_or_default();
-    let view = kernel.view().map_err(RestoreError::Kernel)?;
-    kernel.claim_unreachable(&view, &known).map_err(RestoreError::Kernel)?;
-    let view = kernel.view().map_err(RestoreError::Kernel)?;
-    let routes = kernel.converge_unreachable(&view, &[].into()).map_err(RestoreError::Kernel)?;
+    let routes = remove_routes(&mut kernel, places)?;
     done.extend((routes > 0).then(|| format!("{routes} unreachable routes")));
     done.extend(sysctl::restore(&places.proc_sys_net, &places.run_dir).map_err(RestoreError::Sysctl)?);
     match extent.plugins {
@@ -273,6 +270,16 @@ fn remove_plugins(places: &Places) -> Result<Vec<String>, RestoreError> {
     }
     let removed = OURS.iter().map(|name| remove(places.cni_bin_dir.join(name))).collect::<Result<Vec<_>, _>>()?;
     Ok(removed.into_iter().flatten().collect())
+}
+
+/// Those to unleased addresses, also of versions that did not mark theirs. Answers how many there were.
+fn remove_routes(kernel: &mut Kernel, places: &Places) -> Result<usize, RestoreError> {
+    let store = if places.run_dir.exists() { Some(Store::at(&places.run_dir, boot(places)?)) } else { None };
+    let former = Former::find(Memory::load(&places.state_dir).as_ref(), store.as_ref()).map_err(RestoreError::Leases)?;
+    let view = kernel.view().map_err(RestoreError::Kernel)?;
+    kernel.claim_unreachable(&view, &former).map_err(RestoreError::Kernel)?;
+    let view = kernel.view().map_err(RestoreError::Kernel)?;
+    kernel.converge_unreachable(&view, &[].into()).map_err(RestoreError::Kernel)
 }
 
 /// Whether there were any.

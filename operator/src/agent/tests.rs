@@ -480,6 +480,78 @@ fn pk1_routes_that_an_earlier_version_did_not_mark_are_ours_if_their_addresses_w
 }
 
 #[test]
+fn pk1_an_unmarked_route_to_a_pool_address_is_ours_from_when_it_is_met() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5"]);
+        let mut node = filled(&machine, &object);
+        let refuse = |to: &str, protocol: &str| {
+            run("ip", &["route", "add", "unreachable", to, "metric", "4096", "proto", protocol]);
+        };
+        // As an earlier version made it of a revision that it did not come to remember; and one that says whose it is.
+        refuse("10.0.0.6/32", "boot");
+        refuse("10.0.0.7/32", "static");
+        let unreachable = || run("ip", &["route", "show", "type", "unreachable"]);
+        let mut of_revision = |revision, addresses: &[&str]| {
+            (object.spec.revision, object.spec.addresses) = (revision, all(addresses));
+            node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            unreachable().lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+        };
+        let ours = |last: u8| format!("unreachable 10.0.0.{last} proto 97 metric 4096");
+        let theirs = "unreachable 10.0.0.7 proto static metric 4096".to_owned();
+        assert_eq!(of_revision(2, &["1/10.0.0.5", "2/10.0.0.6", "3/10.0.0.7"]), [ours(5), ours(6), theirs.clone()]);
+        assert_eq!(of_revision(3, &["1/10.0.0.5"]), [ours(5), theirs]);
+    });
+}
+
+#[test]
+fn pk1_the_first_agent_that_marks_its_routes_takes_over_those_of_the_one_before_in_the_pools_subnet_and_no_later_one_does() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5"]);
+        drop(filled(&machine, &object));
+        fs::remove_file(machine.path("run/routes-marked")).expect("it notes that it marks them");
+        let refuse = |to: &str, metric: &str, protocol: &str| {
+            run("ip", &["route", "add", "unreachable", to, "metric", metric, "proto", protocol]);
+        };
+        // Of revisions that nobody remembers.
+        refuse("10.0.0.8/32", "4096", "boot");
+        refuse("10.0.0.9/32", "4096", "boot");
+        // Of others: of another maker, another metric, of more than an address, outside of the subnet.
+        refuse("10.0.0.10/32", "4096", "static");
+        refuse("10.0.0.11/32", "77", "boot");
+        refuse("10.0.0.16/28", "4096", "boot");
+        refuse("10.9.9.9/32", "4096", "boot");
+        let left = || {
+            let routes = run("ip", &["route", "show", "type", "unreachable"]);
+            routes.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let mut node = machine.start();
+        until(&mut node, &seen(Some(&object), vec![]), |_, _| !left().contains(&"10.0.0.9".into()));
+        assert_eq!(left(), ["10.0.0.5", "10.0.0.10", "10.0.0.11", "10.0.0.16/28", "10.9.9.9"]);
+        drop(node);
+        refuse("10.0.0.9/32", "4096", "boot");
+        let mut node = machine.start();
+        for _ in 0..2 {
+            node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        }
+        assert!(left().contains(&"10.0.0.9".into()), "routes of this boot are marked: somebody typed this one");
+    });
+}
+
+#[test]
+fn pk1_where_no_agent_was_in_this_boot_unmarked_routes_are_others() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5"]);
+        run("ip", &["route", "add", "unreachable", "10.0.0.9/32", "metric", "4096"]);
+        let mut node = filled(&machine, &object);
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert!(run("ip", &["route", "show", "type", "unreachable"]).contains("10.0.0.9"));
+    });
+}
+
+#[test]
 fn st13_after_a_jump_of_the_clocks_the_pool_is_withheld_until_imds_confirms_it() {
     apart(|| {
         let machine = Machine::new();

@@ -74,6 +74,15 @@ impl Store {
         Ok(self.find_seal()?.sealed)
     }
 
+    /// The pool that an agent put in place in this boot, whether or not it counts.
+    ///
+    /// # Errors
+    /// The file is there and cannot be opened.
+    pub fn placed(&self) -> Result<Option<Pool>, FileError> {
+        let pool = files::read(&self.folder.join("pool"))?.and_then(|bytes| Pool::parse(&bytes).ok());
+        Ok(pool.filter(|pool| pool.boot == self.boot))
+    }
+
     /// What a plugin learned in this boot. It is a cache: what cannot be read was not learned.
     ///
     /// # Errors

@@ -60,8 +60,10 @@ fn everything_of_ours_goes_and_everything_else_stays() {
             fs::write(machine.path("log").join(log), "line").unwrap();
         }
         assert!(machine.conflist() && run("ip", &["route"]).contains("unreachable 10.0.0.5"));
-        // As a version that marked none left it.
+        // As a version that marked none left them: of the pool last adopted, and of one before.
         run("ip", &["route", "replace", "unreachable", "10.0.0.6/32", "metric", "4096"]);
+        run("ip", &["route", "replace", "unreachable", "10.0.0.9/32", "metric", "4096"]);
+        fs::remove_file(machine.path("run/routes-marked")).unwrap();
         drop(node);
         let done = restore(&places(&machine), ALL).unwrap();
         assert!(done.iter().any(|what| what.contains("10-azure-vnet.conflist")), "{done:?}");
