@@ -10,7 +10,9 @@ mod repair;
 mod report;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use compare::{Pod, Sources, choose, compare};
-pub use repair::{End, Mended, Now, Repair, Repairs, nodes_to_mend, plan, results, to_mend};
+pub use repair::{End, Mended, Now, Repair, Repairs};
 pub use report::{Finding, Kind, Looked, Outcome, Report, Source, Unseen, Witness};
+pub use work::{ROUTES_AT_ONCE, Step, Work};

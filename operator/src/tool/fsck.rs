@@ -4,6 +4,7 @@ mod repair;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -70,27 +71,31 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
 
 async fn shown(flags: &Flags) -> anyhow::Result<Outcome> {
     let (client, _) = connect(&flags.shown.access).await?;
-    let report = settled(&client, flags, None).await?;
+    let report = settled(&client, flags, None, &flags.nodes).await?;
     flags.shown.output.print(&report)?;
     Ok(report.outcome())
 }
 
-async fn mended(flags: &Flags, report: &Path) -> anyhow::Result<Outcome> {
-    let repairs = repair::run(flags, report).await?;
+async fn mended(flags: &Flags, path: &Path) -> anyhow::Result<Outcome> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let report: Report = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no report of kubectl azure-vnet fsck --output json", path.display()))?;
+    let (client, _) = connect(&flags.shown.access).await?;
+    let repairs = repair::run(&client, flags, report).await?;
     flags.shown.output.print(&repairs)?;
-    Ok(repairs.left.outcome())
+    Ok(repairs.outcome())
 }
 
 /// What is found at a look, and again at a second one where it differs.
-async fn settled(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>) -> anyhow::Result<Report> {
-    let first = once(client, flags, some).await?.report;
+async fn settled(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>, pods_of: &[String]) -> anyhow::Result<Report> {
+    let first = once(client, flags, some, pods_of).await?.report;
     let suspects = first.suspects();
     if suspects.is_empty() {
         return Ok(first);
     }
     tell("looking again at what differs");
     sleep(PAUSE).await;
-    Ok(first.confirmed(once(client, flags, Some(suspects)).await?.report))
+    Ok(first.confirmed(once(client, flags, Some(suspects), pods_of).await?.report))
 }
 
 /// All that was read at one look, and what differs.
@@ -107,21 +112,22 @@ struct Agent {
     ready: bool,
 }
 
-/// One look at the nodes that were asked for, or at some of them.
-async fn once(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>) -> anyhow::Result<Look> {
+/// One look at the nodes that were asked for, or at some of them. Two pods with one address are only found where the pods of both nodes are listed:
+/// those of these nodes are, or all where none is named.
+async fn once(client: &Client, flags: &Flags, some: Option<BTreeSet<String>>, pods_of: &[String]) -> anyhow::Result<Look> {
     let cluster = observe::cluster(client, &Scope::pools()).await?;
     let chosen = match some {
         Some(some) => some,
         None => fsck::choose(&cluster, &flags.nodes).map_err(anyhow::Error::msg)?,
     };
-    let before = pods(client, &flags.nodes).await?;
+    let before = pods(client, pods_of).await?;
     let agents = agents(&Api::namespaced(client.clone(), &flags.namespace)).await?;
     let asked = stream::iter(chosen).map(async |node| {
         let said = ask(client, flags, agents.get(&node)).await;
         (node, said)
     });
     let nodes: BTreeMap<_, _> = asked.buffer_unordered(AT_ONCE).collect().await;
-    let after = pods(client, &flags.nodes).await?;
+    let after = pods(client, pods_of).await?;
     let report = fsck::compare(&Sources { cluster: &cluster, pods: [&before, &after], nodes: &nodes });
     Ok(Look { report, nodes, agents })
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, fs, net::Ipv4Addr, path::PathBuf, time::Du
 use anyhow::Context as _;
 use azure_vnet_operator_core::{
     conflist::NETWORK,
-    fsck::node::{Plan, Report, mendable},
+    fsck::node::{Mended, Plan, Refused, Report, mendable},
     look::{Bar, Table},
 };
 use azure_vnet_plugin::store::{Keeper, KeeperError, Rebuilt, Store};
@@ -258,27 +258,12 @@ fn check(place: &Place) -> anyhow::Result<Report> {
     Ok(Report { at: Some(at), facts: Some(facts), ..fsck::compare(store.boot().to_string(), &seen) })
 }
 
-/// What was mended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Mended {
-    /// Leases that were made for pods that are there.
-    pub leases: Vec<Ipv4Addr>,
-    /// Routes that were made for pods that are there.
-    pub routes: Vec<Ipv4Addr>,
-    /// What was to be mended, and why it could not be.
-    pub refused: Vec<String>,
-    /// Rests of dead processes that were removed.
-    pub litter: usize,
-    /// What still differs.
-    pub left: Report,
-}
-
 fn repair(place: &Place, report: &str) -> anyhow::Result<()> {
     let report: Report = serde_json::from_str(report).context("this is no report of node fsck --output json")?;
     let mended = mend(place, &report)?;
     place.output.print(&mended)?;
-    anyhow::ensure!(mended.refused.is_empty(), "not mended: {}", mended.refused.join("; "));
+    let refused: Vec<String> = mended.refused.iter().map(ToString::to_string).collect();
+    anyhow::ensure!(refused.is_empty(), "not mended: {}", refused.join("; "));
     Ok(())
 }
 
@@ -291,7 +276,8 @@ fn mend(place: &Place, report: &Report) -> anyhow::Result<Mended> {
         // It sweeps the store itself.
         Err(KeeperError::Kept { .. }) if leases.is_empty() => {}
         Err(KeeperError::Kept { .. }) => {
-            mended.refused.push("an agent keeps this store: restart its pod, and it mends the store before it seals it".into());
+            let why = "an agent keeps this store: restart its pod, and it mends the store before it seals it".into();
+            mended.refused.push(Refused { address: None, why });
         }
         opened => mend_store(&opened?, !leases.is_empty(), &mut mended)?,
     }
@@ -303,11 +289,15 @@ fn mend_routes(routes: &BTreeSet<Ipv4Addr>, mended: &mut Mended) -> anyhow::Resu
     let mut kernel = Kernel::open()?;
     let view = kernel.view()?;
     for address in routes {
-        match kernel.mend_route(&view, *address) {
-            Ok(None) => mended.routes.push(*address),
-            Ok(Some(why)) => mended.refused.push(format!("no route to {address}: {why}")),
-            Err(error) => mended.refused.push(format!("no route to {address}: {:#}", anyhow::Error::from(error))),
-        }
+        let refused = match kernel.mend_route(&view, *address) {
+            Ok(None) => {
+                mended.routes.push(*address);
+                continue;
+            }
+            Ok(Some(why)) => why,
+            Err(error) => format!("{:#}", anyhow::Error::from(error)),
+        };
+        mended.refused.push(Refused { address: Some(*address), why: refused });
     }
     Ok(())
 }
@@ -325,21 +315,6 @@ fn mend_store(keeper: &Keeper, lacks_leases: bool, mended: &mut Mended) -> anyho
     }
     mended.litter = keeper.sweep()?.litter;
     Ok(())
-}
-
-impl fmt::Display for Mended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for address in &self.leases {
-            writeln!(f, "✓ made the lease of {address}")?;
-        }
-        for address in &self.routes {
-            writeln!(f, "✓ made the route to {address}")?;
-        }
-        for why in &self.refused {
-            writeln!(f, "✗ {why}")?;
-        }
-        write!(f, "✓ removed {} rests of dead processes\n{}", self.litter, self.left)
-    }
 }
 
 #[cfg(test)]

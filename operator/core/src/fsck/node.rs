@@ -193,6 +193,63 @@ fn offers(report: &Report, address: Ipv4Addr) -> bool {
     pool.is_some_and(|pool| pool.addresses.iter().any(|at| at.address == address))
 }
 
+/// What a node mended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mended {
+    /// Leases that were made for pods that are there.
+    pub leases: Vec<Ipv4Addr>,
+    /// Routes that were made for pods that are there.
+    pub routes: Vec<Ipv4Addr>,
+    /// What was to be mended, and could not be.
+    pub refused: Vec<Refused>,
+    /// Rests of dead processes that were removed.
+    pub litter: usize,
+    /// What still differs.
+    pub left: Report,
+}
+
+/// What was to be mended, and could not be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// The address whose route it is; none where it is about the store.
+    pub address: Option<Ipv4Addr>,
+    /// Why.
+    pub why: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "no route to {address}: {}", self.why),
+            None => f.write_str(&self.why),
+        }
+    }
+}
+
+impl Mended {
+    /// Why an address did not get its route.
+    pub(super) fn refusal(&self, address: Ipv4Addr) -> Option<&str> {
+        self.refused.iter().find(|refused| refused.address == Some(address)).map(|refused| refused.why.as_str())
+    }
+}
+
+impl fmt::Display for Mended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for address in &self.leases {
+            writeln!(f, "✓ made the lease of {address}")?;
+        }
+        for address in &self.routes {
+            writeln!(f, "✓ made the route to {address}")?;
+        }
+        for refused in &self.refused {
+            writeln!(f, "✗ {refused}")?;
+        }
+        write!(f, "✓ removed {} rests of dead processes\n{}", self.litter, self.left)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { boot_id: _, at: _, records, links, findings, facts: _ } = self;

@@ -1,12 +1,14 @@
 //! What can be mended from a report, and what came of it. Every finding is looked at anew right before, left alone unless it is still the same, and
 //! called repaired only where a look afterwards does not find it any more.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{fmt, net::Ipv4Addr};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::report::{Finding, Kind, Report};
+use super::report::{Finding, Kind, Outcome, Report};
+
+const OVER: &str = "it was over before anything was done";
 
 /// What is done about a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -62,44 +64,30 @@ pub enum Now {
     Over,
     /// The node has booted since.
     OtherBoot,
-    /// The node could not be looked at.
+    /// Somebody who would know could not be asked.
     Unseen,
 }
 
-/// Looks up what is so now of each finding of a report, on these nodes, or on all if none is named.
-#[must_use]
-pub fn plan(report: &Report, nodes: &[String], now: &Report) -> Vec<(Finding, Now)> {
-    let chosen = report.findings.iter().filter(|found| nodes.is_empty() || nodes.contains(&found.node));
-    chosen.map(|found| (found.clone(), of(found, report, now))).collect()
-}
-
-fn of(found: &Finding, report: &Report, now: &Report) -> Now {
+/// What is so `now` of a finding of a `report`. Over is only what all could say that would know.
+pub(super) fn of(found: &Finding, report: &Report, now: &Report) -> Now {
     let boot = |of: &Report| of.nodes.iter().find(|looked| looked.node == found.node).and_then(|looked| looked.boot_id.clone());
+    let is_found = now.findings.iter().any(|other| other.is_same(found));
+    let repair = found.kind.repair();
+    if is_found && repair.is_none() {
+        return Now::Others;
+    }
     let Some(running) = boot(now) else { return Now::Unseen };
     if boot(report).is_some_and(|reported| reported != running) {
         return Now::OtherBoot;
     }
-    if !now.findings.iter().any(|other| other.is_same(found)) {
-        return not_the_same(found, now);
+    if let (true, Some(repair)) = (is_found, repair) {
+        return Now::Mendable(repair);
     }
-    found.kind.repair().map_or(Now::Others, Now::Mendable)
-}
-
-fn not_the_same(found: &Finding, now: &Report) -> Now {
-    now.findings.iter().find(|other| other.is_about_the_same(found)).map_or(Now::Over, |other| Now::Another(other.kind))
-}
-
-/// The addresses of a node whose finding is to be mended so.
-#[must_use]
-pub fn to_mend(plan: &[(Finding, Now)], node: &str, repair: Repair) -> BTreeSet<Ipv4Addr> {
-    let these = plan.iter().filter(|(found, now)| found.node == node && *now == Now::Mendable(repair));
-    these.filter_map(|(found, _)| found.address).collect()
-}
-
-/// The nodes with something to mend so.
-#[must_use]
-pub fn nodes_to_mend(plan: &[(Finding, Now)], repair: Repair) -> BTreeSet<String> {
-    plan.iter().filter(|(_, now)| *now == Now::Mendable(repair)).map(|(found, _)| found.node.clone()).collect()
+    if let Some(other) = now.findings.iter().find(|other| other.is_about_the_same(found)) {
+        return Now::Another(other.kind);
+    }
+    let is_hidden = now.unseen.iter().any(|unseen| unseen.node == found.node && found.kind.needs(unseen.source));
+    if is_hidden { Now::Unseen } else { Now::Over }
 }
 
 /// How the repair of one finding ended.
@@ -130,8 +118,19 @@ pub enum End {
     Over,
     /// Nothing was done about it: it is others' to mend, or is not what the report says.
     Left,
-    /// It was to be mended, and a look afterwards finds it, or could not look.
+    /// It was to be mended, and that was refused or failed, or a look afterwards finds it, or could not look.
     Failed,
+}
+
+/// What was done about a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// Nothing, or not yet.
+    Nothing,
+    /// All that can be done.
+    All,
+    /// It was refused, went wrong, or was not tried, and why.
+    Failed(String),
 }
 
 /// What came of a repair.
@@ -146,37 +145,41 @@ pub struct Repairs {
     pub left: Report,
 }
 
-/// Says what came of each finding of a plan, by a look `before` anything was done and one afterwards. `said` is what went wrong on a node meanwhile.
-#[must_use]
-pub fn results(plan: &[(Finding, Now)], before: &Report, left: Report, said: impl Fn(&str) -> Option<String>) -> Repairs {
-    let result = |(found, now): &(Finding, Now)| {
-        let (end, says) = end(found, *now, of(found, before, &left), said(&found.node));
-        let Finding { node, kind, address, who, .. } = found.clone();
-        Mended { node, kind, address, who, end, says }
-    };
-    Repairs { at: left.at, results: plan.iter().map(result).collect(), left }
+impl Repairs {
+    /// How it ended: as the look afterwards, but never clean where something could not be mended.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        let has_failed = self.results.iter().any(|result| result.end == End::Failed);
+        match self.left.outcome() {
+            Outcome::Clean if has_failed => Outcome::Differs,
+            outcome @ (Outcome::Clean | Outcome::Differs | Outcome::Incomplete) => outcome,
+        }
+    }
 }
 
-fn end(found: &Finding, before: Now, after: Now, said: Option<String>) -> (End, String) {
+/// How a repair ended, by what was so `before` anything was done, what was done, and what is so after it; and that in words.
+pub(super) fn end(kind: Kind, before: Now, done: Done, after: Now) -> (End, String) {
     let repair = match before {
         Now::Mendable(repair) => repair,
-        Now::Others => return (End::Left, found.kind.remedy().to_owned()),
+        Now::Others => return (End::Left, kind.remedy().to_owned()),
         Now::Another(kind) => return (End::Left, format!("it is {kind:?} now: {}", kind.remedy())),
-        Now::Over => return (End::Over, "it was over before anything was done".to_owned()),
+        Now::Over => return (End::Over, OVER.to_owned()),
         Now::OtherBoot => return (End::Left, "the node has booted since: make a new report".to_owned()),
-        Now::Unseen => return (End::Left, "the node could not be looked at".to_owned()),
+        Now::Unseen => return (End::Left, "whether it is still so could not be seen".to_owned()),
     };
-    let done = match repair {
+    let did = match repair {
         Repair::Route => "the node made the route",
         Repair::RestartAgent => "the agent was started anew",
     };
-    let because = said.map(|said| format!(": {said}")).unwrap_or_default();
-    match after {
-        Now::Over => (End::Repaired, format!("{done}, and it is found no more")),
-        Now::Unseen => (End::Failed, format!("whether it is over could not be seen{because}")),
-        Now::Another(kind) => (End::Failed, format!("it is {kind:?} now{because}")),
-        Now::OtherBoot => (End::Failed, format!("the node has booted meanwhile{because}")),
-        Now::Mendable(_) | Now::Others => (End::Failed, format!("it is still found{because}")),
+    let because = if let Done::Failed(why) = &done { format!(": {why}") } else { String::new() };
+    match (after, done) {
+        (Now::Over, Done::All) => (End::Repaired, format!("{did}, and it is found no more")),
+        (Now::Over, Done::Nothing) => (End::Over, OVER.to_owned()),
+        (Now::Over, Done::Failed(why)) => (End::Failed, format!("it is found no more, but: {why}")),
+        (Now::Unseen, _) => (End::Failed, format!("whether it is over could not be seen{because}")),
+        (Now::Another(kind), _) => (End::Failed, format!("it is {kind:?} now{because}")),
+        (Now::OtherBoot, _) => (End::Failed, format!("the node has booted meanwhile{because}")),
+        (Now::Mendable(_) | Now::Others, _) => (End::Failed, format!("it is still found{because}")),
     }
 }
 

@@ -267,6 +267,18 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Whether it may be there unseen while this one's word is missing.
+    pub(super) fn needs(self, source: Source) -> bool {
+        match source {
+            Source::Azure => self == Self::AzureDiffers,
+            Source::Agent => [Self::OtherReport, Self::Withheld, Self::Regressed].contains(&self),
+            // Without the object or the store hardly anything is compared; without the Node, nobody knows which machine that is.
+            Source::Controller | Source::Store | Source::Kernel | Source::ApiServer => true,
+        }
+    }
+}
+
 /// How a look ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -274,7 +286,7 @@ pub enum Outcome {
     Clean,
     /// Something differs.
     Differs,
-    /// Nothing that was seen differs, and not all was seen.
+    /// Nothing that was seen differs, and not all was seen; or no node was looked at.
     Incomplete,
 }
 
@@ -282,7 +294,7 @@ impl Report {
     /// How it ended.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        match (self.findings.is_empty(), self.unseen.is_empty()) {
+        match (self.findings.is_empty(), self.unseen.is_empty() && !self.nodes.is_empty()) {
             (false, _) => Outcome::Differs,
             (true, false) => Outcome::Incomplete,
             (true, true) => Outcome::Clean,
@@ -293,6 +305,19 @@ impl Report {
     #[must_use]
     pub fn suspects(&self) -> BTreeSet<String> {
         self.findings.iter().map(|finding| finding.node.clone()).collect()
+    }
+
+    /// The nodes that a repair by this report looks at: those that are named, else those that it found something on or did not see.
+    ///
+    /// # Errors
+    /// One that is named is not in it.
+    pub fn to_repair(&self, wanted: &[String]) -> Result<BTreeSet<String>, String> {
+        let (suspects, unseen) = (self.suspects(), self.unseen.iter().map(|unseen| unseen.node.clone()));
+        let looked: BTreeSet<&str> = self.nodes.iter().map(|looked| looked.node.as_str()).collect();
+        if let Some(nobody) = wanted.iter().find(|name| !looked.contains(name.as_str())) {
+            return Err(format!("the report does not speak of node {nobody}: its name is another, or it was not looked at"));
+        }
+        Ok(if wanted.is_empty() { suspects.into_iter().chain(unseen).collect() } else { wanted.iter().cloned().collect() })
     }
 
     /// This report, with what a second look at its [`suspects`](Self::suspects) found as well, in the second's words. What either look could not
@@ -332,6 +357,7 @@ impl fmt::Display for Report {
             Outcome::Clean => writeln!(f, "✓ all agree on {nodes} nodes: Azure as last read, objects, agents, stores, kernels and pods"),
             Outcome::Differs if unseen == 0 => writeln!(f, "✗ {found} found on {nodes} nodes"),
             Outcome::Differs => writeln!(f, "✗ {found} found on {nodes} nodes, and {unseen} not seen"),
+            Outcome::Incomplete if nodes == 0 => writeln!(f, "? no node was looked at"),
             Outcome::Incomplete => writeln!(f, "? nothing differs in what was seen of {nodes} nodes; {unseen} not seen"),
         }
     }

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use azure_vnet_crds::AzureVnetNode;
 use serde_json::{Value, json};
 
+mod repair;
+
 use super::{
-    End, Finding, Kind, Now, Outcome, Pod, Repair, Report, Source, Sources, choose, compare,
+    Finding, Kind, Outcome, Pod, Report, Source, Sources, choose, compare,
     node::{self, Facts, Link, PodName, Record, State},
-    nodes_to_mend, plan, results, to_mend,
 };
 use crate::look::{Cluster, Machine};
 
@@ -290,6 +291,12 @@ fn what_was_not_seen_is_never_clean() {
 }
 
 #[test]
+fn a_report_of_no_node_is_never_clean() {
+    let report = Report::default();
+    assert_eq!((report.outcome(), report.to_string().as_str()), (Outcome::Incomplete, "? no node was looked at\n"));
+}
+
+#[test]
 fn a_node_cannot_speak_to_the_terminal() {
     let mut told = Told::agreed();
     told.finds(node::Kind::LinkWithoutRoute, "\u{1b}[2Jall is well\n");
@@ -375,64 +382,4 @@ fn a_report_is_read_back_as_it_was_written() {
     {
         assert!(shown.contains(expected), "{shown}");
     }
-}
-
-fn cut_off() -> Told {
-    let mut told = Told::agreed();
-    told.finds(node::Kind::LinkWithoutRoute, "azv1 is there, the route to it is not");
-    told
-}
-
-#[test]
-fn only_what_was_reported_and_is_still_the_same_is_mended() {
-    let report = cut_off().report();
-    let cases: [(Change, Now); 6] = [
-        (|_| (), Now::Mendable(Repair::Route)),
-        (|told| told.node().findings.clear(), Now::Over),
-        (|told| told.node().findings[0].what = "otherwise".into(), Now::Another(Kind::LinkWithoutRoute)),
-        (|told| told.pods(vec![]), Now::Another(Kind::LeaseWithoutPod)),
-        (|told| told.node().boot_id = "next".into(), Now::OtherBoot),
-        (|told| drop(told.nodes.insert("aks-1".into(), Err("it does not answer".into()))), Now::Unseen),
-    ];
-    for (change, expected) in cases {
-        let mut told = cut_off();
-        change(&mut told);
-        let plan = plan(&report, &[], &told.report());
-        assert_eq!(plan.iter().map(|(_, now)| *now).collect::<Vec<_>>(), [expected]);
-        let mends = expected == Now::Mendable(Repair::Route);
-        assert_eq!(to_mend(&plan, "aks-1", Repair::Route).contains(&WEB), mends);
-        assert_eq!(nodes_to_mend(&plan, Repair::Route).contains("aks-1"), mends);
-        assert_eq!(nodes_to_mend(&plan, Repair::RestartAgent), [].into());
-    }
-    assert_eq!(plan(&report, &["aks-2".to_owned()], &report), []);
-}
-
-#[test]
-fn cm4_no_repair_frees_an_address() {
-    let mut told = Told::agreed();
-    told.pods(vec![]);
-    let report = told.report();
-    assert_eq!(plan(&report, &[], &report)[0].1, Now::Others, "the agent has the second witness");
-}
-
-#[test]
-fn repaired_is_what_a_look_afterwards_does_not_find() {
-    let report = cut_off().report();
-    let planned = plan(&report, &[], &report);
-    let ended = |after: &Told| {
-        let repairs = results(&planned, &report, after.report(), |_| Some("refused".into()));
-        (repairs.results[0].end, repairs.to_string())
-    };
-    assert_eq!(ended(&Told::agreed()).0, End::Repaired);
-    let (end, text) = ended(&cut_off());
-    assert!(end == End::Failed && text.contains("still found: refused"), "{text}");
-    let mut unseen = Told::agreed();
-    unseen.nodes.insert("aks-1".into(), Err("it does not answer".into()));
-    assert_eq!(ended(&unseen).0, End::Failed, "nobody has seen that it is over");
-    let mut lost = cut_off();
-    lost.pods(vec![]);
-    assert_eq!(ended(&lost).0, End::Failed, "something else is wrong there now");
-    let mut booted = Told::agreed();
-    booted.node().boot_id = "next".into();
-    assert_eq!(ended(&booted).0, End::Failed, "that was the boot");
 }
