@@ -15,7 +15,7 @@ use azure_vnet_plugin::{
     unbridge::{self, Undone},
 };
 use azure_vnet_plugin_core::{
-    attachment::{Attachment, IfName, NetworkName},
+    attachment::{Attachment, IfName, Mode, NetworkName},
     gc::{LinkWitness, NetnsWitness},
     lease::{Entry, Lease},
     unbridge::Stays,
@@ -187,16 +187,24 @@ impl Kernel {
         Ok(removed)
     }
 
-    /// Gives a pod whose link is there its host route again: exclusively, and never where the address is used otherwise (safety rule ST4). Answers
-    /// why not, where it may not.
+    /// Gives the pod of a lease, whose link is there, its host route again: exclusively, and never where the address is used otherwise (safety rule
+    /// ST4). A bridged pod's route leads through its bridge, and not to its link. Answers why not, where it may not.
     ///
     /// # Errors
     /// The kernel does not answer, or refuses it.
-    pub fn mend_route(&mut self, view: &View, address: Ipv4Addr) -> Result<Option<String>, KernelError> {
+    pub fn mend_route(&mut self, view: &View, lease: &Lease) -> Result<Option<String>, KernelError> {
+        let address = lease.address;
         let links: Vec<&PodLink> = view.pods.iter().filter(|pod| pod.alias.address == IpAddr::V4(address)).collect();
         let [pod] = links.as_slice() else { return Ok(Some(format!("{} links have {address}", links.len()))) };
-        if pod.controller.is_some() {
-            return Ok(Some(format!("{} is a port of a bridge, which its route leads through", pod.name)));
+        if pod.alias.attachment != lease.attachment {
+            return Ok(Some(format!("{} is the link of {}", pod.name, pod.alias.attachment)));
+        }
+        match (lease.mode, pod.controller) {
+            (Mode::Transparent, None) => {}
+            (Mode::Transparent, Some(_)) => return Ok(Some(format!("{} is a port of a bridge, which its route leads through", pod.name))),
+            (mode @ (Mode::Bridge | Mode::Tunnel), _) => {
+                return Ok(Some(format!("the pod is in {mode} mode: its route leads through the bridge; delete the pod")));
+            }
         }
         match kernel_use::found(&mut self.0, address.into()).map_err(failed("look an address up"))? {
             Found::Nothing => {}

@@ -2,7 +2,7 @@
 
 mod fsck;
 
-use std::{collections::BTreeSet, fmt, fs, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use azure_vnet_operator_core::{
@@ -269,9 +269,8 @@ fn repair(place: &Place, report: &str) -> anyhow::Result<()> {
 
 fn mend(place: &Place, report: &Report) -> anyhow::Result<Mended> {
     let Plan { leases, routes } = mendable(report, &check(place)?);
-    let mut mended = Mended::default();
-    mend_routes(&routes, &mut mended)?;
-    let store = place.store()?;
+    let (mut mended, store) = (Mended::default(), place.store()?);
+    mend_routes(&store, &routes, &mut mended)?;
     match Keeper::open(&place.run_dir, &place.state_dir, store.boot().clone()) {
         // It sweeps the store itself.
         Err(KeeperError::Kept { .. }) if leases.is_empty() => {}
@@ -285,19 +284,19 @@ fn mend(place: &Place, report: &Report) -> anyhow::Result<Mended> {
     Ok(mended)
 }
 
-fn mend_routes(routes: &BTreeSet<Ipv4Addr>, mended: &mut Mended) -> anyhow::Result<()> {
+fn mend_routes(store: &Store, routes: &BTreeMap<Ipv4Addr, String>, mended: &mut Mended) -> anyhow::Result<()> {
     let mut kernel = Kernel::open()?;
-    let view = kernel.view()?;
-    for address in routes {
-        let refused = match kernel.mend_route(&view, *address) {
-            Ok(None) => {
-                mended.routes.push(*address);
-                continue;
-            }
-            Ok(Some(why)) => why,
-            Err(error) => format!("{:#}", anyhow::Error::from(error)),
-        };
-        mended.refused.push(Refused { address: Some(*address), why: refused });
+    let (entries, view) = (store.list().context("cannot read the store")?, kernel.view()?);
+    for (&address, attachment) in routes {
+        let lease = entries.iter().find_map(|(_, entry)| match entry {
+            Entry::Leased(lease) if lease.address == address && lease.attachment.to_string() == *attachment => Some(lease),
+            Entry::Leased(_) | Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
+        });
+        let done = lease.map_or_else(|| Ok(Some(format!("{attachment} has no lease of it"))), |lease| kernel.mend_route(&view, lease));
+        match done.unwrap_or_else(|error| Some(format!("{:#}", anyhow::Error::from(error)))) {
+            None => mended.routes.push(address),
+            Some(why) => mended.refused.push(Refused { address: Some(address), why }),
+        }
     }
     Ok(())
 }
@@ -402,6 +401,40 @@ mod tests {
             assert!(shell("ip", &["route", "get", "10.0.0.5"]).contains("azv00000000001"));
             assert!(shell("ip", &["route", "get", "10.0.0.6"]).contains("eth0"));
             assert_eq!(mend(&place, &found).unwrap().routes, Vec::<Ipv4Addr>::new(), "it is not so any more");
+            drop(keeper);
+        });
+    }
+
+    #[test]
+    fn st4_a_route_goes_to_the_link_of_the_reported_pod_and_never_to_a_port_that_left_its_bridge() {
+        apart(|| {
+            let root = tempfile::tempdir().unwrap();
+            let place = place(root.path());
+            fs::write(&place.boot_id_file, "first\n").unwrap();
+            shell("ip", &["link", "add", "azure2", "type", "bridge"]);
+            shell("ip", &["link", "set", "azure2", "up", "alias", "azure-vnet:bridge eth0"]);
+            for (name, of) in [("azv00000000001", "c1/eth0 10.0.0.5"), ("azv00000000002", "c2/eth0 10.0.0.6")] {
+                link(name, of);
+                shell("ip", &["link", "set", &format!("{name}p"), "up"]);
+                shell("ip", &["link", "set", name, "up"]);
+            }
+            shell("ip", &["link", "set", "azv00000000001", "master", "azure2"]);
+            let keeper = Keeper::open(&place.run_dir, &place.state_dir, "first".parse().unwrap()).unwrap();
+            keeper.rebuild_from_kernel(&Kernel::open().unwrap().view().unwrap().leases(&NETWORK.parse().unwrap())).unwrap();
+            keeper.adopt(&adoption(&["1/10.0.0.5", "2/10.0.0.6"])).unwrap();
+            keeper.seal(pool::SealOwner::Agent).unwrap();
+            shell("ip", &["link", "set", "azv00000000001", "nomaster"]);
+            let (bridged, routed) = (Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6));
+            let found = check(&place).unwrap();
+            assert_eq!(found.findings.iter().map(|found| found.address).collect::<Vec<_>>(), [Some(bridged), Some(routed)]);
+            // Between that look and the next step another pod got the address.
+            let mut stale = Mended::default();
+            mend_routes(&place.store().unwrap(), &[(routed, "c0/eth0".to_owned())].into(), &mut stale).unwrap();
+            assert_eq!((stale.routes.as_slice(), stale.refused.len()), ([].as_slice(), 1), "{stale:?}");
+            let mended = mend(&place, &found).unwrap();
+            assert_eq!(mended.routes, [routed], "{mended:?}");
+            assert!(mended.refused.iter().all(|refused| refused.address == Some(bridged) && refused.why.contains("bridge mode")));
+            assert!(!shell("ip", &["route", "show"]).contains("10.0.0.5"), "{mended:?}");
             drop(keeper);
         });
     }

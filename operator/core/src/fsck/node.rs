@@ -1,7 +1,11 @@
 //! What a node says of itself: what its store and kernel hold, and where these differ. The node makes it, `node fsck` prints it, and
 //! `kubectl azure-vnet fsck` reads it from the agent's pod.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+};
 
 use azure_vnet_crds::node::SlotAddress;
 use jiff::Timestamp;
@@ -168,8 +172,8 @@ pub struct Link {
 pub struct Plan {
     /// Addresses whose pods are there and have no lease.
     pub leases: BTreeSet<Ipv4Addr>,
-    /// Addresses whose pods have no route.
-    pub routes: BTreeSet<Ipv4Addr>,
+    /// Addresses whose pods have no route, and whose they are: `container/interface`.
+    pub routes: BTreeMap<Ipv4Addr, String>,
 }
 
 /// What a report allows to mend: of the same boot, found then and found now. A route only to an address of the pool: of one that the NIC has lost it
@@ -181,7 +185,10 @@ pub fn mendable(report: &Report, now: &Report) -> Plan {
     for finding in report.findings.iter().filter(still) {
         match finding.kind {
             Kind::LinkWithoutLease => plan.leases.extend(finding.address),
-            Kind::LinkWithoutRoute => plan.routes.extend(finding.address.filter(|address| offers(now, *address))),
+            Kind::LinkWithoutRoute => {
+                let offered = finding.address.filter(|address| offers(now, *address));
+                plan.routes.extend(offered.map(|address| (address, finding.attachment.clone())));
+            }
             Kind::NoPool | Kind::TwoOwners | Kind::LeaseWithoutLink | Kind::Unreadable | Kind::OutsidePool => {}
         }
     }

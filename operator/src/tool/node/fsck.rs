@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use azure_vnet_crds::node::SlotAddress;
 use azure_vnet_operator_core::fsck::node::{self, Facts, Finding, Kind, PodName, Record, Report, State};
 use azure_vnet_plugin_core::{
-    attachment::{Attachment, PodRef},
+    attachment::{Attachment, Mode, PodRef},
     gc::NetnsWitness,
     lease::Entry,
     pool::Pool,
@@ -90,7 +90,11 @@ fn of_link(link: &PodLink, seen: &Seen<'_>) -> Option<Finding> {
         Some(Entry::Leased(lease)) if lease.attachment == *owner => {
             // A bridged pod's route leads through its bridge.
             let routed = link.controller.is_some() || seen.routes.iter().any(|(to, through)| *to == address && *through == link.index);
-            (!routed).then(|| finding(Kind::LinkWithoutRoute, address, Some(owner), format!("{name} is there, the route to it is not")))
+            let what = match lease.mode {
+                Mode::Transparent => format!("{name} is there, the route to it is not"),
+                Mode::Bridge | Mode::Tunnel => format!("{name} is there, and is a port of no bridge"),
+            };
+            (!routed).then(|| finding(Kind::LinkWithoutRoute, address, Some(owner), what))
         }
         Some(Entry::Leased(lease)) => {
             let what = format!("{name} says that {owner} has it, the store that {} has", lease.attachment);
@@ -130,7 +134,6 @@ fn of_entry(address: Ipv4Addr, entry: &Entry, seen: &Seen<'_>) -> Vec<Finding> {
 mod tests {
     use azure_vnet_operator_core::fsck::node::{Plan, mendable};
     use azure_vnet_plugin_core::{
-        attachment::Mode,
         boot::BootTime,
         lease::{Cooling, Lease},
     };
@@ -225,7 +228,7 @@ mod tests {
         let still = report(&[lease(2, "b")], &[link(1, "a"), link(4, "d")]);
         let plan = |leases: &[Ipv4Addr], routes: &[Ipv4Addr]| Plan {
             leases: leases.iter().copied().collect(),
-            routes: routes.iter().copied().collect(),
+            routes: routes.iter().map(|address| (*address, "a/eth0".to_owned())).collect(),
         };
         assert_eq!(mendable(&before, &still), plan(&[address(1)], &[]));
         let other_boot = Report { boot_id: "next".into(), ..still.clone() };
