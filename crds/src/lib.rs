@@ -5,6 +5,7 @@
 pub mod config;
 pub mod node;
 mod schema;
+mod slot;
 pub mod subnet;
 
 pub use config::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetConfigStatus};

@@ -2,13 +2,12 @@
 //!
 //! The controller writes `spec`, `status.cloud` and its conditions; the agent writes `status.agent` and its conditions.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::slot::{SlotAddress, SlotAddressError, Unit};
 use crate::{
     config::{CniSpec, HostSpec, MasqueradeSpec},
     schema,
@@ -197,60 +196,6 @@ pub struct Release {
     pub addresses: Vec<SlotAddress>,
 }
 
-/// One IP configuration of ours: its slot, which names it (`avn-<slot>`), and its address. Written `slot/address`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotAddress {
-    /// 1 to 255.
-    pub slot: u8,
-    /// The VNET address that Azure gave it.
-    pub address: Ipv4Addr,
-}
-
-impl fmt::Display for SlotAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.slot, self.address)
-    }
-}
-
-/// Why a text is no [`SlotAddress`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not slot/address, with a slot from 1 to 255, as in 3/10.1.4.7")]
-pub struct SlotAddressError(String);
-
-impl FromStr for SlotAddress {
-    type Err = SlotAddressError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || SlotAddressError(text.to_owned());
-        let (slot, address) = text.split_once('/').ok_or_else(error)?;
-        let slot = slot.parse().ok().filter(|&slot| slot > 0).ok_or_else(error)?;
-        Ok(Self { slot, address: address.parse().map_err(|_| error())? })
-    }
-}
-
-impl Serialize for SlotAddress {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for SlotAddress {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for SlotAddress {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "SlotAddress".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "maxLength": 19, "pattern": r"^[1-9][0-9]{0,2}/[0-9.]{7,15}$"})
-    }
-}
-
 /// Status of a node's pool.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -272,7 +217,7 @@ pub struct AzureVnetNodeStatus {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cloud {
-    /// IP configurations of ours that carry an address.
+    /// Addresses on IP configurations of ours.
     pub attached: u16,
     /// What the sizing asks for.
     pub target: u16,
@@ -345,6 +290,9 @@ pub struct Intent {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
     pub add: Vec<u8>,
+    /// What each of them is to carry; single addresses where it is not said.
+    #[serde(skip_serializing_if = "Unit::is_address")]
+    pub unit: Unit,
     /// Slots and addresses to remove (safety rule RE2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
@@ -419,7 +367,7 @@ pub struct Agent {
     pub demand: u16,
     /// The node's addresses by state.
     pub counts: StoreCounts,
-    /// Lost addresses that pods still hold.
+    /// Lost addresses that pods still hold, of blocks each by itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
     pub lost_in_use: Vec<SlotAddress>,

@@ -74,19 +74,20 @@ impl Hash {
 struct Text([u8; Self::LONGEST]);
 
 impl Text {
-    /// `255/255.255.255.255`, and the rest is 0, which is less than any character.
-    const LONGEST: usize = 19;
+    /// `255/255.255.255.240/28`, and the rest is 0, which is less than any character.
+    const LONGEST: usize = 22;
 
     fn of(at: SlotAddress) -> Self {
         let mut text = [0; Self::LONGEST];
         let octets = at.address.octets();
         let numbers = [at.slot].into_iter().chain(octets).zip([b'/', b'.', b'.', b'.', 0]);
+        let suffix: &[u8] = if at.unit.is_address() { &[] } else { b"/28" };
         let digits = numbers.flat_map(|(number, end)| {
             let (hundreds, tens) = (number / 100, number / 10 % 10);
             let shown = [(hundreds > 0, hundreds), (number >= 10, tens), (true, number % 10)];
             shown.into_iter().filter(|(shown, _)| *shown).map(|(_, digit)| b'0' + digit).chain([end])
         });
-        for (place, digit) in text.iter_mut().zip(digits) {
+        for (place, digit) in text.iter_mut().zip(digits.filter(|digit| *digit != 0).chain(suffix.iter().copied())) {
             *place = digit;
         }
         Self(text)
@@ -162,6 +163,7 @@ pub enum Source {
 pub struct Sightings {
     of: BTreeMap<Ipv4Addr, Sighting>,
     by_imds: BTreeSet<Ipv4Addr>,
+    of_blocks: BTreeSet<Ipv4Addr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,9 +227,19 @@ impl Sightings {
         }
     }
 
+    /// Says which of the listed addresses are of blocks. It is not documented whether IMDS shows blocks at all: as long as it has shown none, that it
+    /// lacks one is the silence of safety rule RE6, and not a word against it.
+    pub fn list_blocks(&mut self, of_blocks: BTreeSet<Ipv4Addr>) {
+        self.of_blocks = of_blocks;
+    }
+
     /// Takes note of one source's answer.
     pub fn witness(&mut self, now: Duration, source: Source, shown: &BTreeSet<Ipv4Addr>) {
+        let knows_blocks = self.of_blocks.iter().any(|address| self.by_imds.contains(address) || shown.contains(address));
         for (address, sighting) in &mut self.of {
+            if !knows_blocks && self.of_blocks.contains(address) {
+                continue;
+            }
             let said = match (shown.contains(address), source) {
                 (true, _) => Shows::It,
                 (false, Source::Imds) if self.by_imds.contains(address) => Shows::ItNoMore,
@@ -452,19 +464,26 @@ pub fn releases<Read: Copy + Ord>(
     ReleasePlan {
         quarantine: asked
             .into_iter()
-            .filter(|(id, at)| listed.contains(at) && !quarantined.contains(at) && !refused.contains(&(*id, *at)))
+            .filter(|(id, at)| listed.contains(at) && !quarantined.contains(at) && !is_refused(refused, *id, *at))
             .collect(),
         withdraw: probation.pass(&ordinary, pass),
     }
 }
 
+/// Whether a slot is not to be set aside for a release: of a block nothing is, once any of it was refused.
+fn is_refused(refused: &BTreeSet<(u64, SlotAddress)>, id: u64, at: SlotAddress) -> bool {
+    refused.iter().any(|(of, known)| *of == id && known.slot == at.slot)
+}
+
 /// What may be acknowledged: releases of which every address is durably set aside, or was refused. A release that names something else than the
-/// list does (safety rule RE2) is refused for that address.
+/// list does (safety rule RE2) is refused for that address. `spec` is as it was published: of a block each address has to be set aside.
 #[must_use]
 pub fn acks(spec: &AzureVnetNodeSpec, quarantined: &BTreeSet<SlotAddress>, refused: &BTreeSet<(u64, SlotAddress)>) -> Vec<ReleaseAck> {
     let judge = |release: &Release| {
-        let (done, rest): (Vec<_>, Vec<_>) = release.addresses.iter().copied().partition(|at| quarantined.contains(at));
-        let settled = rest.iter().all(|at| refused.contains(&(release.id, *at)) || !spec.addresses.contains(at));
+        let (done, rest): (Vec<_>, Vec<_>) =
+            release.addresses.iter().copied().partition(|at| at.each().all(|at| quarantined.contains(&at)));
+        let is_refused = |at: &SlotAddress| at.each().any(|at| refused.contains(&(release.id, at)));
+        let settled = rest.iter().all(|at| is_refused(at) || !spec.addresses.contains(at));
         settled.then(|| ReleaseAck { id: release.id, nonce: release.nonce.clone(), quarantined: done, refused: rest })
     };
     spec.release.iter().filter_map(judge).collect()
@@ -535,6 +554,30 @@ mod tests {
     }
 
     #[test]
+    fn re6_as_long_as_imds_has_shown_no_block_its_silence_on_one_holds_nothing_up() {
+        let block = at("2/10.0.0.16/28");
+        let all_of = |at: SlotAddress| at.each().map(|at| at.address).collect::<BTreeSet<_>>();
+        let listed: BTreeSet<Ipv4Addr> = all_of(block).into_iter().chain(addresses(&["10.0.0.1"])).collect();
+        let offered =
+            |sightings: &Sightings, seconds| listed.iter().filter(|address| sightings.offerable(secs(seconds), **address)).count();
+        let mut mute = Sightings::default();
+        mute.list(secs(0), Listed::ByObject, &listed, &Before::default());
+        mute.list_blocks(all_of(block));
+        mute.witness(secs(50), Source::Imds, &addresses(&[]));
+        assert_eq!((offered(&mute, 61), offered(&mute, 62)), (0, 16), "after a minute of silence, and not the address that it lacks");
+        let mut knowing = mute.clone();
+        knowing.witness(secs(70), Source::Imds, &all_of(block));
+        let more = at("3/10.0.0.32/28");
+        let both: BTreeSet<Ipv4Addr> = all_of(block).into_iter().chain(all_of(more)).collect();
+        knowing.list(secs(80), Listed::ByObject, &both, &Before::default());
+        knowing.list_blocks(both);
+        knowing.witness(secs(130), Source::Imds, &all_of(block));
+        assert!(!knowing.offerable(secs(142), more.address), "it shows blocks, and not this one yet");
+        knowing.witness(secs(150), Source::Imds, &addresses(&[]));
+        assert!(!knowing.offerable(secs(200), block.address), "re5: what it showed and shows no more is withheld");
+    }
+
+    #[test]
     fn re3_content_is_the_same_number_in_every_version() {
         let numbers = ["10/10.0.0.10", "2/255.255.255.255", "2/10.0.0.2", "2/10.0.0.2", "255/255.255.255.255"];
         let full = AzureVnetNodeSpec { lost: all(&["7/10.0.0.7"]), release: vec![release(3, &["2/10.0.0.2"])], ..spec(1, &numbers) };
@@ -544,6 +587,7 @@ mod tests {
         };
         assert_eq!(content(&full), fnv(text));
         assert_eq!(content(&AzureVnetNodeSpec::default()), fnv("addresses \nlost "));
+        assert_eq!(content(&spec(1, &["255/255.255.255.240/28", "2/10.0.0.2"])), fnv("addresses 2/10.0.0.2,255/255.255.255.240/28\nlost "));
     }
 
     #[test]

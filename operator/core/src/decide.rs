@@ -2,6 +2,7 @@
 
 mod agree;
 mod begin;
+mod blocks;
 mod release;
 mod report;
 mod settle;
@@ -23,8 +24,9 @@ use azure_vnet_crds::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::{arm, nic, policy::Policy};
+use crate::{arm, nic, policy::Policy, size::addresses};
 
+pub use blocks::{Denied, Why};
 pub use settle::may_vanish;
 
 /// All that a decision rests on.
@@ -161,6 +163,10 @@ pub struct Memory {
     pub declined: bool,
     /// How far the watch of a new node's need has come.
     pub first_need: Watch,
+    /// The last intent that asked for blocks.
+    pub asked_for_blocks: Option<u64>,
+    /// That Azure lately gave none.
+    pub denied: Option<Denied>,
 }
 
 /// The watch of what the pods of a new node need when it comes into service.
@@ -261,7 +267,8 @@ pub struct Send {
     pub not_after: Timestamp,
     /// Its place in the queue.
     pub urgency: arm::Urgency,
-    /// Whether it asks for more than the node would hold if it were not new: that there is no room for it does not tell that the subnet is full.
+    /// Whether it asks for more than the node would hold if it were not new, or for blocks: that there is no room for it does not tell that the subnet is
+    /// full.
     pub generous: bool,
 }
 
@@ -340,7 +347,7 @@ fn stamp(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
-/// Addresses that the spec asks to set aside.
+/// What the spec asks to set aside.
 fn releasing(releases: &[Release]) -> BTreeSet<SlotAddress> {
     releases.iter().flat_map(|release| release.addresses.iter().copied()).collect()
 }

@@ -1,6 +1,7 @@
 //! Decisions of the controller and the agent, as functions of what was observed: no input, no output, no clock.
 pub mod adoption;
 pub mod arm;
+pub mod blocks;
 pub mod conflist;
 pub mod contest;
 pub mod decide;

@@ -22,7 +22,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
-use crate::policy::{Invalid, Policy, Refused};
+use crate::{
+    policy::{Invalid, Policy, Refused},
+    size,
+};
 
 pub use cluster::{ConfigRow, Overview, Problem, SubnetRow, overview};
 pub use connectivity::{Asked, Connectivity, Failure, Goal, Heard, Outcome, Probe, Way, choose_nodes, connectivity};
@@ -247,7 +250,7 @@ impl Counts {
             free: store.free.into(),
             cooling: store.cooling.into(),
             leaving: store.quarantined.into(),
-            lost: number(pool.spec.lost.len()),
+            lost: size::addresses(&pool.spec.lost).into(),
         }
     }
 

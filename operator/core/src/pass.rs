@@ -259,7 +259,9 @@ impl<'a> Pass<'a> {
         let Some(nic) = &self.known.nic else { return Err(Err(Error::not_sent("the NIC was not read"))) };
         nic.write(&send.change).map_err(|refusal| match refusal {
             Refusal::Done => Ok(()),
-            refusal @ (Refusal::AddressChanged(_) | Refusal::Limit | Refusal::NoEtag | Refusal::Guard(_)) => Err(refused(&refusal)),
+            refusal @ (Refusal::AddressChanged(_) | Refusal::Limit | Refusal::NoBlocks | Refusal::NoEtag | Refusal::Guard(_)) => {
+                Err(refused(&refusal))
+            }
         })
     }
 
@@ -397,7 +399,7 @@ pub fn newer(cached: Option<Arc<AzureVnetNode>>, written: Option<Arc<AzureVnetNo
 fn refused(refusal: &Refusal) -> Error {
     let class = match refusal {
         Refusal::AddressChanged(_) => Class::Stale,
-        Refusal::Done | Refusal::Limit | Refusal::NoEtag | Refusal::Guard(_) => Class::Rejected,
+        Refusal::Done | Refusal::Limit | Refusal::NoBlocks | Refusal::NoEtag | Refusal::Guard(_) => Class::Rejected,
     };
     Error { class, trace: Trace::None, status: None, code: "NotWritten".into(), message: refusal.to_string(), request_id: None }
 }

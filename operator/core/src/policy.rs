@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 use azure_vnet_crds::{
     AzureVnetConfig,
     config::{Exhaustion, Mode, PoolOverride, PoolSpec},
-    node::{ConfigRef, Effective, PoolNumbers, PoolSource},
+    node::{ConfigRef, Effective, MachineKind, PoolNumbers, PoolSource, Unit},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
@@ -22,6 +22,8 @@ pub struct Policy {
     pub mode: Mode,
     /// How many addresses a node holds.
     pub pool: Pool,
+    /// What additions consist of where the NIC takes it.
+    pub unit: Unit,
     /// How many it holds while it is new.
     pub first: First,
     /// When addresses go back.
@@ -171,6 +173,7 @@ impl Policy {
             effective,
             mode: spec.mode,
             pool: Pool::of(&spec.pool),
+            unit: Unit::Address,
             first: First::of(spec.pool.initial),
             release: ReleasePolicy {
                 enabled: release.enabled,
@@ -190,6 +193,16 @@ impl Policy {
 }
 
 impl Policy {
+    /// What additions to the NIC of such a machine consist of. The model of a Uniform scale set's instance has no field for the length of a prefix
+    /// (azure-rest-api-specs#44144).
+    #[must_use]
+    pub fn unit_on(&self, kind: MachineKind) -> Unit {
+        match kind {
+            MachineKind::VmssFlex | MachineKind::Vm => self.unit,
+            MachineKind::VmssUniform | MachineKind::Unknown => Unit::Address,
+        }
+    }
+
     /// The same with what was learned of nodes with these labels.
     #[must_use]
     pub fn for_kin(mut self, config: &AzureVnetConfig, labels: &BTreeMap<String, String>) -> Self {

@@ -1,6 +1,6 @@
 //! How many addresses a node should hold.
 
-use azure_vnet_crds::node::Agent;
+use azure_vnet_crds::node::{Agent, SlotAddress, Unit};
 
 use crate::{first_fill::First, policy::Pool};
 
@@ -9,7 +9,7 @@ use crate::{first_fill::First, policy::Pool};
 pub struct Need {
     /// Addresses in use or about to be; 0 without a report.
     pub used: u16,
-    /// IP configurations that fit on the NIC beside the foreign ones.
+    /// Addresses that fit on the NIC beside the foreign ones.
     pub room: u16,
     /// Whether the subnet has no address left.
     pub exhausted: bool,
@@ -19,6 +19,8 @@ pub struct Need {
     pub holding: u16,
     /// Addresses left in the subnet by Azure's last count, where that is known.
     pub free: Option<u32>,
+    /// What additions consist of.
+    pub unit: Unit,
 }
 
 /// Addresses of a node that are in use or about to be, by its agent's report; `leaving` are asked for in releases. Before the agent has adopted
@@ -28,6 +30,18 @@ pub fn used(agent: &Agent, revision: u64, leaving: u16) -> u16 {
     let is_current = agent.revision_adopted >= revision;
     let aside = if is_current { agent.counts.quarantined.saturating_sub(leaving) } else { 0 };
     agent.demand.saturating_add(aside)
+}
+
+/// How many addresses these are.
+pub fn addresses<'a>(list: impl IntoIterator<Item = &'a SlotAddress>) -> u16 {
+    list.into_iter().fold(0, |sum, at| sum.saturating_add(at.unit.size()))
+}
+
+/// How many addresses fit on a NIC that takes so many IP configurations of ours, and has some that carry so many: Azure's limit is one of IP
+/// configurations.
+#[must_use]
+pub fn room(limit: u16, slots: u16, carried: u16, unit: Unit) -> u16 {
+    limit.checked_sub(slots).map_or(limit, |left| carried.saturating_add(left.saturating_mul(unit.size())))
 }
 
 impl Pool {
@@ -44,7 +58,7 @@ impl Pool {
     /// the same need always gives the same number. A cordoned node gets what its pods need (safety rule UP1).
     #[must_use]
     pub fn target(self, need: Need) -> u16 {
-        let Need { used, room, exhausted, cordoned, holding: _, free: _ } = need;
+        let Need { used, room, exhausted, cordoned, holding: _, free: _, unit: _ } = need;
         match self {
             Self::Fixed(count) if cordoned => used.min(count).min(room),
             Self::Fixed(count) => count.min(room),
@@ -74,11 +88,12 @@ impl Pool {
         wanted.min(usual.max(need.holding).saturating_add(u16::try_from(left).unwrap_or(u16::MAX)))
     }
 
-    /// What a node is to hold, and what it would be to hold if it were not new.
+    /// What a node is to hold, and what it would be to hold if it were not new: in whole units.
     #[must_use]
     pub fn sizes(self, first: Option<First>, need: Need) -> (u16, u16) {
         let usual = self.target(need);
-        (first.map_or(usual, |first| self.first(first, need)), usual)
+        let whole = |count: u16| need.unit.whole(count).min(need.room);
+        (whole(first.map_or(usual, |first| self.first(first, need))), whole(usual))
     }
 
     /// The most that it ever is.

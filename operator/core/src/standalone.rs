@@ -210,7 +210,7 @@ fn addresses(previous: &[SlotAddress], shown: &BTreeSet<Ipv4Addr>, absences: &mu
     let taken: BTreeSet<u8> = kept.iter().map(|at| at.slot).collect();
     let new = shown.iter().filter(|address| !kept.iter().any(|at| at.address == **address)).copied();
     let slots = (1..=u8::MAX).filter(|slot| !taken.contains(slot));
-    let new: Vec<SlotAddress> = slots.zip(new).map(|(slot, address)| SlotAddress { slot, address }).collect();
+    let new: Vec<SlotAddress> = slots.zip(new).map(|(slot, address)| SlotAddress::single(slot, address)).collect();
     kept.extend(new);
     kept.sort();
     kept

@@ -76,7 +76,7 @@ pub fn holders<'a>(pods: &'a [Pod], pools: &[AzureVnetNode]) -> Vec<&'a Pod> {
 
 /// Those that were lost count: their pods are there all the same.
 fn addresses(pool: &AzureVnetNode) -> BTreeSet<Ipv4Addr> {
-    pool.spec.addresses.iter().chain(&pool.spec.lost).map(|slot| slot.address).collect()
+    pool.spec.addresses.iter().chain(&pool.spec.lost).flat_map(|slot| slot.each()).map(|slot| slot.address).collect()
 }
 
 fn name(pool: &AzureVnetNode) -> &str {
@@ -172,14 +172,14 @@ pub fn giving_back(view: &View) -> Option<Change> {
         return None;
     }
     let remove: BTreeSet<_> = view.attached().chain(view.dropped()).collect();
-    let failed = view.slots.iter().filter(|(_, state)| **state == Slot::Failed).map(|(slot, _)| *slot);
+    let failed = view.slots.iter().filter(|(_, state)| matches!(state, Slot::Failed(_))).map(|(slot, _)| *slot);
     let add = if remove.is_empty() { failed.collect() } else { BTreeSet::new() };
-    Some(Change { add, remove })
+    Some(Change { add, remove, ..Change::default() })
 }
 
 #[cfg(test)]
 mod tests {
-    use azure_vnet_crds::AzureVnetNodeSpec;
+    use azure_vnet_crds::{AzureVnetNodeSpec, node::Unit};
 
     use super::*;
 
@@ -277,9 +277,16 @@ mod tests {
             let removed: Vec<u8> = change.remove.iter().map(|slot| slot.slot).collect();
             (removed, change.add.into_iter().collect::<Vec<u8>>())
         };
-        assert_eq!(goes(&[(1, Slot::Dropped(at(5))), (2, Slot::Dropped(at(6)))]), (vec![1, 2], vec![]));
-        assert_eq!(goes(&[(1, Slot::Attached(at(5))), (2, Slot::Dropped(at(6))), (3, Slot::Failed)]), (vec![1, 2], vec![]));
-        assert_eq!(goes(&[(3, Slot::Failed), (4, Slot::Provisioning)]), (vec![], vec![3]), "it gets an address, and then goes");
+        assert_eq!(goes(&[(1, Slot::Dropped(at(5), Unit::Address)), (2, Slot::Dropped(at(6), Unit::Address))]), (vec![1, 2], vec![]));
+        assert_eq!(
+            goes(&[(1, Slot::Attached(at(5), Unit::Address)), (2, Slot::Dropped(at(6), Unit::Address)), (3, Slot::Failed(Unit::Address))]),
+            (vec![1, 2], vec![])
+        );
+        assert_eq!(
+            goes(&[(3, Slot::Failed(Unit::Address)), (4, Slot::Provisioning(Unit::Address))]),
+            (vec![], vec![3]),
+            "it gets an address, and then goes"
+        );
         assert_eq!(giving_back(&view(&[], State::Settled)), None);
         assert_eq!(giving_back(&view(&[], State::Moving)), Some(Change::default()), "something may still come");
     }

@@ -3,7 +3,10 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use azure_vnet_crds::{AzureVnetNodeSpec, node::SlotAddress};
-use azure_vnet_operator_core::adoption::{self, Adopted, Judgement, Listed};
+use azure_vnet_operator_core::{
+    adoption::{self, Adopted, Judgement, Listed},
+    blocks,
+};
 use azure_vnet_plugin::store::KeeperError;
 use azure_vnet_plugin_core::{
     lease::{Quarantine, ReleaseId},
@@ -24,7 +27,10 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Basis {
     pub(super) uid: String,
+    /// With each address by itself.
     pub(super) spec: AzureVnetNodeSpec,
+    /// The same as it was published, with blocks as such.
+    pub(super) published: AzureVnetNodeSpec,
     pub(super) removing: Vec<SlotAddress>,
     pub(super) last_read: Option<Timestamp>,
     pub(super) listed: Listed,
@@ -65,10 +71,13 @@ impl Node {
     fn kept(&self, pool: &pool::Pool) -> Basis {
         let same = |memory: &&Memory| memory.spec.revision == pool.revision && adoption::content(&memory.spec) == pool.content.0;
         let remembered = self.memory.as_ref().filter(same).map(|memory| memory.spec.clone());
+        let whole = remembered.is_some();
+        let published = remembered.unwrap_or_else(|| bare_spec(pool));
         Basis {
             uid: pool.object_uid.clone(),
-            whole: remembered.is_some(),
-            spec: remembered.unwrap_or_else(|| bare_spec(pool)),
+            whole,
+            spec: blocks::apart(published.clone()),
+            published,
             removing: vec![],
             last_read: None,
             listed: Listed::OnDiskOnly,
@@ -81,13 +90,24 @@ impl Node {
 fn by_object(object: &Object) -> Basis {
     let Object { uid, spec, leaving, removing, last_read, agent: _, conditions: _ } = object.clone();
     let content = ContentHash(adoption::content(&spec));
-    Basis { uid, spec, removing, last_read, listed: Listed::ByObject, leaving, whole: true, content }
+    let removing = blocks::each(&removing);
+    Basis {
+        uid,
+        spec: blocks::apart(spec.clone()),
+        published: spec,
+        removing,
+        last_read,
+        listed: Listed::ByObject,
+        leaving,
+        whole: true,
+        content,
+    }
 }
 
 /// All that a pool record tells of its spec: enough for addresses, not for rules or the CNI configuration.
 fn bare_spec(pool: &pool::Pool) -> AzureVnetNodeSpec {
     let mut spec = AzureVnetNodeSpec { revision: pool.revision, ..AzureVnetNodeSpec::default() };
-    spec.addresses = pool.addresses().iter().map(|at| SlotAddress { slot: at.slot, address: at.address }).collect();
+    spec.addresses = pool.addresses().iter().map(|at| SlotAddress::single(at.slot, at.address)).collect();
     spec.node.subnet_prefix = pool.prefix.to_string();
     spec.effective.cool_down_seconds = pool.cool_down.as_secs();
     spec

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 use azure_vnet_crds::node::{Agent, SlotAddress, StoreCounts};
 use azure_vnet_operator_core::{
     adoption::{self, Listed, Pass},
+    blocks,
     demand::{self, Held},
     withheld,
 };
@@ -143,8 +144,13 @@ impl Node {
                 info!(%slot, "back in use");
             }
         }
+        if basis.listed == Listed::ByObject {
+            self.hold_back(&plan.quarantine)?;
+        }
         let listed = adoption::listed(&basis.spec);
-        let offer = adoption::offer(&basis.spec, &listed, &basis.removing, &self.sightings, now);
+        let mut offer = adoption::offer(&basis.spec, &listed, &basis.removing, &self.sightings, now);
+        let held_back = blocks::held_back(&basis.spec.release, &self.refused);
+        offer.set_aside.retain(|at| !held_back.contains(at) || basis.removing.contains(at));
         let before = || self.keeper.adopted().ok().flatten().map(|pool| pool.prefix);
         let Some(facts) = facts(basis, view, before) else { return Ok(Taken::SubnetUnknown) };
         let adoption = Adoption {
@@ -166,13 +172,31 @@ impl Node {
             self.keeper.seal(SealOwner::Agent)?;
         }
         if basis.listed == Listed::ByObject {
-            for (release, slot) in &plan.quarantine {
-                self.set_aside(basis, *release, *slot)?;
-            }
+            self.set_all_aside(basis, &plan.quarantine)?;
             self.refused.retain(|(id, _)| basis.spec.release.iter().any(|release| release.id == *id));
         }
         self.keeper.sweep()?;
         Ok(Taken::Over)
+    }
+
+    /// Refuses blocks of which a pod has, or just had, an address, before anything of them is set aside.
+    fn hold_back(&mut self, asked: &[(u64, SlotAddress)]) -> Result<(), KeeperError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let entries = self.keeper.store().list()?.into_iter().filter(|(_, entry)| !matches!(entry, Entry::Quarantined(_)));
+        self.refused.extend(blocks::in_use(asked, &entries.map(|(address, _)| address).collect()));
+        Ok(())
+    }
+
+    /// Sets aside what is asked for; nothing more of a block once any of it is refused.
+    fn set_all_aside(&mut self, basis: &Basis, asked: &[(u64, SlotAddress)]) -> Result<(), KeeperError> {
+        for (release, slot) in asked {
+            if !self.refused.iter().any(|(id, refused)| id == release && refused.slot == slot.slot) {
+                self.set_aside(basis, *release, *slot)?;
+            }
+        }
+        Ok(())
     }
 
     fn set_aside(&mut self, basis: &Basis, release: u64, slot: SlotAddress) -> Result<(), KeeperError> {
@@ -189,11 +213,11 @@ impl Node {
 
     /// With either record: what a withdrawal has to take back.
     fn all_set_aside(&self) -> Result<BTreeSet<SlotAddress>, KeeperError> {
-        Ok(self.keeper.set_aside()?.into_iter().map(|slot| SlotAddress { slot: slot.slot, address: slot.address }).collect())
+        Ok(self.keeper.set_aside()?.into_iter().map(|slot| SlotAddress::single(slot.slot, slot.address)).collect())
     }
 
     fn quarantined(&self) -> Result<BTreeSet<SlotAddress>, KeeperError> {
-        let slot = |marker: Quarantine| SlotAddress { slot: marker.slot.slot, address: marker.slot.address };
+        let slot = |marker: Quarantine| SlotAddress::single(marker.slot.slot, marker.slot.address);
         Ok(self.keeper.quarantined()?.into_iter().map(slot).collect())
     }
 
@@ -251,7 +275,7 @@ impl Node {
         let held_by_pod =
             |at: &SlotAddress| entries.iter().any(|(address, entry)| *address == at.address && matches!(entry, Entry::Leased(_)));
         let acks = match basis.listed {
-            Listed::ByObject => adoption::acks(&basis.spec, &self.quarantined()?, &self.refused),
+            Listed::ByObject => adoption::acks(&basis.published, &self.quarantined()?, &self.refused),
             Listed::OnDiskOnly => vec![],
         };
         Ok(Some(Agent {

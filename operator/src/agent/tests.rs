@@ -1,5 +1,6 @@
 //! The whole agent but for its watches, on real files and a real kernel: each test in a network and mount namespace of its own.
 
+mod blocks;
 mod bridged;
 mod host;
 mod packets;

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use azure_vnet_operator_core::adoption::{self, Before, Listed, Sightings, Source};
+use azure_vnet_operator_core::{
+    adoption::{self, Before, Listed, Sightings, Source},
+    blocks,
+};
 use azure_vnet_plugin_core::pool;
 use tracing::warn;
 
@@ -38,6 +41,7 @@ impl Node {
     pub(super) fn take_sightings(&mut self, seen: &Seen, view: &View, basis: &Basis, now: Duration) {
         let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
         self.sightings.list(now, basis.listed, &listed, &self.before(basis));
+        self.sightings.list_blocks(blocks::of_blocks(&basis.published.addresses));
         if basis.leaving {
             self.sightings.doubt();
         }
@@ -61,7 +65,7 @@ impl Node {
                 continue;
             }
             let shown: BTreeSet<Ipv4Addr> = ours.into_iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect();
-            self.sightings.witness(now, answer.source, &shown);
+            self.sightings.witness(now, answer.source, &blocks::shown(&basis.published.addresses, shown));
             if answer.source == Source::Imds {
                 self.clocks.distrusted = false;
             }
@@ -100,7 +104,7 @@ impl Node {
             return;
         }
         let (shown, hidden) = self.seen_by_imds();
-        let memory = Memory { object_uid: basis.uid.clone(), vm_id: self.vm_id.clone(), spec: basis.spec.clone(), shown, hidden };
+        let memory = Memory { object_uid: basis.uid.clone(), vm_id: self.vm_id.clone(), spec: basis.published.clone(), shown, hidden };
         self.remember(memory, problems);
     }
 

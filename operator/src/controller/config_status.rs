@@ -14,6 +14,7 @@ use azure_vnet_operator_core::{
     network::Finding,
     policy::{Policy, shadowed},
     rights::Obstacle,
+    size,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -146,8 +147,8 @@ impl Tally {
         addresses.used += u32::from(agent.counts.assigned);
         addresses.free += u32::from(agent.counts.free);
         addresses.cooling += u32::from(agent.counts.cooling);
-        addresses.releasing += count(pool.spec.release.iter().map(|release| release.addresses.len()).sum());
-        addresses.lost += count(pool.spec.lost.len());
+        addresses.releasing += u32::from(size::addresses(pool.spec.release.iter().flat_map(|release| &release.addresses)));
+        addresses.lost += u32::from(size::addresses(&pool.spec.lost));
         if let Some(plan) = &cloud.plan {
             self.plan.nodes += 1;
             self.plan.add += count(plan.add.len());

@@ -19,6 +19,7 @@ use azure_vnet_operator_core::{
     pass::{self, Effect, End, Pass, Present, Subject},
     policy::Policy,
     provider::ProviderId,
+    size,
 };
 use jiff::Timestamp;
 use kube::runtime::events::EventType;
@@ -99,9 +100,9 @@ impl<A: Arm> Work<'_, A> {
                 }
             }
             Effect::WriteSpec(spec) => {
-                let lost = spec.lost.len().saturating_sub(object.map_or(0, |object| object.spec.lost.len()));
+                let lost = size::addresses(&spec.lost).saturating_sub(object.map_or(0, |object| size::addresses(&object.spec.lost)));
                 let written = self.written(pools.apply_spec(self.node, object, &spec).await)?;
-                self.shell.metrics.lost.inc_by(if written.is_some() { u64::try_from(lost).unwrap_or_default() } else { 0 });
+                self.shell.metrics.lost.inc_by(if written.is_some() { u64::from(lost) } else { 0 });
                 pass.written(written.map(Arc::new));
             }
             Effect::WriteStatus(cloud, conditions) => {

@@ -229,10 +229,10 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether the adopted pool knows the slot by another address, or the address by another slot (safety rule RE2).
+    /// Whether the adopted pool knows the slot by other addresses only, or the address by another slot (safety rule RE2). A slot may have several.
     fn contradiction(&self, slot: SlotAddress) -> Result<Option<String>, KeeperError> {
-        let Some(adopted) = self.adopted()? else { return Ok(None) };
-        let other = adopted.addresses().iter().find(|known| (known.slot == slot.slot) != (known.address == slot.address));
+        let Some(adopted) = self.adopted()?.filter(|adopted| adopted.find(slot.address) != Some(slot)) else { return Ok(None) };
+        let other = adopted.addresses().iter().find(|known| known.slot == slot.slot || known.address == slot.address);
         Ok(other.map(|known| format!("the adopted pool has {known}, and the release names {slot}")))
     }
 }

@@ -164,7 +164,7 @@ impl World<'_> {
         let machine = &self.machines[name];
         for (slot, address) in &effect.remove {
             let Some(address) = *address else { continue };
-            let at = SlotAddress { slot: *slot, address };
+            let at = SlotAddress::single(*slot, address);
             if !change.remove.contains(&at) {
                 trace.violated(|| format!("RE2: n{name}: PUT {id} removes {at}, which it does not name"));
             }

@@ -181,8 +181,8 @@ impl Store {
 
     /// Sets an address aside, unless the adopted pool contradicts (safety rule RE2).
     pub fn quarantine(&mut self, at: SlotAddress, now: i64, careless: bool) -> Result<bool, Killed> {
-        let contradicts = |known: &SlotAddress| (known.slot == at.slot) != (known.address == at.address);
-        if self.disk.adopted.as_ref().is_some_and(|adopted| adopted.addresses.iter().any(contradicts)) {
+        let contradicts = |known: &SlotAddress| known.slot == at.slot || known.address == at.address;
+        if self.disk.adopted.as_ref().is_some_and(|adopted| !adopted.addresses.contains(&at) && adopted.addresses.iter().any(contradicts)) {
             return Ok(false);
         }
         self.complete(at, now, false, careless)

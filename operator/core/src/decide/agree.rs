@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use azure_vnet_crds::node::{Intent, SlotAddress};
+use azure_vnet_crds::node::{Intent, SlotAddress, Unit};
 
 use super::{
     Event, NicRead, since,
@@ -22,10 +22,10 @@ pub enum Age {
 impl Step<'_> {
     /// Publishes what of an addition is there, while the rest of it is not (A10).
     pub fn publish_arrived(&mut self, intent: &Intent, view: &View) {
-        let there = intent.add.iter().filter_map(|&slot| Some(SlotAddress { slot, address: view.address(slot)? }));
+        let there = intent.add.iter().filter_map(|&slot| view.at(slot));
         let new: Vec<SlotAddress> =
             there.filter(|at| !is_known(&self.spec.addresses, *at) && !self.memory.removed.contains_key(at)).collect();
-        self.spec.lost.retain(|at| !new.contains(at));
+        self.spec.lost.retain(|lost| !new.iter().any(|at| at.covers(*lost)));
         self.spec.addresses.extend(new);
         self.spec.addresses.sort();
     }
@@ -35,7 +35,7 @@ impl Step<'_> {
         self.looked = true;
         let attached: BTreeSet<SlotAddress> = nic.view.attached().collect();
         // What the machine's model has dropped goes with the next write: pods must not rest on it.
-        let hidden = |at: &SlotAddress| matches!(nic.view.slots.get(&at.slot), Some(Slot::Provisioning | Slot::Failed));
+        let hidden = |at: &SlotAddress| matches!(nic.view.slots.get(&at.slot), Some(Slot::Provisioning(_) | Slot::Failed(_)));
         let missing: BTreeSet<SlotAddress> =
             self.spec.addresses.iter().copied().filter(|at| !attached.contains(at) && !hidden(at)).collect();
         self.memory.missing.retain(|at, _| missing.contains(at));
@@ -60,7 +60,7 @@ impl Step<'_> {
         if !back.is_empty() {
             self.read_at_pace(since(nic.ended, self.now), MISSING);
         }
-        self.spec.lost.retain(|at| !new.contains(at));
+        self.spec.lost.retain(|lost| !new.iter().any(|at| at.covers(*lost)));
         self.spec.addresses.extend(new);
         self.spec.addresses.sort();
         self.forget_lost();
@@ -70,8 +70,9 @@ impl Step<'_> {
         for at in lost {
             self.memory.missing.remove(at);
             let message = format!(
-                "slot {} with address {} vanished from the NIC; pods that hold it carry no traffic: delete them, and find who else writes to the NIC",
-                at.slot, at.address
+                "slot {} with {} vanished from the NIC; pods that hold it carry no traffic: delete them, and find who else writes to the NIC",
+                at.slot,
+                carried(*at)
             );
             self.out.events.push(Event { reason: "AddressLost", message, warning: true });
         }
@@ -85,14 +86,27 @@ impl Step<'_> {
         self.spec.release.retain(|release| !release.addresses.is_empty());
     }
 
-    /// A lost address is remembered until the agent, which knows that it is lost, says that no pod holds it.
+    /// A lost address is remembered until the agent, which knows that it is lost, says that no pod holds it: of a block each by itself, since Azure may give
+    /// the others to this node anew.
     fn forget_lost(&mut self) {
         let Some(agent) = self.observed.agent().filter(|agent| agent.revision_adopted >= self.stored.spec.revision) else { return };
         let stored = &self.stored.spec.lost;
-        self.spec.lost.retain(|at| !stored.contains(at) || agent.lost_in_use.contains(at));
+        let (known, newer): (Vec<SlotAddress>, Vec<SlotAddress>) = self.spec.lost.iter().partition(|at| stored.contains(at));
+        let held = agent.lost_in_use.iter().filter(|held| known.iter().any(|at| at.covers(**held)));
+        self.spec.lost = newer.into_iter().chain(held.copied()).collect();
+        self.spec.lost.sort();
+        self.spec.lost.dedup();
+    }
+}
+
+/// What a slot carries, for people.
+fn carried(at: SlotAddress) -> String {
+    match at.unit {
+        Unit::Address => format!("address {}", at.address),
+        Unit::Block28 => format!("block {}/28", at.address),
     }
 }
 
 fn is_known(list: &[SlotAddress], at: SlotAddress) -> bool {
-    list.iter().any(|known| known.slot == at.slot || known.address == at.address)
+    list.iter().any(|known| known.slot == at.slot || known.meets(at))
 }

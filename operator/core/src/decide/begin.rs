@@ -49,7 +49,7 @@ pub fn freeze(step: &mut Step<'_>, sizes: &Sizes) {
 /// Whether an intent asks for more than the node would hold if it were not new.
 pub fn is_generous(step: &Step<'_>, intent: &Intent, view: &View) -> bool {
     let sizes = Sizes::of(step, view);
-    let usual = usize::from(sizes.usual.saturating_sub(sizes.holding));
+    let usual = usize::from(sizes.usual.saturating_sub(sizes.holding).div_ceil(intent.unit.size()));
     intent.op == IntentOp::Add && first(step).is_some() && intent.add.len() > usual
 }
 

@@ -6,7 +6,7 @@ use azure_vnet_crds::node::{Agent, Release, ReleaseAck, SlotAddress};
 use jiff::Timestamp;
 
 use super::{
-    Asked, Event, Memory, NicRead, Observed, READ_EVERY, later, releasing, since,
+    Asked, Event, Memory, NicRead, Observed, READ_EVERY, addresses, later, releasing, since,
     step::{MISSING, Step},
 };
 use crate::nic::View;
@@ -43,8 +43,8 @@ impl Step<'_> {
     /// What the agent has set aside and nobody asks for any more goes back to pods after the probation and one read of the NIC, which it must hear of
     /// (safety rule RE8).
     pub fn end_probation(&mut self, nic: &NicRead) {
-        let leaving = releasing(&self.spec.release).len();
-        let aside = |agent: &Agent| agent.revision_adopted >= self.stored.spec.revision && usize::from(agent.counts.quarantined) > leaving;
+        let leaving = addresses(&releasing(&self.spec.release));
+        let aside = |agent: &Agent| agent.revision_adopted >= self.stored.spec.revision && agent.counts.quarantined > leaving;
         if !self.observed.agent().is_some_and(aside) {
             self.memory.aside_since = None;
             return;
@@ -66,7 +66,7 @@ fn judge(observed: &Observed, releases: &[Release], view: &View, memory: &Memory
     let rest = |release: &Release| {
         let mut release = release.clone();
         if let Some(ack) = ack(observed, &release) {
-            let same = |at: &SlotAddress| view.address(at.slot) == Some(at.address);
+            let same = |at: &SlotAddress| view.shows(*at);
             release.addresses.retain(|at| !ack.refused.contains(at) && (same(at) || !ack.quarantined.contains(at)));
         }
         release
@@ -103,7 +103,7 @@ pub fn acknowledged(observed: &Observed, releases: &[Release], view: &View) -> O
     let whole = |release: &&Release| {
         let asked: BTreeSet<_> = release.addresses.iter().collect();
         let done: BTreeSet<_> = ack(observed, release).into_iter().flat_map(|ack| &ack.quarantined).collect();
-        asked.is_subset(&done) && asked.iter().all(|at| view.address(at.slot) == Some(at.address))
+        asked.is_subset(&done) && asked.iter().all(|at| view.shows(**at))
     };
     releases.iter().find(whole).map(|release| (release.id, release.addresses.clone()))
 }

@@ -8,7 +8,7 @@ use azure_vnet_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{Attempt, later, settle, since, sizing::Sizes, stamp, step::Step};
+use super::{Attempt, addresses, blocks, later, settle, since, sizing::Sizes, stamp, step::Step};
 use crate::arm::{Class, Error};
 
 /// How often a read that changed nothing is written down.
@@ -32,7 +32,7 @@ type Found<'a> = Vec<(&'static str, Option<Said>, Option<&'a Condition>)>;
 /// Completes `cloud` and the conditions, and asks to write them if they differ from what is stored.
 pub fn write(step: &mut Step<'_>) {
     let sizes = step.observed.nic.as_ref().map(|nic| {
-        step.cloud.attached = u16::try_from(nic.view.attached().count()).unwrap_or(u16::MAX);
+        step.cloud.attached = addresses(&nic.view.attached().collect::<Vec<_>>());
         step.cloud.foreign = nic.view.foreign;
         let sizes = Sizes::of(step, &nic.view);
         step.cloud.target = sizes.target;
@@ -46,7 +46,9 @@ pub fn write(step: &mut Step<'_>) {
         None if writes.is_some() || sizes.is_some_and(|sizes| sizes.holding >= sizes.target) => step.cloud.last_error = None,
         None => {}
     }
-    let error = gone(step.observed.read_failure.as_ref()).or(writes.and_then(|last| last.result.as_ref().err()));
+    // Single addresses are asked for in place of blocks.
+    let standing = writes.filter(|last| !blocks::was_denied(step, last));
+    let error = gone(step.observed.read_failure.as_ref()).or(standing.and_then(|last| last.result.as_ref().err()));
     let found = conditions(step, sizes.as_ref(), error);
     let none = Cloud::default();
     let stored = step.status.cloud.as_ref().unwrap_or(&none);
@@ -123,7 +125,10 @@ fn conditions<'a>(step: &Step<'a>, sizes: Option<&Sizes>, error: Option<&Error>)
     let writable = match blocked {
         Some(error) => (false, error.reason(), error.remedy()),
         None if step.differs() => (false, DIFFERS.0, DIFFERS.1.into()),
-        None => (true, "Writable", "Azure takes writes to the NIC.".into()),
+        None => match blocks::hindrance(step) {
+            Some(why) => (true, why.reason(), why.message().into()),
+            None => (true, "Writable", "Azure takes writes to the NIC.".into()),
+        },
     };
     let said = [
         Some(ready(step, sizes, blocked)),

@@ -191,11 +191,11 @@ fn ends(intent: &Intent) -> Timestamp {
 /// Whether the NIC shows all of an intent.
 fn complete(intent: &Intent, view: &View) -> bool {
     match intent.op {
-        IntentOp::Add => intent.add.iter().all(|slot| matches!(view.slots.get(slot), Some(Slot::Attached(_)))),
+        IntentOp::Add => intent.add.iter().all(|slot| matches!(view.slots.get(slot), Some(Slot::Attached(..)))),
         IntentOp::Remove => intent.remove.iter().all(|at| match view.slots.get(&at.slot) {
             None => true,
-            Some(Slot::Attached(address)) => *address != at.address,
-            Some(Slot::Provisioning | Slot::Failed | Slot::Dropped(_)) => false,
+            Some(Slot::Attached(..)) => !view.shows(*at),
+            Some(Slot::Provisioning(_) | Slot::Failed(_) | Slot::Dropped(..)) => false,
         }),
     }
 }
@@ -203,7 +203,7 @@ fn complete(intent: &Intent, view: &View) -> bool {
 /// The write that an intent stands for.
 pub fn change(intent: &Intent) -> Change {
     match intent.op {
-        IntentOp::Add => Change { add: intent.add.iter().copied().collect(), ..Change::default() },
+        IntentOp::Add => Change { add: intent.add.iter().copied().collect(), unit: intent.unit, ..Change::default() },
         IntentOp::Remove => Change { remove: intent.remove.iter().copied().collect(), ..Change::default() },
     }
 }

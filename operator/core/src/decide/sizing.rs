@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use azure_vnet_crds::node::{Agent, Release, SlotAddress};
+use azure_vnet_crds::node::{Agent, Release, SlotAddress, Unit};
 
 use super::{
-    Asked, Event, Ready, begin, releasing, since, stamp,
+    Asked, Event, Ready, addresses, begin, blocks, releasing, since, stamp,
     step::{Lists, Step},
 };
 use crate::{
@@ -30,33 +30,41 @@ pub struct Sizes {
     pub used: u16,
     /// The most it can hold.
     pub cap: u16,
-    /// The step of the pool.
-    pub step: u16,
+    /// What an addition asks for.
+    pub unit: Unit,
+    /// What may go: nothing where each slot carries more than is too much.
+    pub surplus: u16,
+    /// From which surplus on something goes: the step of the pool, or anything as long as slots of another unit are among it.
+    pub least: u16,
 }
 
 impl Sizes {
     pub fn of(step: &Step<'_>, view: &View) -> Self {
         let leaving = releasing(&step.spec.release);
-        let present = view.slots.iter().filter(|(_, state)| !matches!(state, Slot::Failed | Slot::Dropped(_))).count();
-        let leaving_here = leaving.iter().filter(|at| view.address(at.slot) == Some(at.address)).count();
-        let used = step.observed.agent().map_or(0, |agent| size::used(agent, step.stored.spec.revision, count(leaving.len())));
+        let present = || view.slots.values().filter(|state| !matches!(state, Slot::Failed(_) | Slot::Dropped(..)));
+        let carried = present().fold(0_u16, |sum, state| sum.saturating_add(state.unit().size()));
+        let used = step.observed.agent().map_or(0, |agent| size::used(agent, step.stored.spec.revision, addresses(&leaving)));
         let exhausted = is_exhausted(step);
-        let room = view.room();
-        let pool = step.policy.pool;
-        let holding = count(present.saturating_sub(leaving_here));
-        let need = Need { used, room, exhausted, cordoned: step.observed.node.cordoned, holding, free: step.observed.free };
+        let (pool, unit) = (step.policy.pool, blocks::unit(step));
+        let room = size::room(view.room(), count(present().count()), carried, unit);
+        let holding = carried.saturating_sub(addresses(leaving.iter().filter(|at| view.shows(**at))));
+        let need = Need { used, room, exhausted, cordoned: step.observed.node.cordoned, holding, free: step.observed.free, unit };
         let (target, usual) = pool.sizes(begin::first(step), need);
-        Self { holding, target, usual, used, cap: pool.most().min(room), step: pool.step(exhausted) }
-    }
-
-    pub fn surplus(&self) -> u16 {
-        self.holding.saturating_sub(self.target)
+        let wanted = blocks::wanted(step);
+        let over = holding.saturating_sub(target);
+        let fits: Vec<Unit> =
+            view.attached().filter(|at| !leaving.contains(at)).map(|at| at.unit).filter(|unit| unit.size() <= over).collect();
+        let surplus = if fits.is_empty() { 0 } else { over };
+        let least = if fits.iter().all(|unit| *unit == wanted) { pool.step(exhausted) } else { 1 };
+        Self { holding, target, usual, used, cap: unit.whole(pool.most()).min(room), unit, surplus, least }
     }
 }
 
 /// Whether the subnet has no address left: it had none for what this node usually holds.
 pub fn is_exhausted(step: &Step<'_>) -> bool {
-    let full = |last: &super::Attempt| is_full(last) && since(last.at, step.now) < EXHAUSTED && !begin::was_generous(step, last);
+    let full = |last: &super::Attempt| {
+        is_full(last) && since(last.at, step.now) < EXHAUSTED && !begin::was_generous(step, last) && !blocks::was_denied(step, last)
+    };
     step.observed.exhausted || step.observed.last.as_ref().is_some_and(full)
 }
 
@@ -74,7 +82,7 @@ pub fn keep_time(step: &mut Step<'_>, sizes: &Sizes) {
         step.memory.calm_since = Some(now);
     }
     step.memory.restless = restless;
-    let surplus = sizes.surplus() >= sizes.step && step.observed.agent().is_some() && !step.observed.node.cordoned;
+    let surplus = sizes.surplus >= sizes.least && sizes.surplus > 0 && step.observed.agent().is_some() && !step.observed.node.cordoned;
     if !surplus {
         step.cloud.surplus_since = None;
     } else if step.cloud.surplus_since.as_ref().is_none_or(|since| since.0 > now) {
@@ -82,7 +90,7 @@ pub fn keep_time(step: &mut Step<'_>, sizes: &Sizes) {
     }
 }
 
-/// Asks the agent to set aside what has been too much for long enough: the highest slots, so that the pool stays dense.
+/// Asks the agent to set aside what has been too much for long enough.
 pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     let policy = step.policy.release;
     let Some(begun) = step.cloud.surplus_since.as_ref().map(|at| at.0) else { return };
@@ -101,11 +109,7 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
         // To ask would be in vain; its next report makes the node due.
         return;
     }
-    let there = |at: &&SlotAddress| view.address(at.slot) == Some(at.address);
-    let mut candidates: Vec<SlotAddress> =
-        step.spec.addresses.iter().filter(there).filter(|at| !step.memory.refused.contains(at)).copied().collect();
-    candidates.sort_by_key(|at| std::cmp::Reverse(at.slot));
-    candidates.truncate(usize::from(sizes.surplus().min(policy.batch)));
+    let candidates = candidates(step, sizes, view);
     if !step.may_write() {
         return step.plan(Change { remove: candidates.into_iter().collect(), ..Change::default() });
     }
@@ -115,32 +119,54 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
         step.cloud.surplus_since = Some(stamp(step.now));
         return;
     }
-    candidates.sort();
     let store = agent.store_id.clone();
     let id = step.next_id();
     let nonce = step.observed.me.nonce.clone();
     step.memory.releases.insert(id, Asked { nonce: nonce.clone(), store, at: step.now });
-    let message = format!("asking the agent to set {} idle addresses aside", candidates.len());
+    let message = format!("asking the agent to set {} idle addresses aside", addresses(&candidates));
     step.out.events.push(Event { reason: "ReleaseRequested", message, warning: false });
     step.spec.release.push(Release { id, nonce, addresses: candidates });
+}
+
+/// What to ask for: of the unit that the pool is not to consist of first, then the highest slots, so that the pool stays dense. As much as fits into
+/// the surplus and into a batch, but one slot at least.
+fn candidates(step: &Step<'_>, sizes: &Sizes, view: &View) -> Vec<SlotAddress> {
+    let wanted = blocks::wanted(step);
+    let is_candidate = |at: &&SlotAddress| view.shows(**at) && !step.memory.refused.contains(at);
+    let mut all: Vec<SlotAddress> = step.spec.addresses.iter().filter(is_candidate).copied().collect();
+    all.sort_by_key(|at| (at.unit == wanted, std::cmp::Reverse(at.slot)));
+    let (mut chosen, mut sum) = (vec![], 0_u16);
+    for at in all {
+        let with = sum.saturating_add(at.unit.size());
+        if with <= sizes.surplus && (with <= step.policy.release.batch || chosen.is_empty()) {
+            chosen.push(at);
+            sum = with;
+        }
+    }
+    chosen.sort();
+    chosen
 }
 
 /// Whether the agent knows of an address that it could set aside: one that is listed, and neither leased nor set aside already.
 fn has_idle(step: &Step<'_>, agent: &Agent) -> bool {
     let counts = &agent.counts;
     let leased = usize::from(counts.assigned).saturating_sub(agent.lost_in_use.len());
-    let withheld = step.spec.addresses.len() > leased.saturating_add(counts.quarantined.into());
+    let withheld = usize::from(addresses(&step.spec.addresses)) > leased.saturating_add(counts.quarantined.into());
     counts.free > 0 || counts.cooling > 0 || withheld
 }
 
-/// Slots for that many more addresses: those that Azure failed to provision or to take away, then the lowest that neither the NIC nor the object knows (I5).
-pub fn slots(spec: &Lists, view: &View, wanted: u16) -> Vec<u8> {
+/// Slots for what is missing: those that Azure failed to provision or to take away, then the lowest that neither the NIC nor the object knows (I5). Of
+/// those that it failed to provision as another unit, all: as long as they stand, every write asks for them too.
+pub fn slots(spec: &Lists, view: &View, sizes: &Sizes) -> Vec<u8> {
+    let wanted = usize::from(sizes.target.saturating_sub(sizes.holding).div_ceil(sizes.unit.size()));
     let known: BTreeSet<u8> = spec.addresses.iter().chain(&spec.lost).map(|at| at.slot).collect();
-    let failed = |(slot, state): &(&u8, &Slot)| matches!(state, Slot::Failed | Slot::Dropped(_)) && !known.contains(*slot);
-    let failed = view.slots.iter().filter(failed).map(|(&slot, _)| slot);
+    let failed = |(slot, state): &(&u8, &Slot)| matches!(state, Slot::Failed(_) | Slot::Dropped(..)) && !known.contains(*slot);
+    let other = |state: &Slot| matches!(state, Slot::Failed(unit) if *unit != sizes.unit);
+    let (others, alike): (Vec<_>, Vec<_>) = view.slots.iter().filter(failed).partition(|(_, state)| other(state));
     let room = usize::from(view.room()).saturating_sub(view.slots.len());
     let free = (1..=u8::MAX).filter(|slot| !view.slots.contains_key(slot) && !known.contains(slot)).take(room);
-    let mut slots: Vec<u8> = failed.chain(free).take(usize::from(wanted)).collect();
+    let all = others.iter().chain(&alike).map(|(slot, _)| **slot).chain(free);
+    let mut slots: Vec<u8> = all.take(wanted.max(others.len())).collect();
     slots.sort_unstable();
     slots
 }

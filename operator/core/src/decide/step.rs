@@ -10,9 +10,9 @@ use azure_vnet_crds::{
 use jiff::Timestamp;
 
 use super::{
-    Attempt, Decision, Event, Memory, NicRead, Observed, Planned, READ_EVERY, Send,
+    Attempt, Decision, Event, Memory, NicRead, Observed, Planned, READ_EVERY, Send, addresses,
     agree::Age,
-    begin, later, release, report,
+    begin, blocks, later, release, report,
     settle::{self, Case, Origin, Settled},
     since,
     sizing::{self, Sizes},
@@ -85,6 +85,7 @@ impl<'a> Step<'a> {
             self.memory.unknown = last.intent.filter(|&id| unknown && id > self.memory.closed).or(self.memory.unknown);
         }
         begin::keep(&mut self);
+        blocks::keep(&mut self);
         begin::watch(&mut self);
         match &self.observed.nic {
             Some(nic) => self.with_nic(nic),
@@ -155,7 +156,7 @@ impl<'a> Step<'a> {
     /// What is left of the rest after a failed write.
     fn back_off(&self) -> Option<Duration> {
         let ignored = self.memory.ignored.and_then(|at| IGNORED.checked_sub(since(at, self.now))).filter(|rest| !rest.is_zero());
-        let last = self.observed.last.as_ref().filter(|last| !begin::was_generous(self, last));
+        let last = self.observed.last.as_ref().filter(|last| !begin::was_generous(self, last) && !blocks::was_denied(self, last));
         ignored.max(last.and_then(|last| self.rest(last)))
     }
 
@@ -242,7 +243,9 @@ impl<'a> Step<'a> {
         };
         let generous = begin::is_generous(self, intent, view);
         self.memory.generous = Some(intent.id).filter(|_| generous).or(self.memory.generous);
-        Send { intent: intent.id, change: settle::change(intent), not_after, urgency, generous }
+        let blocks = intent.op == IntentOp::Add && !intent.unit.is_address();
+        self.memory.asked_for_blocks = Some(intent.id).filter(|_| blocks).or(self.memory.asked_for_blocks);
+        Send { intent: intent.id, change: settle::change(intent), not_after, urgency, generous: generous || blocks }
     }
 
     /// Publishes what the NIC shows and closes the intent, in one decision: `spec` is written first, so a crash between repeats it.
@@ -251,7 +254,7 @@ impl<'a> Step<'a> {
         match intent.op {
             IntentOp::Add => self.memory.calm_since = Some(self.now),
             IntentOp::Remove => {
-                let gone = |at: &SlotAddress| nic.view.address(at.slot) != Some(at.address);
+                let gone = |at: &SlotAddress| !nic.view.shows(*at);
                 let gone: BTreeSet<SlotAddress> = intent.remove.iter().copied().filter(gone).collect();
                 self.spec.addresses.retain(|at| !gone.contains(at));
                 self.spec.lost.retain(|at| !gone.contains(at));
@@ -276,11 +279,12 @@ impl<'a> Step<'a> {
         self.cloud.intent = None;
         self.memory.closed = self.memory.closed.max(intent.id);
         self.memory.unknown = None;
+        let (added, removed) = (intent.add.len() * usize::from(intent.unit.size()), addresses(&intent.remove));
         let (reason, warning, verb) = match (intent.op, complete) {
-            (IntentOp::Add, true) => ("AddressesAttached", false, format!("attached {} addresses", intent.add.len())),
-            (IntentOp::Remove, true) => ("AddressesReleased", false, format!("gave {} addresses back", intent.remove.len())),
-            (IntentOp::Add, false) => ("AttachFailed", true, format!("could not attach {} addresses", intent.add.len())),
-            (IntentOp::Remove, false) => ("ReleaseFailed", true, format!("could not give {} addresses back", intent.remove.len())),
+            (IntentOp::Add, true) => ("AddressesAttached", false, format!("attached {added} addresses")),
+            (IntentOp::Remove, true) => ("AddressesReleased", false, format!("gave {removed} addresses back")),
+            (IntentOp::Add, false) => ("AttachFailed", true, format!("could not attach {added} addresses")),
+            (IntentOp::Remove, false) => ("ReleaseFailed", true, format!("could not give {removed} addresses back")),
         };
         if self.observed.leaving && intent.op == IntentOp::Remove && !complete {
             // It is taken back, and its successor begins anew.
@@ -384,16 +388,16 @@ impl<'a> Step<'a> {
     }
 
     fn add(&mut self, sizes: &Sizes, view: &View) {
-        let slots = sizing::slots(&self.spec, view, sizes.target - sizes.holding);
+        let (slots, unit) = (sizing::slots(&self.spec, view, sizes), sizes.unit);
         if !self.may_write() {
-            return self.plan(Change { add: slots.into_iter().collect(), ..Change::default() });
+            return self.plan(Change { add: slots.into_iter().collect(), unit, ..Change::default() });
         }
         if let Some(rest) = self.back_off() {
             return self.wake(rest);
         }
         if !slots.is_empty() {
             begin::freeze(self, sizes);
-            self.open(Intent { op: IntentOp::Add, add: slots, ..Intent::default() }, view);
+            self.open(Intent { op: IntentOp::Add, add: slots, unit, ..Intent::default() }, view);
         }
     }
 

@@ -1,7 +1,7 @@
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigSpec,
     config::Mode,
-    node::{Intent, IntentOp, ReleaseAck},
+    node::{Intent, IntentOp, MachineKind, ReleaseAck, Unit},
 };
 
 use super::*;
@@ -33,7 +33,12 @@ fn address(host: u8) -> std::net::Ipv4Addr {
 }
 
 pub fn at(slot: u8) -> SlotAddress {
-    SlotAddress { slot, address: address(slot) }
+    SlotAddress::single(slot, address(slot))
+}
+
+/// The block that Azure gives a slot.
+pub fn block(slot: u8) -> SlotAddress {
+    SlotAddress::of(slot, std::net::Ipv4Addr::new(10, 241, slot / 16, slot % 16 * 16), Unit::Block28)
 }
 
 impl World {
@@ -47,7 +52,7 @@ impl World {
             mac: "00:0d:3a:00:00:01".into(),
             subnet: format!("{network}/virtualNetworks/v/subnets/nodes").parse().unwrap(),
             primary: "10.240.0.4".parse().unwrap(),
-            slots: slots.iter().map(|&slot| (slot, Slot::Attached(address(slot)))).collect(),
+            slots: slots.iter().map(|&slot| (slot, Slot::Attached(address(slot), Unit::Address))).collect(),
             foreign: 1,
             state: State::Settled,
         };
@@ -88,7 +93,7 @@ impl World {
         let mut world = Self::new(&[]);
         world.create();
         for slot in 1..=slots {
-            world.azure.slots.insert(slot, Slot::Attached(address(slot)));
+            world.azure.slots.insert(slot, Slot::Attached(address(slot), Unit::Address));
         }
         let stored = world.stored();
         stored.spec.addresses = (1..=slots).map(at).collect();
@@ -185,6 +190,13 @@ impl World {
         }
     }
 
+    /// A machine of a kind that takes blocks, whose config asks for them.
+    pub fn with_blocks(mut self) -> Self {
+        Arc::make_mut(&mut self.observed.machine).kind = MachineKind::Vm;
+        self.policy.unit = Unit::Block28;
+        self
+    }
+
     pub fn create(&mut self) {
         let decision = self.decide();
         self.store(&decision);
@@ -194,12 +206,19 @@ impl World {
     pub fn apply(&mut self, change: &Change) {
         self.version += 1;
         for at in &change.remove {
-            let there = [Slot::Attached(at.address), Slot::Dropped(at.address)];
+            let there = [Slot::Attached(at.address, at.unit), Slot::Dropped(at.address, at.unit)];
             assert!(self.azure.slots.get(&at.slot).is_some_and(|slot| there.contains(slot)), "re2: only what was set aside goes");
             self.azure.slots.remove(&at.slot);
         }
         for &slot in &change.add {
-            self.azure.slots.entry(slot).or_insert(Slot::Attached(address(slot)));
+            let made = match change.unit {
+                Unit::Address => Slot::Attached(address(slot), Unit::Address),
+                Unit::Block28 => Slot::Attached(block(slot).address, Unit::Block28),
+            };
+            let standing = self.azure.slots.entry(slot).or_insert(made);
+            if matches!(standing, Slot::Failed(_)) {
+                *standing = made;
+            }
         }
     }
 
@@ -234,6 +253,7 @@ pub fn failure(class: Class, trace: Trace) -> Result<(), Error> {
 }
 
 mod beginning;
+mod blocks;
 mod giving;
 mod lagging;
 mod reading;

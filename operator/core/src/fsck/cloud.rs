@@ -10,7 +10,7 @@ use super::{
     compare::{Seen, Side},
     report::{Finding, Kind, Source, Unseen},
 };
-use crate::look::last_segment;
+use crate::{look::last_segment, size::addresses};
 
 /// A NIC is read every ten minutes at least, and a read that changed nothing noted every five; what is older says nothing of this moment.
 const OLD: Duration = Duration::from_mins(20);
@@ -64,10 +64,11 @@ fn azure_differs(side: &Side<'_>) -> Option<Finding> {
     let (cloud, spec) = (&side.cloud, &side.object.spec);
     let waits = cloud.publish_from.as_ref().is_some_and(|from| from.0 > side.at);
     let read = cloud.last_read_at.as_ref().map(|at| at.0)?;
-    let differs = usize::from(cloud.attached) != spec.addresses.len();
+    let listed = addresses(&spec.addresses);
+    let differs = cloud.attached != listed;
     (differs && spec.revision > 0 && cloud.intent.is_none() && !waits).then(|| {
-        let (attached, listed) = (cloud.attached, spec.addresses.len());
-        let what = format!("the NIC has {attached} IP configurations of ours that carry an address, the object lists {listed}");
+        let attached = cloud.attached;
+        let what = format!("the NIC has {attached} addresses on IP configurations of ours, the object lists {listed}");
         side.finding(Kind::AzureDiffers, None, last_segment(&spec.node.nic_id), what)
             .says(Source::Azure, Some(read), format!("{attached}"))
             .says(Source::Controller, Some(side.at), format!("{listed}, revision {}", spec.revision))
@@ -137,7 +138,8 @@ fn pool_differs(side: &Side<'_>, seen: Seen<'_>) -> Vec<Finding> {
     let Some(pool) = seen.facts.pool.as_ref().filter(|pool| pool.object_uid == side.uid() && pool.revision == spec.revision) else {
         return vec![];
     };
-    let surplus = pool.addresses.iter().filter(|at| !spec.addresses.contains(at) || side.lost(at.address));
+    let is_listed = |at: &SlotAddress| spec.addresses.iter().any(|listed| listed.slot == at.slot && listed.contains(at.address));
+    let surplus = pool.addresses.iter().filter(|at| !is_listed(at) || side.lost(at.address));
     let finding = |at: &SlotAddress| {
         let says = if side.lost(at.address) { "lists it as lost" } else { "does not list it in this slot" };
         side.finding(Kind::PoolDiffers, Some(at.address), format!("slot {}", at.slot), format!("the store offers it, the object {says}"))

@@ -19,6 +19,7 @@ use super::{
     report::{Finding, Kind, Looked, Report, Source, Unseen, plain},
 };
 use crate::{
+    blocks,
     look::{Cluster, Machine},
     policy::Policy,
     provider::ProviderId,
@@ -103,12 +104,12 @@ impl Side<'_> {
 
     /// Whether the object lists it for pods.
     pub fn lists(&self, address: Ipv4Addr) -> bool {
-        self.object.spec.addresses.iter().any(|at| at.address == address)
+        self.object.spec.addresses.iter().any(|at| at.contains(address))
     }
 
     /// Whether the NIC has lost it.
     pub fn lost(&self, address: Ipv4Addr) -> bool {
-        self.object.spec.lost.iter().any(|at| at.address == address)
+        self.object.spec.lost.iter().any(|at| at.contains(address))
     }
 
     pub fn uid(&self) -> &str {
@@ -214,7 +215,7 @@ fn shared(sources: &Sources<'_>) -> Vec<Finding> {
     let mut listed = Claims::new();
     for object in &sources.cluster.pools {
         let name = object.metadata.name.clone().unwrap_or_default();
-        for at in &object.spec.addresses {
+        for at in blocks::each(&object.spec.addresses) {
             listed.entry(at.address).or_default().insert((name.clone(), format!("slot {} of {name}", at.slot)));
         }
     }

@@ -9,7 +9,11 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
-use super::{Bar, Cluster, Counts, Table, ago, condition, is_good, last_segment, name, node::NodeRow, nodes, number};
+use super::{
+    Bar, Cluster, Counts, Table, ago, condition, is_good, last_segment, name,
+    node::{NodeRow, carried},
+    nodes, number,
+};
 
 /// How many lines of each list the text shows; the serialised forms have all.
 const SHOWN: usize = 10;
@@ -200,7 +204,7 @@ fn problems(cluster: &Cluster) -> Vec<Problem> {
         })
         .collect();
     for pool in cluster.pools.iter().filter(|pool| !pool.spec.lost.is_empty()) {
-        let lost: Vec<String> = pool.spec.lost.iter().map(|at| at.address.to_string()).collect();
+        let lost: Vec<String> = pool.spec.lost.iter().map(|at| carried(*at)).collect();
         problems.push(Problem {
             of: format!("node {}", name(&pool.metadata)),
             what: "Lost addresses".into(),

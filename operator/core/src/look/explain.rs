@@ -227,7 +227,7 @@ fn warn(pool: &AzureVnetNode, destination: Ipv4Addr, sees: Sees, notes: &mut Vec
     if destination == WIRESERVER {
         notes.push(format!("{GUARD} drops TCP ports 80 and 32526 of it, the host agent's; DNS on port 53 passes"));
     }
-    if spec.addresses.iter().any(|at| at.address == destination) {
+    if spec.addresses.iter().any(|at| at.contains(destination)) {
         notes.push(format!("the destination is a pod of the same node, {}: the packet does not leave it", name(&pool.metadata)));
     }
     let (mut inside, _) = parse_nets(&spec.node.vnet_cidrs);

@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::Ipv4Addr,
 };
 
 use azure_vnet_crds::{
     AzureVnetNode, UNMANAGED,
-    node::{CloudError, Intent, IntentOp, Release, SlotAddress},
+    node::{CloudError, Intent, IntentOp, Release, SlotAddress, Unit},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -94,7 +95,7 @@ pub struct NodeView {
 pub struct AddressRow {
     /// Slot and address.
     pub slot: SlotAddress,
-    /// The pod that has it, by the API server: `namespace/name`.
+    /// The pod that has it, of a block those that have any of it, by the API server: `namespace/name`.
     pub pod: Option<String>,
 }
 
@@ -123,9 +124,10 @@ pub fn node(cluster: &Cluster, wanted: &str) -> Option<NodeView> {
     let status = status.unwrap_or_default();
     let (cloud, agent) = (status.cloud.unwrap_or_default(), status.agent.unwrap_or_default());
     let holder = |at: &SlotAddress| {
-        let has =
-            |pod: &&super::Pod| !pod.host_network && pod.address == Some(at.address) && pod.phase != "Succeeded" && pod.phase != "Failed";
-        cluster.pods.iter().find(has).map(|pod| format!("{}/{}", pod.namespace, pod.name))
+        let is_inside = |address: Option<Ipv4Addr>| address.is_some_and(|address| at.contains(address));
+        let has = |pod: &&super::Pod| !pod.host_network && is_inside(pod.address) && pod.phase != "Succeeded" && pod.phase != "Failed";
+        let names: Vec<String> = cluster.pods.iter().filter(has).map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     };
     Some(NodeView {
         at: cluster.at,
@@ -222,13 +224,21 @@ pub(super) fn table<'a>(rows: impl Iterator<Item = &'a NodeRow>) -> Table {
 /// What a write does, in words.
 pub(super) fn deed(intent: &Intent) -> String {
     match intent.op {
-        IntentOp::Add => format!("adds {}", plural(intent.add.len(), "address")),
+        IntentOp::Add => format!("adds {}", plural(intent.add.len() * usize::from(intent.unit.size()), "address")),
         IntentOp::Remove => format!("removes {}", list(&intent.remove)),
     }
 }
 
 fn list(slots: &[SlotAddress]) -> String {
-    slots.iter().map(|at| at.address.to_string()).collect::<Vec<_>>().join(", ")
+    slots.iter().map(|at| carried(*at)).collect::<Vec<_>>().join(", ")
+}
+
+/// The address of a slot, or its block.
+pub(super) fn carried(at: SlotAddress) -> String {
+    match at.unit {
+        Unit::Address => at.address.to_string(),
+        Unit::Block28 => format!("{}/{}", at.address, at.unit.prefix_len()),
+    }
 }
 
 impl fmt::Display for NodeView {
@@ -273,8 +283,8 @@ impl fmt::Display for NodeView {
         if !self.addresses.is_empty() {
             let mut table = Table::new(&["SLOT", "ADDRESS", "IP CONFIGURATION", "POD"]);
             for row in &self.addresses {
-                let SlotAddress { slot, address } = row.slot;
-                table.row([slot.to_string(), address.to_string(), format!("avn-{slot}"), row.pod.clone().unwrap_or_else(|| "-".into())]);
+                let SlotAddress { slot, address: _, unit: _ } = row.slot;
+                table.row([slot.to_string(), carried(row.slot), format!("avn-{slot}"), row.pod.clone().unwrap_or_else(|| "-".into())]);
             }
             write!(f, "\n{table}")?;
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use azure_vnet_crds::{
     AzureVnetNode,
     config::Mode,
-    node::{PoolSource, SlotAddress},
+    node::{PoolSource, SlotAddress, Unit},
 };
 use serde::Serialize;
 
@@ -100,13 +100,15 @@ fn sized(cluster: &Cluster, machine: &Machine, policy: &Policy, pool: &AzureVnet
     let status = pool.status.clone().unwrap_or_default();
     let (cloud, agent) = (status.cloud.unwrap_or_default(), status.agent.unwrap_or_default());
     let leaving: Vec<SlotAddress> = pool.spec.release.iter().flat_map(|release| release.addresses.clone()).collect();
-    let leaving = u16::try_from(leaving.len()).unwrap_or(u16::MAX);
+    let leaving = size::addresses(&leaving);
     let used = size::used(&agent, pool.spec.revision, leaving);
-    let room = NIC_LIMIT.saturating_sub(cloud.foreign.max(1)).min(255);
     let exhausted = cloud.last_error.as_ref().is_some_and(|error| error.code.starts_with("SubnetIsFull"));
+    let unit = if exhausted { Unit::Address } else { policy.unit_on(pool.spec.node.kind) };
+    let slots = u16::try_from(pool.spec.addresses.len()).unwrap_or(u16::MAX);
+    let room = size::room(NIC_LIMIT.saturating_sub(cloud.foreign.max(1)).min(255), slots, size::addresses(&pool.spec.addresses), unit);
     let holding = cloud.attached.saturating_sub(leaving);
     let free = cluster.subnet(&pool.spec.node.subnet_id).and_then(|subnet| subnet.status.as_ref()?.free);
-    let need = Need { used, room, exhausted, cordoned: machine.cordoned, holding, free };
+    let need = Need { used, room, exhausted, cordoned: machine.cordoned, holding, free, unit };
     let (target, usual) = policy.pool.sizes(first(cluster, machine, policy, pool), need);
     let holds = holding;
     let step = policy.pool.step(exhausted);

@@ -129,7 +129,7 @@ fn serving(cluster: &Cluster, pool: &AzureVnetNode, steps: &mut Vec<Step>) {
 
 fn has(pod: &Pod, pool: &AzureVnetNode, address: std::net::Ipv4Addr, steps: &mut Vec<Step>) -> String {
     let (cloud, agent) = status(pool);
-    let slot = |list: &[azure_vnet_crds::node::SlotAddress]| list.iter().find(|at| at.address == address).map(|at| at.slot);
+    let slot = |list: &[azure_vnet_crds::node::SlotAddress]| list.iter().find(|at| at.contains(address)).map(|at| at.slot);
     let nic = last_segment(&pool.spec.node.nic_id);
     if let Some(slot) = slot(&pool.spec.lost) {
         steps.push(stuck(
@@ -157,7 +157,7 @@ fn has(pod: &Pod, pool: &AzureVnetNode, address: std::net::Ipv4Addr, steps: &mut
     }
     let leased = format!("leased to the pod (UID {}), on the node in /run/azure-vnet/lease/{address}", pod.uid);
     steps.push(done(leased, pod.networked.or(pod.bound)));
-    let leaving = pool.spec.release.iter().find(|release| release.addresses.iter().any(|at| at.address == address));
+    let leaving = pool.spec.release.iter().find(|release| release.addresses.iter().any(|at| at.contains(address)));
     if let Some(release) = leaving {
         steps.push(waits(
             format!("release {} asked for it before the pod had it: the agent refuses it", release.id),

@@ -51,7 +51,7 @@ pub fn facts(store_id: Option<String>, seen: &Seen<'_>) -> Facts {
     let pool = seen.pool.map(|pool| node::Pool {
         object_uid: pool.object_uid.clone(),
         revision: pool.revision,
-        addresses: pool.addresses().iter().map(|at| SlotAddress { slot: at.slot, address: at.address }).collect(),
+        addresses: pool.addresses().iter().map(|at| SlotAddress::single(at.slot, at.address)).collect(),
     });
     let link = |link: &PodLink| match link.alias.address {
         IpAddr::V4(address) => Some(node::Link { name: link.name.to_string(), address, attachment: link.alias.attachment.to_string() }),

@@ -300,6 +300,19 @@ fn re2_a_release_that_names_another_address_for_the_slot_is_refused() {
 }
 
 #[test]
+fn re2_each_address_of_a_slot_with_several_is_set_aside_and_none_that_it_lacks() {
+    let node = Node::with_pool(&[4]);
+    let slot = |last: u8| SlotAddress { slot: 4, address: address(last) };
+    let block = Adoption { addresses: (4..=6).map(slot).collect(), ..revision(5, &[4]) };
+    let keeper = node.open();
+    keeper.adopt(&block).unwrap();
+    let aside = |last: u8| keeper.quarantine(&Quarantine { slot: slot(last), ..marker(4, 1) }, &mut free).unwrap();
+    assert_eq!([4, 5, 6].map(aside), [Quarantining::Done, Quarantining::Done, Quarantining::Done]);
+    assert!(matches!(aside(9), Quarantining::Refused(_)));
+    assert_eq!(keeper.quarantined().unwrap().len(), 3);
+}
+
+#[test]
 fn re3_an_older_revision_is_not_adopted_even_after_a_boot() {
     let mut node = Node::with_pool(&[4]);
     node.open().adopt(&revision(5, &[4, 5])).unwrap();

@@ -156,7 +156,7 @@ impl<'p> Parts<'p> {
         nic.create(&mut subnet, 0, 0);
         nic.accept(&mut subnet, &cloud::Effect { add: (1..=3).collect(), remove: [].into() }, (0, End::Well), 0);
         nic.finish(&mut subnet, 0);
-        let addresses = nic.good().map(|(slot, address)| SlotAddress { slot, address }).collect();
+        let addresses = nic.good().map(|(slot, address)| SlotAddress::single(slot, address)).collect();
         let machine = Machine { uid: "node".into(), boot_id: "boot".into(), ..Machine::default() };
         let (config, effective) = (policy.config.clone(), policy.effective.clone());
         let spec = AzureVnetNodeSpec { node: machine, config, effective, revision: 1, addresses, ..AzureVnetNodeSpec::default() };

@@ -265,7 +265,7 @@ impl Parts<'_> {
         }
         let aside = self.nodes.get(state.node).store.quarantined();
         for (slot, address) in &effect.remove {
-            let Some(at) = address.map(|address| SlotAddress { slot: *slot, address }) else { continue };
+            let Some(at) = address.map(|address| SlotAddress::single(*slot, address)) else { continue };
             if !send.change.remove.contains(&at) || !aside.contains(&at) {
                 return Err(format!("I2: PUT {id} removes {at}, which is not set aside for it"));
             }

@@ -112,7 +112,7 @@ fn re1_a_release_of_another_term_or_of_a_closed_id_is_withdrawn() {
 fn re2_what_is_refused_or_no_longer_the_same_stays() {
     let mut world = asked();
     world.acknowledge(&[11]);
-    world.azure.slots.insert(10, Slot::Attached("10.240.9.9".parse().unwrap()));
+    world.azure.slots.insert(10, Slot::Attached("10.240.9.9".parse().unwrap(), Unit::Address));
     world.pass(61);
     world.settle();
     // 10 is not the address that was set aside: it stays; 11 is in use.
@@ -238,7 +238,7 @@ fn i2_a_removal_that_failed_half_way_leaves_none_of_its_addresses_listed() {
     world.store(&decision);
     world.ended(decision.send.unwrap().intent, failure(Class::Failed, Trace::Ended));
     // The model names them no more, though the NIC shows them still.
-    world.azure.slots.extend((9..=12).map(|slot| (slot, Slot::Dropped(at(slot).address))));
+    world.azure.slots.extend((9..=12).map(|slot| (slot, Slot::Dropped(at(slot).address, Unit::Address))));
     world.read();
     let decision = world.decide();
     world.store(&decision);
@@ -263,7 +263,7 @@ fn i2_nothing_is_written_while_a_write_would_end_a_removal_that_nobody_was_asked
     let mut world = World::filled(12, 4);
     world.settle();
     // Somebody else took it out of the model, and Azure failed to follow.
-    world.azure.slots.insert(3, Slot::Dropped(at(3).address));
+    world.azure.slots.insert(3, Slot::Dropped(at(3).address, Unit::Address));
     world.report(8);
     world.pass(700);
     world.read();
@@ -388,7 +388,7 @@ fn re6_a_removed_address_that_comes_back_at_once_is_read_again_soon_and_publishe
     assert_eq!(world.spec().addresses.len(), 8);
     world.pass(5);
     for at in &gone {
-        world.azure.slots.insert(at.slot, Slot::Attached(at.address));
+        world.azure.slots.insert(at.slot, Slot::Attached(at.address, at.unit));
     }
     world.read();
     let decision = world.decide();
@@ -580,8 +580,8 @@ impl Toy {
 
     /// Azure changes the NIC: nothing that a pod holds may go.
     fn azure(&self, world: &mut World, change: &Change) {
-        let still = change.remove.iter().filter(|at| world.azure.address(at.slot) == Some(at.address)).copied().collect();
-        let change = Change { add: change.add.clone(), remove: still };
+        let still = change.remove.iter().filter(|at| world.azure.shows(**at)).copied().collect();
+        let change = Change { remove: still, ..change.clone() };
         for at in &change.remove {
             assert!(!self.held.contains(at), "{at} is in use");
             assert!(self.aside.contains(at), "{at} is not set aside");
@@ -598,16 +598,28 @@ impl World {
 
 #[test]
 fn i2_no_interleaving_takes_an_address_from_a_pod_and_all_come_to_rest() {
-    let landed: u32 = (0..500).map(interleave).sum();
+    let landed: u32 = (0..500).map(|seed| interleave(seed, false)).sum();
     assert!(landed > 20, "late writes are part of it: {landed}");
 }
 
-fn interleave(seed: u64) -> u32 {
+#[test]
+fn i2_changes_of_the_unit_take_no_address_from_a_pod_and_lock_no_node_up() {
+    let landed: u32 = (0..1000).map(|seed| interleave(seed, true)).sum();
+    assert!(landed > 20, "late writes are part of it: {landed}");
+}
+
+fn interleave(seed: u64, changing: bool) -> u32 {
     let mut dice = Dice(seed);
     let mut world = World::filled(16, 6);
+    if changing {
+        world = world.with_blocks();
+    }
     let mut toy = Toy::default();
     toy.adopt(&mut world, false);
     for _ in 0..60 {
+        if changing && dice.roll(6) == 0 {
+            world.policy.unit = if world.policy.unit == Unit::Address { Unit::Block28 } else { Unit::Address };
+        }
         match dice.happens() {
             Happens::Adopts => toy.adopt(&mut world, false),
             Happens::Refuses => toy.adopt(&mut world, true),
@@ -728,7 +740,7 @@ fn a_stale_read_does_not_bring_back_what_was_removed() {
         world.acknowledge(&[]);
         world.settle();
     }
-    let gone: Vec<SlotAddress> = before.attached().filter(|at| world.azure.address(at.slot).is_none()).collect();
+    let gone: Vec<SlotAddress> = before.attached().filter(|at| world.azure.at(at.slot).is_none()).collect();
     assert!(gone.iter().all(|at| !world.spec().addresses.contains(at)));
     world.pass(5);
     world.observed.nic = Some(NicRead { view: before.into(), at: world.now, ended: world.now });

@@ -173,14 +173,14 @@ fn i6_an_intent_that_was_dated_ahead_of_the_clock_lives_no_longer_than_it_says()
 #[test]
 fn i5_an_addition_takes_the_lowest_slots_that_nothing_knows() {
     let mut world = World::filled(8, 4);
-    world.azure.slots.insert(10, Slot::Provisioning);
+    world.azure.slots.insert(10, Slot::Provisioning(Unit::Address));
     world.stored().spec.lost = vec![at(9)];
     world.agent().lost_in_use = vec![at(9)];
     world.read();
     let decision = world.decide();
     let intent = decision.cloud.unwrap().intent.unwrap();
     assert_eq!((intent.op, intent.add), (IntentOp::Add, vec![11, 12, 13]));
-    world.azure.slots.insert(12, Slot::Failed);
+    world.azure.slots.insert(12, Slot::Failed(Unit::Address));
     world.read();
     assert_eq!(world.decide().cloud.unwrap().intent.unwrap().add, [11, 12, 13].to_vec(), "what failed is repaired");
 }
@@ -440,9 +440,9 @@ fn re4_a_nic_without_our_names_is_filled_at_once_and_published() {
 fn a10_what_arrived_is_published_while_the_rest_is_tried_again() {
     let (mut world, intent) = intended();
     for slot in 9..=11 {
-        world.azure.slots.insert(slot, Slot::Attached(address(slot)));
+        world.azure.slots.insert(slot, Slot::Attached(address(slot), Unit::Address));
     }
-    world.azure.slots.insert(12, Slot::Failed);
+    world.azure.slots.insert(12, Slot::Failed(Unit::Address));
     world.pass(1);
     world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
     world.read();
@@ -451,7 +451,7 @@ fn a10_what_arrived_is_published_while_the_rest_is_tried_again() {
     assert_eq!((world.spec().addresses.len(), world.cloud().intent.map(|open| open.id)), (11, Some(intent)));
     world.pass(30);
     world.azure.state = State::Moving;
-    world.azure.slots.insert(13, Slot::Attached(address(13)));
+    world.azure.slots.insert(13, Slot::Attached(address(13), Unit::Address));
     world.read();
     assert_eq!(world.decide().spec, None, "Azure is not done");
 }

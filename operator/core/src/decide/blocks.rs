@@ -1,0 +1,124 @@
+//! Blocks of addresses: whether the next addition asks for them, and what speaks against it. Slots of either unit stand side by side on a NIC; what is
+//! added goes by the config of the day, and what was added before it goes back like any surplus.
+
+use std::time::Duration;
+
+use azure_vnet_crds::node::{MachineKind, Unit};
+use jiff::Timestamp;
+
+use super::{Attempt, Event, since, sizing::is_exhausted, step::Step};
+use crate::arm::Class;
+
+/// For how long single addresses are asked for once Azure gave no block.
+const REST: Duration = Duration::from_hours(1);
+
+/// That Azure gave no block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// When it said so.
+    pub at: Timestamp,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a node gets single addresses though its config asks for blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The model of a Uniform scale set's instance has no field for them.
+    Kind,
+    /// No aligned /28 of the subnet is free.
+    Fragmented,
+    /// Azure refuses them, by this code.
+    Refused(String),
+}
+
+impl Why {
+    /// One word.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Kind => "BlocksUnsupported",
+            Self::Fragmented => "SubnetFragmented",
+            Self::Refused(_) => "BlocksRefused",
+        }
+    }
+
+    /// A sentence with the remedy.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::Kind => {
+                "Instances of Uniform scale sets take no /28 blocks: the node gets single addresses. Use a Flexible scale set or \
+                           stand-alone machines for blocks, or set pool.unit to Address for such nodes."
+                    .into()
+            }
+            Self::Fragmented => "The subnet has no aligned /28 free: the node gets single addresses for an hour. Give nodes with blocks a \
+                                 subnet, or a prefix of it, in which nothing else takes single addresses, or set pool.unit to Address."
+                .into(),
+            Self::Refused(code) => format!(
+                "Azure refuses /28 blocks ({code}): the node gets single addresses for an hour. Blocks are a preview in Azure: register the \
+                 subscription for it, or set pool.unit to Address."
+            ),
+        }
+    }
+}
+
+/// What the next addition asks for. A full subnet may have single addresses left.
+pub fn unit(step: &Step<'_>) -> Unit {
+    if hindrance(step).is_some() || is_exhausted(step) { Unit::Address } else { wanted(step) }
+}
+
+/// What the node's pool is to consist of in the end.
+pub fn wanted(step: &Step<'_>) -> Unit {
+    step.policy.unit_on(step.observed.machine.kind)
+}
+
+/// Why the node does not get the blocks that its config asks for.
+pub fn hindrance(step: &Step<'_>) -> Option<Why> {
+    match (step.policy.unit, step.observed.machine.kind) {
+        (Unit::Address, _) | (Unit::Block28, MachineKind::Unknown) => None,
+        (Unit::Block28, MachineKind::VmssUniform) => Some(Why::Kind),
+        (Unit::Block28, MachineKind::VmssFlex | MachineKind::Vm) => step.memory.denied.as_ref().map(|denied| denied.why.clone()),
+    }
+}
+
+/// Whether Azure gave no block since it was asked for one: for single addresses it may be asked at once.
+pub fn was_denied(step: &Step<'_>, last: &Attempt) -> bool {
+    last.intent.is_some() && last.intent == step.memory.asked_for_blocks && why(last).is_some()
+}
+
+/// Notes that Azure gave no block, and forgets it after a while.
+pub fn keep(step: &mut Step<'_>) {
+    let last = step.observed.last.as_ref().filter(|last| was_denied(step, last));
+    let denied = last.and_then(|last| Some(Denied { at: last.at, why: why(last)? }));
+    if let Some(denied) = denied.filter(|denied| step.memory.denied.as_ref().is_none_or(|known| known.at < denied.at)) {
+        step.out.events.push(Event { reason: denied.why.reason(), message: denied.why.message(), warning: true });
+        step.memory.denied = Some(denied);
+    }
+    let Some(begun) = step.memory.denied.as_ref().map(|denied| denied.at) else { return };
+    match REST.checked_sub(since(begun, step.now)) {
+        Some(rest) if !rest.is_zero() && step.policy.unit == Unit::Block28 => step.wake(rest),
+        Some(_) | None => step.memory.denied = None,
+    }
+}
+
+fn why(last: &Attempt) -> Option<Why> {
+    let error = last.result.as_ref().err()?;
+    match &error.class {
+        Class::SubnetFull => Some(Why::Fragmented),
+        Class::Rejected => Some(Why::Refused(error.code.clone())),
+        // What stands on the NIC and fails again and again would hold up all that comes after it.
+        Class::Failed if last.failures > 1 => Some(Why::Refused(error.code.clone())),
+        Class::Throttled { .. }
+        | Class::Busy { .. }
+        | Class::Stale
+        | Class::Superseded
+        | Class::Gone
+        | Class::Forbidden { .. }
+        | Class::Locked
+        | Class::Unauthenticated
+        | Class::Unavailable
+        | Class::Failed
+        | Class::NotSent => None,
+    }
+}
