@@ -10,7 +10,7 @@ use super::cloud::{Cloud, FOREIGN};
 use super::command::{Command, ConfigState, NicState, Reply};
 use super::error::{ArmError, put};
 use super::path::{ArmPath, key};
-use super::resource::{Nic, Shape};
+use super::resource::{IpConfig, Nic, Shape};
 
 impl Cloud {
     /// `POST /` with a command, or `GET /<name of a query>`.
@@ -89,7 +89,7 @@ impl Cloud {
         let mut violations = self.ledger.violations().to_vec();
         let mut holders = BTreeMap::new();
         for nic in self.nics.values() {
-            for address in nic.configs.iter().chain(&nic.leaving).filter_map(|config| config.address) {
+            for address in nic.configs.iter().chain(&nic.leaving).flat_map(IpConfig::addresses) {
                 if let Some(other) = holders.insert(address, &nic.id) {
                     violations.push(format!("{address} is on {other} and on {}", nic.id));
                 }

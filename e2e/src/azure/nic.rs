@@ -10,7 +10,7 @@ use super::cloud::Cloud;
 use super::error::{ArmError, put};
 use super::operation::{Fate, NicBefore, Provider, Status, Work};
 use super::path::{ArmPath, key};
-use super::resource::{IpConfig, Nic, State};
+use super::resource::{IpConfig, Nic, State, range_of};
 use super::wanted::{self, Wanted, writable};
 
 /// Members of a NIC's `properties` that callers cannot set.
@@ -87,6 +87,7 @@ impl Cloud {
             return Err(ArmError::network_precondition(given, "", &id));
         }
         wanted::check_whole(&mut wanted, &id)?;
+        wanted::check_blocks(&wanted, self.settings.prefix_blocks)?;
         self.check_subnets(&wanted, &id, context)?;
         if context.fate == Fate::Ignore {
             return self.get_nic(path, &Context::default()).map(|answer| Answer { headers: Vec::new(), ..answer });
@@ -166,16 +167,16 @@ impl Cloud {
         let mut old = std::mem::take(&mut nic.configs);
         let mut added = Vec::new();
         for want in wanted {
-            let Wanted { name, properties, subnet, primary, address: fixed, .. } = want;
+            let Wanted { name, properties, subnet, primary, address: fixed, block, .. } = want;
             let kept = old.iter().position(|config| config.name.eq_ignore_ascii_case(&name)).map(|index| old.remove(index));
             let config = match kept {
-                Some(config) if fixed.is_none_or(|fixed| config.address == Some(fixed)) => {
+                Some(config) if config.is_block() == block && fixed.is_none_or(|fixed| config.address == Some(fixed)) => {
                     IpConfig { primary, subnet, properties, ..config }
                 }
                 kept => {
                     let address = fixed.or_else(|| addresses.pop());
                     nic.leaving.extend(kept);
-                    if let Some(address) = address {
+                    for address in address.into_iter().flat_map(|first| range_of(first, block)) {
                         self.ledger.hold(address, &nic.id, &name, now);
                     }
                     added.push(name.clone());
@@ -222,7 +223,9 @@ impl Cloud {
         let mut addresses = Vec::new();
         for (index, config) in fresh.into_iter().enumerate() {
             config.state = if index < succeed { State::Succeeded } else { State::Failed };
-            addresses.extend(config.address.filter(|_| index < succeed));
+            if index < succeed {
+                addresses.extend(config.addresses());
+            }
         }
         if nic.machine.is_some() {
             for address in addresses {
@@ -235,7 +238,7 @@ impl Cloud {
     pub fn drop_leaving(&mut self, key: &str) {
         let Some(nic) = self.nics.get_mut(key) else { return };
         let reference = nic.fabric_ref();
-        let gone: Vec<Ipv4Addr> = std::mem::take(&mut nic.leaving).into_iter().filter_map(|config| config.address).collect();
+        let gone: Vec<Ipv4Addr> = std::mem::take(&mut nic.leaving).iter().flat_map(IpConfig::addresses).collect();
         for address in gone {
             self.take_down(key, reference.clone(), address);
             self.ledger.release(address, self.now);
@@ -248,7 +251,7 @@ impl Cloud {
             let reference = nic.fabric_ref();
             let configs = std::mem::take(&mut nic.configs);
             nic.leaving.extend(configs);
-            let gone: Vec<Ipv4Addr> = std::mem::take(&mut nic.leaving).into_iter().filter_map(|config| config.address).collect();
+            let gone: Vec<Ipv4Addr> = std::mem::take(&mut nic.leaving).iter().flat_map(IpConfig::addresses).collect();
             for address in gone {
                 self.take_down(key, reference.clone(), address);
                 self.ledger.release(address, self.now);
@@ -321,12 +324,10 @@ impl Cloud {
 
     fn cancel_nic(&mut self, key: &str, before: &NicBefore) -> Status {
         let NicBefore { tags, properties, configs, leaving } = before.clone();
-        let kept: BTreeSet<Ipv4Addr> = configs.iter().chain(&leaving).filter_map(|config| config.address).collect();
+        let kept: BTreeSet<Ipv4Addr> = configs.iter().chain(&leaving).flat_map(IpConfig::addresses).collect();
         let now = self.now;
         if let Some(nic) = self.nics.get_mut(key) {
-            for address in
-                nic.configs.iter().chain(&nic.leaving).filter_map(|config| config.address).filter(|address| !kept.contains(address))
-            {
+            for address in nic.configs.iter().chain(&nic.leaving).flat_map(IpConfig::addresses).filter(|address| !kept.contains(address)) {
                 self.ledger.release(address, now);
             }
             nic.tags = tags;

@@ -11,6 +11,7 @@ use super::command::Condition;
 use super::error::put;
 use super::fabric::{Mac, NicRef};
 use super::path::last;
+use super::wanted::PREFIX_LENGTH;
 
 /// `provisioningState`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +94,7 @@ pub(super) struct Nic {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct IpConfig {
     pub name: String,
+    /// Of a block the first.
     pub address: Option<Ipv4Addr>,
     pub primary: bool,
     /// Id of the subnet as it was sent.
@@ -148,6 +150,23 @@ pub(super) struct ScaleSet {
     /// `virtualMachineProfile`, without secrets.
     pub profile: Value,
     pub guid: String,
+}
+
+impl IpConfig {
+    /// Whether it carries 16 addresses.
+    pub fn is_block(&self) -> bool {
+        self.properties.contains_key(PREFIX_LENGTH)
+    }
+
+    /// All addresses that it carries.
+    pub fn addresses(&self) -> Vec<Ipv4Addr> {
+        self.address.into_iter().flat_map(|first| range_of(first, self.is_block())).collect()
+    }
+}
+
+/// The addresses of one configuration, by its first.
+pub(super) fn range_of(first: Ipv4Addr, block: bool) -> impl Iterator<Item = Ipv4Addr> {
+    (0..if block { 16 } else { 1 }).map(move |number| Ipv4Addr::from(u32::from(first).saturating_add(number)))
 }
 
 impl Vnet {
@@ -238,7 +257,8 @@ impl Nic {
         let mut properties = Value::Object(config.properties.clone());
         put(&mut properties, "provisioningState", json!(config.state.name()));
         if let Some(address) = config.address {
-            put(&mut properties, "privateIPAddress", json!(address));
+            let text = if config.is_block() { format!("{address}/28") } else { address.to_string() };
+            put(&mut properties, "privateIPAddress", json!(text));
         }
         put(&mut properties, "subnet", json!({ "id": config.subnet }));
         put(&mut properties, "primary", json!(config.primary));

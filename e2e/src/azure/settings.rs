@@ -38,6 +38,8 @@ pub struct Settings {
     pub lockdowns: Vec<Lockdown>,
     /// Whether IMDS and the wireserver close the connection of a caller with a secondary address at once; otherwise it hangs, as in Azure.
     pub refuse_secondary_callers: bool,
+    /// Whether the subscription is registered for blocks of addresses (`privateIPAddressPrefixLength`), a preview in Azure.
+    pub prefix_blocks: bool,
     /// Requests a second that one machine may send to IMDS; absent: any number.
     pub imds_per_second: Option<u32>,
 }
@@ -60,6 +62,7 @@ impl Default for Settings {
             locks: Vec::new(),
             lockdowns: Vec::new(),
             refuse_secondary_callers: false,
+            prefix_blocks: false,
             imds_per_second: None,
         }
     }

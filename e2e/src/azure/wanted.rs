@@ -17,11 +17,16 @@ pub(super) struct Wanted {
     pub name: String,
     pub subnet: String,
     pub primary: bool,
-    /// Static: the address asked for.
+    /// Static: the address asked for, of a block the first.
     pub address: Option<Ipv4Addr>,
+    /// Whether it is a block of 16 addresses.
+    pub block: bool,
     /// Other members of `properties`.
     pub properties: Map<String, Value>,
 }
+
+/// What makes an address a block.
+pub(super) const PREFIX_LENGTH: &str = "privateIPAddressPrefixLength";
 
 /// Members of a configuration's `properties` that are read-only or kept apart.
 const APART: [&str; 4] = ["provisioningState", "privateIPAddress", "subnet", "primary"];
@@ -72,6 +77,15 @@ pub(super) fn check_whole(wanted: &mut [Wanted], nic: &str) -> Result<(), ArmErr
     Ok(())
 }
 
+/// Blocks are for those who asked for the preview.
+pub(super) fn check_blocks(wanted: &[Wanted], registered: bool) -> Result<(), ArmError> {
+    if registered || !wanted.iter().any(|want| want.block) {
+        return Ok(());
+    }
+    let message = "Subscription is not registered for feature Microsoft.Network/AllowPrivateIpAddressPrefixOnNic.";
+    Err(ArmError::network(400, "SubscriptionNotRegisteredForFeature", message))
+}
+
 /// Rules between a body and what is there: the primary configuration stays.
 pub(super) fn check_change(wanted: &[Wanted], nic: &Nic) -> Result<(), ArmError> {
     let Some(primary) = nic.primary() else { return Ok(()) };
@@ -99,21 +113,29 @@ fn parse_one(config: &Value, nic: &str) -> Result<Wanted, ArmError> {
     if text("privateIPAddressVersion").is_some_and(|version| version != "IPv4") {
         return Err(ArmError::network(400, "IPv6NotSupported", format!("IP configuration {id}: this subnet has no IPv6 prefix.")));
     }
-    if properties.get("privateIPAddressPrefixLength").is_some_and(|length| !length.is_null()) {
-        let message = "Subscription is not registered for feature Microsoft.Network/AllowPrivateIpAddressPrefixOnNic.";
-        return Err(ArmError::network(400, "SubscriptionNotRegisteredForFeature", message));
-    }
+    let block = match properties.get(PREFIX_LENGTH).filter(|length| !length.is_null()) {
+        None => false,
+        Some(length) if length.as_u64() == Some(28) => true,
+        Some(length) => return Err(invalid(&format!("IP configuration {id}: a prefix length of {length} is not supported, only 28."))),
+    };
     let address = match text("privateIPAllocationMethod") {
         Some("Static") => Some(fixed(text("privateIPAddress"), &id)?),
         _ => None,
     };
     let primary = properties.get("primary").and_then(Value::as_bool).unwrap_or(false);
-    Ok(Wanted { id, name: name.into(), subnet, primary, address, properties: writable(properties, &APART) })
+    if block && (primary || properties.contains_key("publicIPAddress")) {
+        return Err(invalid(&format!("IP configuration {id}: only a secondary one without public IP address may be a prefix.")));
+    }
+    Ok(Wanted { id, name: name.into(), subnet, primary, address, block, properties: writable(properties, &APART) })
 }
 
 fn fixed(address: Option<&str>, id: &str) -> Result<Ipv4Addr, ArmError> {
     let address = address.ok_or_else(|| invalid(&format!("IP configuration {id} is static and has no private IP address.")))?;
-    address.parse().map_err(|_| ArmError::network(400, "InvalidIPAddressFormat", format!("IP address {address} of {id} is not valid.")))
+    address
+        .strip_suffix("/28")
+        .unwrap_or(address)
+        .parse()
+        .map_err(|_| ArmError::network(400, "InvalidIPAddressFormat", format!("IP address {address} of {id} is not valid.")))
 }
 
 pub(super) fn ids(properties: &Map<String, Value>, name: &str) -> BTreeSet<String> {

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode,
     config::PoolSpec,
-    node::{Agent, Cloud, Machine},
+    node::{Agent, Cloud, Machine, MachineKind},
 };
 use azure_vnet_operator::azure::{Arm as _, ArmClient};
 use azure_vnet_operator_core::{
@@ -217,7 +217,7 @@ impl Controller {
                     Err(result) => result,
                 };
                 self.writes.push((self.now, send.change.add, result.clone()));
-                self.exhausted |= result.as_ref().is_err_and(|error| error.class == Class::SubnetFull);
+                self.exhausted |= result.as_ref().is_err_and(|error| error.class == Class::SubnetFull) && !send.generous;
                 self.sleep(1);
                 pass.attempted(send.intent, result, self.now);
             }
@@ -225,7 +225,12 @@ impl Controller {
                 let began = self.now;
                 let read = self.read(urgency).await;
                 self.read_errors.extend(read.as_ref().err().cloned());
+                let kind = match self.place {
+                    Place::Nic(_) => MachineKind::Vm,
+                    Place::Instance(_) => MachineKind::VmssUniform,
+                };
                 let machine = |nic: &Nic| Machine {
+                    kind,
                     uid: "node".into(),
                     boot_id: "boot".into(),
                     subnet_id: nic.view().subnet.to_string(),

@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod blocks;
 mod controller;
 mod credentials;
 mod limits;
