@@ -8,6 +8,7 @@ mod burst;
 mod checker;
 mod cluster;
 pub mod connected;
+pub mod differ;
 mod failover;
 mod install;
 pub mod load;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use azure_vnet_e2e::build::PROBE_IMAGE;
 use azure_vnet_e2e::lab::{Lab, LabOptions, api};
-use azure_vnet_e2e::scenario::{self, Checker, Cluster, connected, told};
+use azure_vnet_e2e::scenario::{self, Checker, Cluster, connected, differ, told};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_mins(1);
@@ -111,5 +111,25 @@ fn a_plan_is_seen_before_it_is_sent_and_people_are_told_what_is_in_the_way() {
     cluster.kubectl(&["delete", "deployment", "few", "--wait=false"]).unwrap();
     told::exhausted_taint(&cluster, "n3", false, SOON).unwrap();
     checker.finish().unwrap();
+    lab.down().unwrap();
+}
+
+#[test]
+fn cm4_what_differs_is_named_by_its_witnesses_and_mended_without_freeing_an_address() {
+    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let cluster = Cluster::new(&lab).unwrap();
+    scenario::install(&cluster, &[]).unwrap();
+    scenario::configure(&cluster, scenario::CONFIG).unwrap();
+    scenario::wait_ready(&cluster, SOON).unwrap();
+    cluster.apply(&pods("one", "n1", 1)).unwrap();
+    cluster.apply(&pods("two", "n2", 1)).unwrap();
+    let running =
+        |app: &str| scenario::wait_for("the pod", SOON, || Ok(cluster.pods(&format!("app={app}"))?.pop().ok_or_else(String::new))).unwrap();
+    let (one, two) = (running("one"), running("two"));
+    // Until the new addresses are shown by every word.
+    differ::all_agree(&cluster, SOON * 2).unwrap();
+    differ::nothing_unseen_is_clean(&cluster, "n3").unwrap();
+    differ::a_forgotten_lease(&cluster, &two, SOON).unwrap();
+    differ::a_route_and_a_lease(&cluster, &one, SOON * 3).unwrap();
     lab.down().unwrap();
 }
