@@ -326,7 +326,7 @@ impl Nic {
         if left.add.is_empty() && left.gone.is_empty() && !repairs {
             return Err(Refusal::Done);
         }
-        if named.len() + left.add.len() > left.gone.len() + usize::from(view.room()) {
+        if !left.add.is_empty() && named.len() + left.add.len() > left.gone.len() + usize::from(view.room()) {
             return Err(Refusal::Limit);
         }
         Ok(left)

@@ -124,7 +124,7 @@ pub(super) fn guard(before: &Value, after: &Value, pointer: &str, change: &Edit)
     if added.iter().any(|entry| before.contains(&name(entry))) {
         return refuse("an addition is there already");
     }
-    if new.len() > usize::from(LIMIT) { Err(Refusal::Limit) } else { Ok(()) }
+    if new.len() > old.len().max(usize::from(LIMIT)) { Err(Refusal::Limit) } else { Ok(()) }
 }
 
 /// Whether two trees are the same but for what lies at a path.

@@ -73,6 +73,12 @@ fn repeating_a_write_whose_effect_shows_is_refused() {
 }
 
 #[test]
+fn i8_a_nic_that_has_too_many_may_be_given_fewer() {
+    let nic = nic(&tree(&[(1, 1), (2, 2), (3, 3)], 255));
+    assert!(nic.write(&Change { remove: [entry(1, 1)].into(), ..Change::default() }).is_ok(), "{:?}", nic.view());
+}
+
+#[test]
 fn i8_the_two_hundred_and_fifty_seventh_is_refused() {
     let ours: Vec<(u8, u8)> = (1..=200).map(|n| (n, n)).collect();
     let nic = nic(&tree(&ours, 54));
