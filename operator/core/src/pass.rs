@@ -178,6 +178,11 @@ impl Known {
         let nic = known.nic.filter(|_| same_boot);
         Self { object, nic, nonce, uid, provider_id: subject.provider_id.to_owned(), ..known }
     }
+
+    /// Notes that the node was cordoned since the last pass, be it over or not: nothing is given back for a while (I9).
+    pub fn note_cordon(&mut self) {
+        self.memory.restless = true;
+    }
 }
 
 impl<'a> Pass<'a> {
@@ -482,6 +487,23 @@ mod tests {
         let Continue(Effect::Send(send)) = go(&mut pass, &mut world, &object) else { panic!("the removal is this controller's own") };
         assert_eq!(send.change.remove, (9..=12).map(at).collect());
         assert!(world.now < send.not_after && send.not_after <= world.now + seconds(600));
+    }
+
+    #[test]
+    fn i9_a_cordon_that_was_over_before_the_pass_began_counts() {
+        let mut world = World::filled(12, 0);
+        world.settle();
+        world.pass(3600);
+        let (mut quiet, before, object) = (world.clone(), world.clone(), object(&world));
+        let subject = subject(&before);
+        let known = Known { memory: world.observed.memory.clone(), nonce: "mine".into(), uid: "node".into(), ..Known::default() };
+        let known = known.renewed(&subject, Some(Arc::new(object.clone())));
+        let mut pass = Pass::new(subject.clone(), known.clone());
+        assert!(matches!(go(&mut pass, &mut quiet, &object), Continue(Effect::WriteSpec(spec)) if !spec.release.is_empty()));
+        let mut cordoned = known;
+        cordoned.note_cordon();
+        let mut pass = Pass::new(subject, cordoned);
+        assert!(!matches!(go(&mut pass, &mut world, &object), Continue(Effect::WriteSpec(_))), "it was cordoned a moment ago");
     }
 
     #[test]

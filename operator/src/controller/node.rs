@@ -191,7 +191,11 @@ impl<A: Arm> Shell<A> {
         let boot = subject.node.boot_id.clone();
         let target = known.target.take().filter(|_| known.of_pass.is_of(&subject) && known.boot == boot);
         let mut work = Work { shell: self, node: &node, provider: &provider, target, masquerade };
-        let mut pass = Pass::new(subject.clone(), known.of_pass.renewed(&subject, object));
+        let mut of_pass = known.of_pass.renewed(&subject, object);
+        if self.caches.cordons.take(name) {
+            of_pass.note_cordon();
+        }
+        let mut pass = Pass::new(subject.clone(), of_pass);
         let result = work.run(&mut pass).await;
         let known = Known { of_pass: pass.into_known(), target: work.target, boot, ..known };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);

@@ -18,7 +18,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{kinds::Node, *};
+use super::{kinds::Node, watch::Cordons, *};
 
 const SUBNET: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/nodes";
 const NIC: &str = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/nic";
@@ -190,6 +190,7 @@ fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
         nodes: store(vec![node("boot")]),
         configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
         pools: store(vec![]),
+        cordons: Cordons::default(),
     };
     let (end, leaving) = Shutdown::manual();
     let arm = Azure {

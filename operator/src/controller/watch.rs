@@ -1,6 +1,10 @@
 //! Caches of nodes, configs and pools. Every change makes the nodes that it concerns due.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
 use futures::StreamExt as _;
@@ -33,6 +37,26 @@ pub struct Caches {
     pub configs: Store<AzureVnetConfig>,
     /// Pools, by the node's name.
     pub pools: Store<AzureVnetNode>,
+    /// Cordons that may be over before a pass looks.
+    pub cordons: Cordons,
+}
+
+/// Nodes that were seen cordoned since they were last asked for: a pass that waits for Azure may outlast a cordon.
+#[derive(Clone, Debug, Default)]
+pub struct Cordons(Arc<Mutex<BTreeSet<String>>>);
+
+impl Cordons {
+    /// Notes a node as it was seen.
+    pub fn note(&self, node: &Node) {
+        if node.spec.unschedulable {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node.name().to_owned());
+        }
+    }
+
+    /// Whether a node was cordoned since this was last asked.
+    pub fn take(&self, name: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+    }
 }
 
 impl Caches {
@@ -41,9 +65,14 @@ impl Caches {
         let (nodes, node_writer) = reflector::store();
         let (configs, config_writer) = reflector::store();
         let (pools, pool_writer) = reflector::store();
-        let caches = Self { nodes, configs, pools };
+        let caches = Self { nodes, configs, pools, cordons: Cordons::default() };
         let this = (Arc::clone(queue), caches.clone());
-        tasks.spawn(follow(Api::all(client.clone()), node_writer, Node::trim, move |event| this.1.mark(&this.0, &event)));
+        tasks.spawn(follow(Api::all(client.clone()), node_writer, Node::trim, move |event| {
+            if let Event::Apply(node) | Event::InitApply(node) = &event {
+                this.1.cordons.note(node);
+            }
+            this.1.mark(&this.0, &event);
+        }));
         let this = (Arc::clone(queue), caches.clone());
         tasks.spawn(follow(Api::all(client.clone()), pool_writer, trim_all, move |event| this.1.mark(&this.0, &event)));
         let this = (Arc::clone(queue), caches.clone());
@@ -119,6 +148,18 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn i9_a_cordon_is_remembered_until_it_was_asked_for_though_it_is_over() {
+        let cordons = Cordons::default();
+        let mut node: Node =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "n1"}, "spec": {"unschedulable": true}})).unwrap();
+        cordons.note(&node);
+        node.spec.unschedulable = false;
+        cordons.note(&node);
+        assert!(!cordons.take("n2") && cordons.take("n1"));
+        assert!(!cordons.take("n1"), "it counts once");
+    }
 
     #[test]
     fn sc1_nodes_are_listed_in_pages_of_at_most_five_hundred() {
