@@ -168,14 +168,15 @@ impl World<'_> {
             if !change.remove.contains(&at) {
                 trace.violated(|| format!("RE2: n{name}: PUT {id} removes {at}, which it does not name"));
             }
-            let aside = machine.store.disk.markers.get(&address) == Some(&at);
+            // A new disk has offered nothing yet, and learns of this from the object that it adopts first.
+            let aside = machine.store.disk.markers.get(&address) == Some(&at) || machine.store.disk.adopted.is_none();
             let running = !machine.on || !machine.store.run.sealed || machine.store.quarantined().contains(&at);
             if !aside || !running {
                 trace.violated(|| format!("I2: n{name}: PUT {id} removes {at}, which is not set aside"));
             }
         }
         let present = self.nics[name].entries.len() + effect.add.len() + self.nics[name].foreign.len() + 1;
-        if present > 256 + effect.remove.len() {
+        if !effect.add.is_empty() && present > 256 + effect.remove.len() {
             trace.violated(|| format!("I8: n{name}: {present} IP configurations"));
         }
         let stored = self.server.objects.get(&name);
@@ -237,7 +238,7 @@ impl World<'_> {
         self.book.asked.insert(name, self.now);
         self.book.asked_of.insert((name, id), self.book.reported.get(&name).copied().unwrap_or_default());
         self.check_leaving(caller, "release", id);
-        let Some(policy) = self.policy(name).filter(|_| self.book.restored.is_none()) else { return };
+        let Some(policy) = self.policy_of(caller).filter(|_| self.book.restored.is_none()) else { return };
         let calm = i64::try_from(policy.release.calm.as_millis()).unwrap_or_default();
         let restless = self.book.restless.get(&name).copied().unwrap_or_default();
         let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();

@@ -12,6 +12,7 @@ use azure_vnet_operator_core::{
     arm::{Budget, Error},
     decide::{Leader, NodeFacts, may_vanish},
     pass::{Effect, End, Known, Pass, Present, Subject, newer},
+    policy::Policy,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -29,7 +30,7 @@ const RETRY: i64 = 2_000;
 const TRUST: i64 = 10_000;
 /// How long one that is asked to end may take, and how far the time of day may be from its clock.
 const FINISH: i64 = 20_000;
-const APART: i64 = 60_000;
+const APART: i64 = 20_000;
 /// Pause after a pass that broke off.
 const AGAIN: i64 = 5_000;
 /// Between two looks at an object that is held.
@@ -64,6 +65,8 @@ pub struct Replica<'p> {
     passes: u64,
     exhausted: BTreeMap<String, i64>,
     leaving: BTreeSet<usize>,
+    /// Nodes that were seen cordoned since their last pass began.
+    cordons: BTreeSet<usize>,
     gates: BTreeMap<Budget, i64>,
 }
 
@@ -71,6 +74,7 @@ pub struct Replica<'p> {
 struct Running<'p> {
     number: u64,
     pass: Pass<'p>,
+    policy: &'p Policy,
     node: Rc<NodeObject>,
 }
 
@@ -90,6 +94,11 @@ impl Replica<'_> {
 
     pub fn nonce(&self, now: i64) -> Option<&str> {
         self.leads(now).then_some(self.nonce.as_str())
+    }
+
+    /// Whether it sees a node as cordoned.
+    pub fn has_seen_cordon(&self, name: usize) -> bool {
+        self.nodes.get(&name).is_some_and(|node| node.cordoned)
     }
 
     pub fn kill(&mut self) {
@@ -209,7 +218,12 @@ impl<'p> World<'p> {
     pub fn deliver(&mut self, replica: usize, name: usize) {
         let (one, server) = (&mut self.replicas[replica], &self.server);
         match server.nodes.get(&name) {
-            Some(node) => _ = one.nodes.insert(name, Rc::clone(node)),
+            Some(node) => {
+                if node.cordoned {
+                    one.cordons.insert(name);
+                }
+                one.nodes.insert(name, Rc::clone(node));
+            }
             None => _ = one.nodes.remove(&name),
         }
         match server.objects.get(&name) {
@@ -261,10 +275,13 @@ impl<'p> World<'p> {
         };
         let me = Leader { identity: one.identity.clone(), nonce };
         let subject = Subject { node: facts, provider_id: &self.plan.machines[name].provider, policy, me };
-        let known = known.renewed(&subject, object);
+        let mut known = known.renewed(&subject, object);
+        if one.cordons.remove(&name) {
+            known.note_cordon();
+        }
         one.passes += 1;
         let number = one.passes;
-        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), node }));
+        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), policy, node }));
         self.go_on(replica, name);
     }
 
@@ -403,6 +420,11 @@ impl<'p> World<'p> {
         Some((running.pass.known().object.as_ref().map(|object| object.metadata.clone()), Rc::clone(&running.node)))
     }
 
+    /// The policy that a pass goes by.
+    pub fn policy_of(&self, caller: Caller) -> Option<&'p Policy> {
+        self.replicas[caller.replica].running.get(&caller.name).map(|running| running.policy)
+    }
+
     /// Whether a request may still be sent: the lease and the time are looked at right before.
     pub fn may_send(&self, caller: Caller, not_after: Timestamp) -> bool {
         if self.plan.mutation == Some(Mutation::SendsAnyway) {
@@ -424,8 +446,11 @@ impl<'p> World<'p> {
 
     /// Moves the time of day where a process runs.
     pub fn jump(&mut self, replica: usize, by: i64) {
-        self.replicas[replica].wall += by;
-        self.book.clock_moved = Some(self.now);
+        let one = &mut self.replicas[replica];
+        one.wall += by;
+        if one.wall.abs() > APART {
+            self.book.clock_moved = Some(self.now);
+        }
         let (life, pause) = (self.replicas[replica].life, self.dice.time(1, 1_000));
         self.after(pause, Event::KeepTime { replica, life });
     }

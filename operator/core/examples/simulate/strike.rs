@@ -198,7 +198,7 @@ impl World<'_> {
     fn move_clock(&mut self, by: i64) {
         if by.abs() < 60_000 {
             let replica = self.dice.below(2);
-            self.replicas[replica].skew += by;
+            self.jump(replica, by);
             return self.trace.hit(Fault::A26ClocksDiffer);
         }
         if let Some(leader) = self.leader() {
@@ -304,7 +304,10 @@ impl World<'_> {
         self.server.nodes.insert(name, Rc::new(NodeObject { cordoned: false, ..(**node).clone() }));
         self.server.next_version();
         self.book.cordoned.remove(&name);
-        self.book.restless.insert(name, self.now);
+        // A leader whose watch stands still learns of a short cordon never; another leader begins the calm anew.
+        if self.leader().is_some_and(|leader| self.replicas[leader].has_seen_cordon(name)) {
+            self.book.restless.insert(name, self.now);
+        }
         self.changed(name);
     }
 
