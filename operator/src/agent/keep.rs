@@ -196,6 +196,9 @@ impl Node {
 
     /// Once for every store that is not sealed: leases from the kernel, then quarantine from disk, before anything is offered (safety rules ST3, ST6).
     fn restore(&mut self, view: &View) -> Result<(), KeeperError> {
+        if let Some(lost) = self.keeper.make_folders()? {
+            warn!(lost = %lost.display(), "the node store lost leases, and is made whole by what the kernel shows");
+        }
         if self.restored && self.keeper.is_sealed() {
             return Ok(());
         }

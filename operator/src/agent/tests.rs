@@ -428,6 +428,22 @@ fn st12_a_replaced_folder_ends_the_agent() {
 }
 
 #[test]
+fn st3_a_store_that_loses_its_leases_while_the_agent_runs_is_made_whole_before_it_gives_an_address() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5", "2/10.0.0.6"]);
+        let mut node = filled(&machine, &object);
+        run("ip", &["link", "add", "azv00000000001", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "azv00000000001", "alias", "azure-vnet:c1/eth0 10.0.0.5"]);
+        fs::remove_dir_all(machine.path("run/lease")).unwrap();
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert!(outcome.ready && condition(&outcome, super::problems::Topic::StoreHealthy).is_none());
+        assert_eq!(lease(&node, "c2"), address("10.0.0.6"), "the other is the pod's that lives");
+        assert_eq!(lease(&node, "c1"), address("10.0.0.5"));
+    });
+}
+
+#[test]
 fn pk1_every_pool_address_is_unreachable_until_it_leaves_and_re7_a_lost_one_loses_its_host_route() {
     apart(|| {
         let machine = Machine::new();

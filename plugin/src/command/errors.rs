@@ -5,6 +5,7 @@ use azure_vnet_plugin_core::{
     bridge::NetworkError,
     error::{CniError, Code, chain},
     ipam::Source,
+    pool::SealOwner,
     source::Wanted,
 };
 
@@ -21,10 +22,10 @@ use crate::{
 const AGENT: &str = "the azure-vnet agent of this node adopts its pool and seals the store; see its log";
 const ANY: &str = "run the azure-vnet agent or `azure-vnet-operator standalone` on this machine: it provides the pool";
 
-/// What makes a store whole again whose seal is there.
-const AGENT_ANEW: &str = "restart the azure-vnet agent of this node: it makes the store whole, and forgets no pod that runs";
-const STORE_ANEW: &str = "remove the file `sealed` in it, or restart the azure-vnet agent where there is one: the store is made whole, and no \
-                          pod that runs is forgotten";
+/// What makes a store whole again that lost its leases: who sealed it.
+const AGENT_ANEW: &str = "the azure-vnet agent of this node (`azure-vnet-operator standalone` where there is none) makes it whole within seconds, \
+                          by what the kernel shows of pods; start it where it does not run";
+const PLUGIN_ANEW: &str = "the next ADD makes it whole, by what the kernel shows of pods";
 
 const MACHINE: &str = "add secondary IP configurations to this machine's network interface";
 
@@ -65,8 +66,8 @@ pub(super) fn status(error: &PoolError, source: Source) -> CniError {
 
 fn remedy(error: &PoolError, source: Source) -> &'static str {
     match (error, source) {
-        (PoolError::Incomplete { .. }, Source::Pool) => AGENT_ANEW,
-        (PoolError::Incomplete { .. }, Source::Azure(_) | Source::File) => STORE_ANEW,
+        (PoolError::Incomplete { owner: SealOwner::Agent, .. }, _) => AGENT_ANEW,
+        (PoolError::Incomplete { owner: SealOwner::Plugin, .. }, _) => PLUGIN_ANEW,
         (_, Source::Pool) => AGENT,
         (_, Source::Azure(_) | Source::File) => ANY,
     }

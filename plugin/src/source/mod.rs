@@ -149,19 +149,20 @@ impl<'a> Machine<'a> {
         (own.source != Source::Pool).then_some(Self { store, own, places })
     }
 
-    /// Sees to a sealed store that knows of addresses. Where an agent keeps the store, that is all of it.
+    /// Sees to a sealed store that knows of addresses. Where an agent keeps the store, that is all of it; one that lost its leases, and that no
+    /// agent keeps, is made whole anew.
     ///
     /// # Errors
     /// See [`SourceError`].
     pub fn prepare(&self, host: &mut Netlink, network: &NetworkName) -> Result<(), SourceError> {
         match self.store.seal() {
             Ok(sealed) if sealed.owner == SealOwner::Agent => return Ok(()),
-            Ok(_) => return self.freshen(host, self.store.now(), None),
+            Ok(_) if self.store.missing_part()?.is_none() => return self.freshen(host, self.store.now(), None),
             Err(error) if error.is_of_a_later_version() => return Err(SourceError::Seal(error)),
             Err(PoolError::File(error)) => return Err(error.into()),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
-        self.store.make_folders()?;
+        self.store.make_folders().map_err(SourceError::Store)?;
         self.freshen(host, self.store.now(), None)?;
         self.seal(host, network)
     }

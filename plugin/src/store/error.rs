@@ -2,7 +2,11 @@
 
 use std::{io, net::Ipv4Addr, path::PathBuf};
 
-use azure_vnet_plugin_core::{RecordError, pool::Regression, source::Wanted};
+use azure_vnet_plugin_core::{
+    RecordError,
+    pool::{Regression, SealOwner},
+    source::Wanted,
+};
 
 use super::{Counts, LOCK_WAIT};
 
@@ -46,6 +50,8 @@ pub enum PoolError {
     Incomplete {
         /// The store.
         folder: PathBuf,
+        /// Who sealed it, and makes it whole again.
+        owner: SealOwner,
         /// What could not be done.
         source: FileError,
     },

@@ -255,7 +255,7 @@ impl Store {
             return error.into();
         }
         match self.find_seal() {
-            Ok(_) => PoolError::Incomplete { folder: self.folder.clone(), source: error }.into(),
+            Ok(seal) => PoolError::Incomplete { folder: self.folder.clone(), owner: seal.sealed.owner, source: error }.into(),
             Err(gone) => gone.into(),
         }
     }

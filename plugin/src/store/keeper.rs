@@ -67,7 +67,7 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`].
     pub fn open(run: &Path, durable: &Path, boot: BootId) -> Result<Self, KeeperError> {
-        for folder in [run, &run.join("lease"), &run.join("by"), &run.join("want"), durable, &durable.join("quarantine")] {
+        for folder in [durable, &durable.join("quarantine")] {
             files::make_folder(folder)?;
         }
         files::sync_parent(durable)?;
@@ -77,13 +77,23 @@ impl Keeper {
         if !files::wait_for(&lock, &path, STRAY)? {
             return Err(KeeperError::Kept { folder: durable.to_owned() });
         }
+        let store = Store::at(run, boot.clone());
+        store.make_folders()?;
         let id = identify(durable)?;
         // A hint: what cannot be read is nothing.
         let remembered = files::read(&durable.join("remembered"))?.and_then(|bytes| Remembered::parse(&bytes).ok());
-        let remembered = remembered.unwrap_or_else(|| Remembered::none(boot.clone())).in_boot(boot.clone());
+        let remembered = remembered.unwrap_or_else(|| Remembered::none(boot.clone())).in_boot(boot);
         let (run_folder, durable_folder) = (files::open_folder(run)?, files::open_folder(durable)?);
-        let (store, durable) = (Store::at(run, boot), durable.to_owned());
-        Ok(Self { store, durable, id, remembered, run_folder, durable_folder, _lock: lock })
+        Ok(Self { store, durable: durable.to_owned(), id, remembered, run_folder, durable_folder, _lock: lock })
+    }
+
+    /// Makes the folders that plugins need and that are gone. Answers which of a sealed store held leases: it lost its seal with them, and is to be
+    /// made whole as at a start (safety rule ST3).
+    ///
+    /// # Errors
+    /// See [`KeeperError`].
+    pub fn make_folders(&self) -> Result<Option<PathBuf>, KeeperError> {
+        Ok(self.store.make_folders()?)
     }
 
     /// The plugins' view.

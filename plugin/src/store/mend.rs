@@ -1,6 +1,12 @@
 //! Making a store whole: leases from the kernel's links, and what dead processes left. For the agent, and for plugins where there is none.
 
-use std::{collections::BTreeSet, fs::File, io::Read as _, net::Ipv4Addr, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read as _,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, AttachmentHash, IfName, Mode, NetnsPath, NetworkName, PodRef},
@@ -61,15 +67,31 @@ pub struct Swept {
 }
 
 impl Store {
-    /// Makes the folders of a store that no agent has made.
+    /// Makes the folders that the store lacks. One that has lost its leases is no longer whole: it loses its seal first, so that nothing is leased
+    /// from it before it was rebuilt (safety rule ST3). Answers what was missing of a sealed one.
     ///
     /// # Errors
-    /// One cannot be made.
-    pub fn make_folders(&self) -> Result<(), FileError> {
-        for folder in [&self.folder, &self.folder.join("lease"), &self.folder.join("by"), &self.folder.join("want")] {
-            files::make_folder(folder)?;
+    /// See [`HoldError`].
+    pub fn make_folders(&self) -> Result<Option<PathBuf>, HoldError> {
+        files::make_folder(&self.folder)?;
+        let lost = self.unseal_if_incomplete()?;
+        for folder in ["lease", "by", "want"] {
+            files::make_folder(&self.folder.join(folder))?;
         }
-        Ok(())
+        Ok(lost)
+    }
+
+    fn unseal_if_incomplete(&self) -> Result<Option<PathBuf>, HoldError> {
+        if self.missing_part()?.is_none() || files::inode(&self.seal_path())?.is_none() {
+            return Ok(None);
+        }
+        let _lock = self.lock()?;
+        // Another process may have made it whole meanwhile, and sealed it.
+        let lost = self.missing_part()?;
+        if lost.is_some() {
+            files::remove(&self.seal_path())?;
+        }
+        Ok(lost)
     }
 
     /// Says that the store is whole where no agent does (safety rule ST3), after making the leases of pods that are there, and occupying
@@ -83,6 +105,7 @@ impl Store {
         if let Ok(sealed) = self.seal() {
             return Ok(sealed.owner);
         }
+        self.sweep_index(&lock, &mut Swept::default())?;
         self.rebuild(&lock, links)?;
         for address in in_use {
             files::link_new(&self.folder, &self.lease_path(*address), OCCUPIED)?;

@@ -35,7 +35,7 @@ pub(super) struct Offer {
 /// The word of this boot that the store is whole, as it was found.
 #[derive(Debug)]
 pub(super) struct Seal {
-    sealed: Sealed,
+    pub(super) sealed: Sealed,
     seen: Seen,
 }
 
@@ -127,14 +127,27 @@ impl Store {
     /// # Errors
     /// See [`PoolError`].
     pub fn has_pool(&self, supply: &Supply) -> Result<(), PoolError> {
-        self.offer(supply)?;
-        for path in [self.folder.join("lease"), self.folder.join("by")] {
-            if files::inode(&path).map_err(PoolError::File)?.is_none() {
+        let owner = self.offer(supply)?.seal.sealed.owner;
+        match self.missing_part().map_err(PoolError::File)? {
+            None => Ok(()),
+            Some(path) => {
                 let source = FileError { operation: "find", path, source: ErrorKind::NotFound.into() };
-                return Err(PoolError::Incomplete { folder: self.folder.clone(), source });
+                Err(PoolError::Incomplete { folder: self.folder.clone(), owner, source })
             }
         }
-        Ok(())
+    }
+
+    /// A folder of leases, or of what leads to them, that is not there: what the store knew of pods is lost with it.
+    ///
+    /// # Errors
+    /// It cannot be looked for.
+    pub fn missing_part(&self) -> Result<Option<PathBuf>, FileError> {
+        for path in [self.folder.join("lease"), self.folder.join("by")] {
+            if files::inode(&path)?.is_none() {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn offer(&self, supply: &Supply) -> Result<Offer, PoolError> {
@@ -210,7 +223,7 @@ impl Store {
         Ok(pool)
     }
 
-    fn seal_path(&self) -> PathBuf {
+    pub(super) fn seal_path(&self) -> PathBuf {
         self.folder.join("sealed")
     }
 

@@ -82,27 +82,35 @@ fn st3_without_an_agent_the_plugin_makes_the_store_and_losing_it_frees_nothing()
 }
 
 #[test]
-fn st3_a_sealed_store_that_lacks_a_folder_says_so_and_what_it_names_helps() {
+fn st3_a_sealed_store_that_lost_leases_is_made_whole_where_there_is_no_agent_and_else_says_who_does() {
     for folder in ["lease", "by"] {
         on_a_bare_node(move |node| {
             let service = Service::start(wireserver(&addresses(1..=3)));
             let conf = alone(&service);
-            let first = node.run(&node.sandbox("a", "a"), "ADD", &conf).address();
-            fs::remove_dir_all(Path::new(RUN).join(folder)).unwrap();
-            let pod = node.sandbox("b", "b");
+            let (first, pod) = (node.sandbox("a", "a"), node.sandbox("b", "b"));
+            let mut given = vec![node.run(&first, "ADD", &conf).address()];
+            let lose = || fs::remove_dir_all(Path::new(RUN).join(folder)).unwrap();
+            lose();
+            given.push(node.run(&pod, "ADD", &conf).address());
+            node.assert_holds(&given, "the pod that lives has its lease again");
+            lose();
+            assert!(node.run(&pod, "STATUS", &conf).ok);
+            assert_eq!(node.run(&first, "ADD", &conf).address(), given[0], "and is found by it");
+            node.assert_holds(&given, folder);
+            node.adopt(&[pool_address(9)], 1, Duration::ZERO);
+            lose();
+            let third = node.sandbox("c", "c");
             for (command, code) in [("ADD", 11), ("STATUS", 50)] {
-                let refused = node.run(&pod, command, &conf);
+                let refused = node.run(&third, command, &conf);
                 assert_eq!(refused.code(), code, "{refused:?}");
                 let said = ["msg", "details"].map(|part| refused.json()[part].as_str().unwrap().to_owned());
                 assert!(
                     said[0].contains("is sealed, and part of it is missing") && said[0].contains(&format!("{RUN}/{folder}")),
                     "{said:?}"
                 );
-                assert!(said[1].starts_with("remove the file `sealed`"), "{said:?}");
+                assert!(said[1].starts_with("the azure-vnet agent of this node"), "{said:?}");
             }
-            fs::remove_file(Path::new(RUN).join("sealed")).unwrap();
-            let second = node.run(&pod, "ADD", &conf).address();
-            node.assert_holds(&[first, second], folder);
+            assert!(!Path::new(RUN).join(folder).exists(), "the agent's store is the agent's to mend");
         });
     }
 }

@@ -9,7 +9,7 @@ use azure_vnet_plugin_core::{
 
 use super::{
     super::{
-        KeeperError, Quarantining,
+        KeeperError, PoolError, Quarantining,
         files::faults::{self, Fault},
     },
     *,
@@ -261,6 +261,28 @@ fn st8_growing_that_is_stopped_anywhere_never_gives_a_held_address() {
             assert!(!is_adopted || adopted.revision == 2);
         }
     });
+}
+
+#[test]
+fn st3_a_start_on_a_store_that_lost_its_leases_and_is_stopped_anywhere_leaves_none_that_gives_their_addresses() {
+    let prepare = || {
+        let node = Node::with_pool(&[4, 5]);
+        add(&node.store(), "lives").unwrap();
+        std::fs::remove_dir_all(node.path("run/lease")).unwrap();
+        node
+    };
+    sweep(
+        &[End::Process],
+        prepare,
+        |node| drop(opened(node)),
+        |node, (), _| {
+            let given = add(&node.store(), "b");
+            assert!(
+                matches!(given, Err(LeaseError::Pool(PoolError::NotSealed { .. } | PoolError::Incomplete { .. }))),
+                "nobody knows who lives: {given:?}"
+            );
+        },
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs};
 use azure_vnet_plugin_core::attachment::PodRef;
 
 use super::{
-    super::{KeeperError, Quarantining, Rebuilt, Restored},
+    super::{KeeperError, PoolError, Quarantining, Rebuilt, Restored},
     *,
 };
 
@@ -31,6 +31,29 @@ fn st3_pods_that_run_keep_their_addresses_when_the_store_is_lost() {
     assert_eq!(add_all(&node.store()), [5, 6].map(address));
     delete(&node.store(), "a");
     assert!(is_cooling(&node.store(), 4));
+}
+
+#[test]
+fn st3_a_sealed_store_that_lost_leases_gives_none_before_it_is_made_whole() {
+    for lost in ["run/lease", "run/by"] {
+        for restarts in [true, false] {
+            let node = Node::with_pool(&[4, 5]);
+            let store = node.store();
+            assert_eq!(add(&store, "lives").unwrap(), address(4));
+            let keeper = (!restarts).then(|| node.open());
+            std::fs::remove_dir_all(node.path(lost)).unwrap();
+            let keeper = keeper.unwrap_or_else(|| node.open());
+            assert_eq!(keeper.make_folders().unwrap(), (!restarts).then(|| node.path(lost)), "a start has seen to it");
+            assert!(matches!(add(&store, "b"), Err(LeaseError::Pool(PoolError::NotSealed { .. }))), "{lost}");
+            assert_eq!(keeper.make_folders().unwrap(), None);
+            keeper.sweep().unwrap();
+            keeper.rebuild_from_kernel(&[kernel_lease(4, "lives")]).unwrap();
+            keeper.seal(SealOwner::Agent).unwrap();
+            assert_eq!(keeper.make_folders().unwrap(), None, "a whole one keeps its seal");
+            assert_eq!(add(&store, "b").unwrap(), address(5));
+            assert_eq!(add(&store, "lives").unwrap(), address(4));
+        }
+    }
 }
 
 #[test]
