@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::{
     frames::Frames,
     lock,
-    netlink::{Change, Errno, Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError},
+    netlink::{Change, Errno, Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError, Route},
     resolvers,
     store::LOCK_WAIT,
     switch::{self, SwitchError},
@@ -175,7 +175,9 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
         |address: &IpAddr| rules.iter().find(|rule| rule.comment.address == Some(*address)).is_some_and(|first| first.comment.tag != tag);
     let addresses: BTreeSet<IpAddr> = named.chain(known.iter().copied()).filter(|address| !taken(address)).collect();
     for address in addresses {
-        forget_way(host, address)?;
+        if let Some(way) = Way::to(host, address)? {
+            way.remove(host)?;
+        }
     }
     let count = rules.iter().filter(own).count();
     if let (Some(frames), true) = (&mut frames, count > 0) {
@@ -184,19 +186,36 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
     Ok(Forgotten { rules: count, _socket: frames })
 }
 
-/// Removes route and entry of an address that a bridge of these plugins leads to. Whose they are its caller knows.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn forget_way(host: &mut Netlink, address: IpAddr) -> Result<(), NetlinkError> {
-    let Lookup::Route(route) = host.route_to(address)? else { return Ok(()) };
-    let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { return Ok(()) };
-    if host.link(LinkBy::Index(link))?.is_some_and(|link| uplink_of(&link).is_some()) {
+/// Route and entry of an address that a bridge of these plugins leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    address: IpAddr,
+    link: LinkIndex,
+    route: Route,
+}
+
+impl Way {
+    /// The way to an address. Whose it is its caller knows.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn to(host: &mut Netlink, address: IpAddr) -> Result<Option<Self>, NetlinkError> {
+        let Lookup::Route(route) = host.route_to(address)? else { return Ok(None) };
+        let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { return Ok(None) };
+        let leads = host.link(LinkBy::Index(link))?.is_some_and(|link| uplink_of(&link).is_some());
+        Ok(leads.then_some(Self { address, link, route }))
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(self, host: &mut Netlink) -> Result<(), NetlinkError> {
+        let Self { address, link, route } = self;
         // The route leads to the entry.
         gone(host.change(Change::DeleteNeighbour { link, address }))?;
-        gone(host.change(Change::DeleteRoute(route)))?;
+        gone(host.change(Change::DeleteRoute(route)))
     }
-    Ok(())
 }
 
 /// How pods that are there are wired, by their links and rules. The rules are read once, and only if a pod is bridged.

@@ -12,7 +12,7 @@ use azure_vnet_plugin_core::{
 };
 
 use crate::{
-    bridge,
+    bridge::Way,
     frames::Frames,
     netlink::{Link, Netlink, NetlinkError},
     store::{HoldError, Store},
@@ -83,12 +83,19 @@ fn linked(host: &mut Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     Ok(host.links()?.iter().filter_map(address).collect())
 }
 
+/// Removes the way to an address unless a link names it. Whether it is gone. A pod has its link first, and makes its way only where there is none: so
+/// the way that is there before links are looked at is not that of a pod which comes meanwhile, with an address of another IPAM plugin.
+pub fn take_away(host: &mut Netlink, address: IpAddr, is_linked: &mut dyn FnMut(&mut Netlink) -> Result<bool, NetlinkError>) -> bool {
+    let Ok(way) = Way::to(host, address) else { return false };
+    matches!(is_linked(host), Ok(false)) && way.is_none_or(|way| way.remove(host).is_ok())
+}
+
 /// Takes the way to an address away that no link names, and lets the address rest. Whether nothing of the former pod's is in the way of others.
 fn is_cleared(address: IpAddr, store: &Store, host: &mut Netlink) -> Result<bool, StraysError> {
-    let mut take_away = || linked(host).is_ok_and(|linked| !linked.contains(&address)) && bridge::forget_way(host, address).is_ok();
+    let mut taken = || take_away(host, address, &mut |host| linked(host).map(|linked| linked.contains(&address)));
     match address {
-        IpAddr::V4(address) => store.clear(address, &mut take_away).map_err(|source| StraysError::Store { address, source }),
+        IpAddr::V4(address) => store.clear(address, &mut taken).map_err(|source| StraysError::Store { address, source }),
         // The store has none of these: other plugins give them.
-        IpAddr::V6(_) => Ok(take_away()),
+        IpAddr::V6(_) => Ok(taken()),
     }
 }

@@ -116,14 +116,18 @@ impl Store {
     }
 
     /// Sends an address that a pod left without a lease to its rest, after `take_away` has taken what the kernel has of it, while nobody can get
-    /// it. Where it cannot, the address stays occupied; of an address that has another record, nothing is taken. Whether nothing of that pod's
-    /// is in the way of others: it is gone, or the address is leased, and who leased it found it free.
+    /// it. Where it cannot, the address stays occupied; one that rests, rests anew. Of an address that is leased or set aside, nothing is taken.
+    /// Whether nothing of that pod's is in the way of others: it is gone, or the address is leased, and who leased it found it free.
     ///
     /// # Errors
     /// See [`HoldError`].
     pub fn clear(&self, address: Ipv4Addr, take_away: &mut dyn FnMut() -> bool) -> Result<bool, HoldError> {
         let Some(lock) = self.lock_if_there()? else { return Ok(false) };
-        files::link_new(&self.folder, &self.lease_path(address), LEFT)?;
+        match self.read(address)? {
+            Some(Entry::Cooling(_)) => files::replace(&self.folder, &self.lease_path(address), LEFT)?,
+            Some(Entry::Leased(_) | Entry::Quarantined(_) | Entry::Unreadable(_)) => {}
+            None => _ = files::link_new(&self.folder, &self.lease_path(address), LEFT)?,
+        }
         drop(lock);
         let freed = self.free_if(address, &Entry::read(address, LEFT.as_bytes()), take_away)?;
         Ok(freed == Freed::Cooling || matches!(self.read(address)?, Some(Entry::Leased(_))))

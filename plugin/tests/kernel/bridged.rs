@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 use azure_vnet_plugin::{
     netlink::{Family, LinkBy, Netlink},
     store::Freed,
+    strays,
 };
 use azure_vnet_plugin_core::lease::Entry;
 use serde_json::json;
@@ -57,6 +58,23 @@ fn cm4_what_pods_left_whose_leases_were_lost_goes_when_the_store_is_made_anew_an
         // One comes all the same.
         assert!(node.run(&pods[0], "DEL", &conf).ok);
         node.assert_holds(&living, "after a late DEL");
+    });
+}
+
+#[test]
+fn cm4_a_pod_that_comes_while_what_another_left_is_taken_away_keeps_its_way() {
+    on_a_node(10, |node| {
+        drop(add(node, &node.sandbox("c1", "web-0"), "bridge"));
+        let pod = node.sandbox("c2", "web-1");
+        let mut host = Netlink::open().unwrap();
+        let address = pool_address(2);
+        // Links were read before it had one.
+        let mut is_linked = |_: &mut Netlink| {
+            assert_eq!(add(node, &pod, "bridge").address(), address);
+            Ok(false)
+        };
+        assert!(strays::take_away(&mut host, address.into(), &mut is_linked), "there was nothing to take away");
+        node.assert_holds(&[pool_address(1), address], "after the look for what others left");
     });
 }
 

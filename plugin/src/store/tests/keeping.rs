@@ -81,6 +81,28 @@ fn cm4_an_address_that_a_pod_left_is_nobodys_until_the_kernel_has_nothing_of_it_
 }
 
 #[test]
+fn cm4_an_address_that_rests_is_nobodys_while_what_another_pod_left_of_it_is_taken_away_and_rests_anew() {
+    let node = Node::new();
+    let keeper = node.start();
+    // Of pods that have come and gone since, it is free as soon as its rest has ended: at once.
+    keeper.adopt(&revision(1, &[4])).unwrap();
+    keeper.seal(SealOwner::Agent).unwrap();
+    let store = node.store();
+    add(&store, "a").unwrap();
+    delete(&store, "a");
+    assert!(is_cooling(&store, 4));
+    for is_gone in [false, true] {
+        let mut take_away = || {
+            assert!(matches!(add(&store, "b"), Err(LeaseError::Exhausted { .. })), "nobody gets it meanwhile");
+            is_gone
+        };
+        assert_eq!(store.clear(address(4), &mut take_away).unwrap(), is_gone);
+    }
+    assert!(is_cooling(&store, 4));
+    assert_eq!(add(&store, "b").unwrap(), address(4));
+}
+
+#[test]
 fn cm4_of_an_address_that_has_a_record_nothing_is_taken_away() {
     let node = Node::with_pool(&[4, 5]);
     let store = node.store();
