@@ -1,4 +1,4 @@
-//! The tools that are built from Go modules: Kubernetes, etcd, containerd, helm, cnitool.
+//! The tools that are built from Go modules: Kubernetes, etcd, containerd, helm, cnitool, and a client of container runtimes.
 //!
 //! Each module in `e2e/go` pins what it builds with go.mod and go.sum; they, main.go, the flags and Go's version are the key.
 
@@ -80,6 +80,7 @@ fn modules() -> Vec<Module> {
             definitions: vec![],
             takes: "a few seconds",
         },
+        Module { name: "cri", outputs: &[("cri", ".")], definitions: vec![], takes: "half a minute" },
         Module {
             name: "kubernetes",
             outputs: &[("kubernetes", ".")],
