@@ -13,6 +13,7 @@ use azure_vnet_crds::{
     node::{Release, ReleaseAck, SlotAddress},
 };
 use ipnet::Ipv4Net;
+use jiff::Timestamp;
 
 use crate::withheld::Why;
 
@@ -163,7 +164,26 @@ pub enum Source {
 pub struct Sightings {
     of: BTreeMap<Ipv4Addr, Sighting>,
     by_imds: BTreeSet<Ipv4Addr>,
-    of_blocks: BTreeSet<Ipv4Addr>,
+    of_blocks: BTreeMap<Ipv4Addr, BlockRead>,
+    told: Option<ToldRead>,
+}
+
+/// What an object tells of the controller's last read of the NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldRead {
+    /// UID of the object.
+    pub object: String,
+    /// When the read was; none if there was none yet.
+    pub at: Option<Timestamp>,
+}
+
+/// Whether the NIC was read since a block was listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum BlockRead {
+    /// Not since this one was told.
+    Not(ToldRead),
+    /// It was, and the block was there.
+    Since,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,17 +247,30 @@ impl Sightings {
         }
     }
 
-    /// Says which of the listed addresses are of blocks. It is not documented whether IMDS shows blocks at all: as long as it has shown none, that it
-    /// lacks one is the silence of safety rule RE6, and not a word against it.
-    pub fn list_blocks(&mut self, of_blocks: BTreeSet<Ipv4Addr>) {
-        self.of_blocks = of_blocks;
+    /// Says which of the listed addresses are of blocks, and which read of the NIC the object tells of, if it is the object that lists them. It is not
+    /// documented whether IMDS shows blocks at all: as long as it has shown none, that it lacks one is the silence of safety rule RE6, and not a word
+    /// against it, once the controller has read the NIC again and still lists it. Before that, the object may speak of a machine of the same name that is
+    /// gone.
+    pub fn list_blocks(&mut self, of_blocks: &BTreeSet<Ipv4Addr>, told: Option<ToldRead>) {
+        self.of_blocks.retain(|address, _| of_blocks.contains(address));
+        if let Some(told) = told {
+            let former = self.told.take().filter(|former| former.object == told.object).unwrap_or_else(|| told.clone());
+            for address in of_blocks {
+                let read = self.of_blocks.entry(*address).or_insert_with(|| BlockRead::Not(former.clone()));
+                let is_later = |known: &ToldRead| known.object == told.object && told.at.is_some() && known.at != told.at;
+                if matches!(read, BlockRead::Not(known) if is_later(known)) {
+                    *read = BlockRead::Since;
+                }
+            }
+            self.told = Some(told);
+        }
     }
 
     /// Takes note of one source's answer.
     pub fn witness(&mut self, now: Duration, source: Source, shown: &BTreeSet<Ipv4Addr>) {
-        let knows_blocks = self.of_blocks.iter().any(|address| self.by_imds.contains(address) || shown.contains(address));
+        let knows_blocks = self.of_blocks.keys().any(|address| self.by_imds.contains(address) || shown.contains(address));
         for (address, sighting) in &mut self.of {
-            if !knows_blocks && self.of_blocks.contains(address) {
+            if !knows_blocks && self.of_blocks.get(address) == Some(&BlockRead::Since) {
                 continue;
             }
             let said = match (shown.contains(address), source) {
@@ -562,7 +595,9 @@ mod tests {
             |sightings: &Sightings, seconds| listed.iter().filter(|address| sightings.offerable(secs(seconds), **address)).count();
         let mut mute = Sightings::default();
         mute.list(secs(0), Listed::ByObject, &listed, &Before::default());
-        mute.list_blocks(all_of(block));
+        mute.list_blocks(&all_of(block), Some(told("object", 10)));
+        mute.witness(secs(0), Source::Imds, &addresses(&[]));
+        mute.list_blocks(&all_of(block), Some(told("object", 20)));
         mute.witness(secs(50), Source::Imds, &addresses(&[]));
         assert_eq!((offered(&mute, 61), offered(&mute, 62)), (0, 16), "after a minute of silence, and not the address that it lacks");
         let mut knowing = mute.clone();
@@ -570,11 +605,43 @@ mod tests {
         let more = at("3/10.0.0.32/28");
         let both: BTreeSet<Ipv4Addr> = all_of(block).into_iter().chain(all_of(more)).collect();
         knowing.list(secs(80), Listed::ByObject, &both, &Before::default());
-        knowing.list_blocks(both);
+        knowing.list_blocks(&both, Some(told("object", 90)));
         knowing.witness(secs(130), Source::Imds, &all_of(block));
         assert!(!knowing.offerable(secs(142), more.address), "it shows blocks, and not this one yet");
         knowing.witness(secs(150), Source::Imds, &addresses(&[]));
         assert!(!knowing.offerable(secs(200), block.address), "re5: what it showed and shows no more is withheld");
+    }
+
+    fn told(object: &str, second: i64) -> ToldRead {
+        ToldRead { object: object.into(), at: Some(Timestamp::from_second(second).unwrap()) }
+    }
+
+    #[test]
+    fn re6_a_block_that_imds_lacks_waits_until_the_nic_was_read_since_it_was_listed() {
+        let block: BTreeSet<Ipv4Addr> = at("2/10.0.0.16/28").each().map(|at| at.address).collect();
+        let offered = |looks: &[Option<ToldRead>]| {
+            let mut sightings = Sightings::default();
+            for told in looks {
+                sightings.list(secs(0), Listed::ByObject, &block, &Before::default());
+                sightings.list_blocks(&block, told.clone());
+            }
+            sightings.witness(secs(50), Source::Imds, &addresses(&["10.0.0.4"]));
+            block.iter().filter(|address| sightings.offerable(secs(100), **address)).count()
+        };
+        assert_eq!(offered(&[Some(told("former", 10))]), 0, "the object may be a former machine's");
+        assert_eq!(offered(&[Some(told("former", 10)), None, Some(told("former", 10))]), 0);
+        assert_eq!(offered(&[Some(told("former", 10)), Some(told("its own", 20))]), 0);
+        assert_eq!(offered(&[Some(told("its own", 10)), Some(told("its own", 20))]), 16);
+        let listed_later = |first: Option<ToldRead>| {
+            let mut sightings = Sightings::default();
+            sightings.list_blocks(&BTreeSet::new(), first);
+            sightings.list(secs(0), Listed::ByObject, &block, &Before::default());
+            sightings.list_blocks(&block, Some(told("its own", 20)));
+            sightings.witness(secs(50), Source::Imds, &addresses(&["10.0.0.4"]));
+            sightings.offerable(secs(100), "10.0.0.16".parse().unwrap())
+        };
+        assert!(listed_later(Some(told("its own", 10))) && !listed_later(None), "what was read before it was listed counts");
+        assert!(listed_later(Some(ToldRead { object: "its own".into(), at: None })));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use azure_vnet_operator_core::{
-    adoption::{self, Before, Listed, Sightings, Source},
+    adoption::{self, Before, Listed, Sightings, Source, ToldRead},
     blocks,
 };
 use azure_vnet_plugin_core::pool;
@@ -41,7 +41,8 @@ impl Node {
     pub(super) fn take_sightings(&mut self, seen: &Seen, view: &View, basis: &Basis, now: Duration) {
         let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
         self.sightings.list(now, basis.listed, &listed, &self.before(basis));
-        self.sightings.list_blocks(blocks::of_blocks(&basis.published.addresses));
+        let told = (basis.listed == Listed::ByObject).then(|| ToldRead { object: basis.uid.clone(), at: basis.last_read });
+        self.sightings.list_blocks(&blocks::of_blocks(&basis.published.addresses), told);
         if basis.leaving {
             self.sightings.doubt();
         }
