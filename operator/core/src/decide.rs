@@ -131,6 +131,8 @@ pub struct Memory {
     pub unanswered: bool,
     /// Since when the agent is known to have set addresses aside that nobody asks for any more (safety rule RE8).
     pub aside_since: Option<Timestamp>,
+    /// Since when the agent is known to offer less than it has adopted, where some of that are blocks (safety rule RE6).
+    pub holding_back_since: Option<Timestamp>,
     /// The intent that was opened last.
     pub opened: u64,
     /// The open intent, and when it was seen first.

@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
-use azure_vnet_crds::node::{MachineKind, Unit};
+use azure_vnet_crds::node::{Agent, MachineKind, StoreCounts, Unit};
 use jiff::Timestamp;
 
-use super::{Attempt, Event, since, sizing::is_exhausted, step::Step};
+use super::{
+    Attempt, Event, NicRead, READ_EVERY, addresses, since,
+    sizing::is_exhausted,
+    step::{MISSING, Step},
+};
 use crate::arm::Class;
 
 /// For how long single addresses are asked for once Azure gave no block.
@@ -99,6 +103,26 @@ pub fn keep(step: &mut Step<'_>) {
     match REST.checked_sub(since(begun, step.now)) {
         Some(rest) if !rest.is_zero() && step.policy.unit == Unit::Block28 => step.wake(rest),
         Some(_) | None => step.memory.denied = None,
+    }
+}
+
+/// Reads the NIC again, and lets the agent hear of it, while that offers less than it has adopted: a block that metadata does not show waits for such a
+/// read (safety rule RE6).
+pub fn read_again(step: &mut Step<'_>, nic: &NicRead) {
+    let has_blocks = step.spec.addresses.iter().any(|at| !at.unit.is_address());
+    let holds_back = |agent: &Agent| {
+        let StoreCounts { assigned, cooling, quarantined, free } = agent.counts;
+        let all = [assigned, cooling, quarantined, free].into_iter().fold(0_u16, u16::saturating_add);
+        agent.revision_adopted >= step.stored.spec.revision && all < addresses(&step.spec.addresses)
+    };
+    if !has_blocks || !step.observed.agent().is_some_and(holds_back) {
+        step.memory.holding_back_since = None;
+        return;
+    }
+    let begun = *step.memory.holding_back_since.get_or_insert(step.now);
+    if since(begun, step.now) < READ_EVERY {
+        step.note_read |= nic.at > begun;
+        step.read_at_pace(since(nic.ended, step.now), MISSING);
     }
 }
 

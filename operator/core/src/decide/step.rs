@@ -123,6 +123,7 @@ impl<'a> Step<'a> {
         self.judge_releases(&nic.view);
         self.size(nic);
         self.end_probation(nic);
+        blocks::read_again(self, nic);
     }
 
     fn lag(&self) -> Duration {

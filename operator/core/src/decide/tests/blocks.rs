@@ -60,6 +60,25 @@ fn a_node_is_filled_by_blocks_and_its_sizes_count_addresses() {
 }
 
 #[test]
+fn re6_the_nic_is_read_again_for_an_agent_that_does_not_offer_a_block_yet() {
+    let mut world = World::new(&[]).with_blocks();
+    world.settle();
+    let before = world.cloud().last_read_at;
+    world.report(0);
+    world.agent().counts.free = 0;
+    world.pass(61);
+    let decision = world.decide();
+    assert!(decision.read, "{decision:?}");
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    assert!(world.cloud().last_read_at > before, "the agent hears of it");
+    world.agent().counts.free = 16;
+    world.pass(61);
+    assert!(!world.decide().read);
+}
+
+#[test]
 fn a_block_is_given_back_as_a_whole_once_a_whole_one_is_too_much() {
     let mut world = World::new(&[]).with_blocks();
     world.settle();
