@@ -399,6 +399,15 @@ pub fn withdraw(observed: &Chains) -> Plan {
     plan
 }
 
+/// Rules of others that hide what is forwarded behind the node: as Docker and whoever shares a way out make them. kube-proxy's are not among
+/// them, which stand in chains of its own and are there on every node.
+#[must_use]
+pub fn hidden_by_others(observed: &Chains) -> Vec<String> {
+    let hides = |rule: &&String| ["-j MASQUERADE", "-j SNAT"].iter().any(|target| rule.contains(target));
+    let rules = observed.get(Table::Nat, Table::Nat.base()).unwrap_or_default().iter().filter(hides);
+    rules.map(|rule| format!("{} {rule}", Table::Nat.base())).collect()
+}
+
 /// A chain's declaration empties it under `--noflush`; every other chain stays as it is.
 fn write_table(out: &mut String, table: Table, chains: &[(&str, &[String])], lines: &[String]) {
     let written = (|| {
@@ -514,6 +523,19 @@ mod tests {
             chains.set(table, table.base(), rules.to_vec());
         }
         chains
+    }
+
+    #[test]
+    fn only_rules_that_stand_in_the_kernels_own_chain_hide_what_others_forward() {
+        let mut observed = Chains::default();
+        let saved = "*nat\n:POSTROUTING ACCEPT [0:0]\n:KUBE-POSTROUTING - [0:0]\n-A POSTROUTING -j KUBE-POSTROUTING\n\
+                     -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n-A POSTROUTING -o eth1 -j SNAT --to-source 192.0.2.1\n\
+                     -A KUBE-POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n";
+        observed.record_table(Table::Nat, saved);
+        assert_eq!(
+            hidden_by_others(&observed),
+            ["POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", "POSTROUTING -o eth1 -j SNAT --to-source 192.0.2.1"]
+        );
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use azure_vnet_crds::config::{Enforcement, HostSpec, RpFilter};
 use serde::{Deserialize, Serialize};
 
+/// Whether packets are forwarded at all.
+const IP_FORWARD: &str = "ipv4/ip_forward";
+
 /// Values by path below `/proc/sys/net`.
 pub type Settings = BTreeMap<String, String>;
 
@@ -23,7 +26,7 @@ pub struct Setting {
 /// Paths that [`plan`] wants to know of.
 #[must_use]
 pub fn watched(nic: &str) -> [String; 3] {
-    ["ipv4/ip_forward".into(), "ipv4/conf/all/rp_filter".into(), rp_filter(nic)]
+    [IP_FORWARD.into(), "ipv4/conf/all/rp_filter".into(), rp_filter(nic)]
 }
 
 /// What is to be written. The kernel takes the larger of a link's `rp_filter` and that of `all`: strict (1) holds only while `all` is not loose (2).
@@ -32,7 +35,7 @@ pub fn plan(observed: &Settings, host: &HostSpec, nic: Option<&str>) -> Settings
     let HostSpec { ip_forward, rp_filter: filter, forward_accept: _ } = host;
     let mut desired = Settings::new();
     match ip_forward {
-        Enforcement::Enforce => drop(desired.insert("ipv4/ip_forward".into(), "1".into())),
+        Enforcement::Enforce => drop(desired.insert(IP_FORWARD.into(), "1".into())),
         Enforcement::Ignore => {}
     }
     let all = "ipv4/conf/all/rp_filter";
@@ -61,11 +64,26 @@ pub fn record(mut record: Record, observed: &Settings, plan: &Settings) -> Recor
     record
 }
 
-/// What goes back to what it was: settings that still are as they were set. Those that others changed since are theirs.
+/// Who needs packets forwarded once nothing of ours is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Nobody that shows.
+    Unneeded,
+    /// Others: they found it switched on, and would be cut off.
+    NeededByOthers,
+}
+
+/// What goes back to what it was: settings that still are as they were set. Those that others changed since are theirs, and so is forwarding
+/// where they need it.
 #[must_use]
-pub fn restore(record: &Record, observed: &Settings) -> Settings {
+pub fn restore(record: &Record, observed: &Settings, forwarding: Forwarding) -> Settings {
     let is_ours = |(path, Setting { before, set }): &(&String, &Setting)| observed.get(*path) == Some(set) && before != set;
-    record.iter().filter(is_ours).map(|(path, setting)| (path.clone(), setting.before.clone())).collect()
+    let mut back: Settings = record.iter().filter(is_ours).map(|(path, setting)| (path.clone(), setting.before.clone())).collect();
+    match forwarding {
+        Forwarding::Unneeded => {}
+        Forwarding::NeededByOthers => _ = back.remove(IP_FORWARD),
+    }
+    back
 }
 
 fn rp_filter(nic: &str) -> String {
@@ -113,9 +131,11 @@ mod tests {
         assert_eq!(first, second, "the first value counts");
         let present = settings(&[("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/eth0/rp_filter", "1")]);
         let expected = settings(&[("ipv4/conf/eth0/rp_filter", "0"), ("ipv4/ip_forward", "0")]);
-        assert_eq!(restore(&second, &present), expected);
+        assert_eq!(restore(&second, &present, Forwarding::Unneeded), expected);
+        let filter = settings(&[("ipv4/conf/eth0/rp_filter", "0")]);
+        assert_eq!(restore(&second, &present, Forwarding::NeededByOthers), filter, "others would be cut off");
         let after = present.into_iter().chain(expected).collect();
-        assert_eq!(restore(&second, &after), Settings::new(), "restoring again changes nothing");
+        assert_eq!(restore(&second, &after, Forwarding::Unneeded), Settings::new(), "restoring again changes nothing");
     }
 
     #[test]

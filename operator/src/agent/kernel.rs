@@ -150,6 +150,21 @@ impl Kernel {
         Ok(changes.len())
     }
 
+    /// Bridges with addresses of their own, which lead to networks behind this host; not one that the host itself goes out by.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn bridges_of_networks(&mut self) -> Result<Vec<String>, KernelError> {
+        let mut bridges = self.0.links().map_err(failed("read the host's links"))?;
+        bridges.retain(|link| link.kind.as_deref() == Some("bridge"));
+        let addresses = self.0.addresses(Family::V4).map_err(failed("read the host's addresses"))?;
+        let routes = self.0.routes(Family::V4, MAIN_TABLE).map_err(failed("read the host's routes"))?;
+        let has_address = |link: LinkIndex| addresses.iter().any(|address| address.link == link);
+        let leads_out = |link: LinkIndex| routes.iter().any(|route| route.destination.prefix_len() == 0 && route.link == Some(link));
+        bridges.retain(|bridge| has_address(bridge.index) && !leads_out(bridge.index));
+        Ok(bridges.into_iter().map(|bridge| bridge.name).collect())
+    }
+
     /// The bridges of these plugins that cannot be taken away yet, or never unasked.
     ///
     /// # Errors

@@ -8,7 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use azure_vnet_operator_core::{conflist, rules::Program, uninstall::Addresses};
+use azure_vnet_operator_core::{
+    conflist,
+    rules::{self, Program},
+    sysctl::Forwarding,
+    uninstall::Addresses,
+};
 use azure_vnet_plugin::{
     bridge::BridgeError,
     store::{FileError, Keeper, KeeperError, Store},
@@ -27,6 +32,9 @@ use super::{
     unmarked::Former,
 };
 use crate::{child::Limit, install::OURS};
+
+/// Both that a node may have.
+const PROGRAMS: [(Program, &str); 2] = [(Program::Nft, "iptables-nft"), (Program::Legacy, "iptables-legacy")];
 
 /// Where on a node what lies.
 #[derive(Clone, Debug, clap::Args)]
@@ -154,14 +162,15 @@ pub fn restore(places: &Places, extent: Extent) -> Result<Vec<String>, RestoreEr
     }
     done.extend(remove_conflists(places)?);
     done.extend(unbridge(&mut kernel)?);
-    for (program, name) in [(Program::Nft, "iptables-nft"), (Program::Legacy, "iptables-legacy")] {
+    for (program, name) in PROGRAMS {
         done.extend(
             withdraw(program).map_err(|source| RestoreError::Rules { program: name, source })?.then(|| format!("chains of {name}")),
         );
     }
     let routes = remove_routes(&mut kernel, places)?;
     done.extend((routes > 0).then(|| format!("{routes} unreachable routes")));
-    done.extend(sysctl::restore(&places.proc_sys_net, &places.run_dir).map_err(RestoreError::Sysctl)?);
+    let forwarding = forwarding(&mut kernel)?;
+    done.extend(sysctl::restore(&places.proc_sys_net, &places.run_dir, forwarding).map_err(RestoreError::Sysctl)?);
     match extent.plugins {
         Plugins::Remove => done.extend(remove_plugins(places)?),
         Plugins::Leave => {}
@@ -280,6 +289,23 @@ fn remove_routes(kernel: &mut Kernel, places: &Places) -> Result<usize, RestoreE
     kernel.claim_unreachable(&view, &former).map_err(RestoreError::Kernel)?;
     let view = kernel.view().map_err(RestoreError::Kernel)?;
     kernel.converge_unreachable(&view, &[].into()).map_err(RestoreError::Kernel)
+}
+
+/// Whether others need packets forwarded, now that nothing of ours does: what they have is looked for, since none of them says so.
+fn forwarding(kernel: &mut Kernel) -> Result<Forwarding, RestoreError> {
+    let mut others = kernel.bridges_of_networks().map_err(RestoreError::Kernel)?;
+    for (program, name) in PROGRAMS {
+        let iptables = Iptables::new(program);
+        if iptables.has_tables() {
+            let chains = iptables.observe(Limit::of(LIMIT)).map_err(|source| RestoreError::Rules { program: name, source })?;
+            others.extend(rules::hidden_by_others(&chains));
+        }
+    }
+    if others.is_empty() {
+        return Ok(Forwarding::Unneeded);
+    }
+    info!(others = others.join(", "), "ip_forward stays as it is: others need it");
+    Ok(Forwarding::NeededByOthers)
 }
 
 /// Whether there were any.

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use azure_vnet_crds::config::HostSpec;
-use azure_vnet_operator_core::sysctl::{self, Record, Settings};
+use azure_vnet_operator_core::sysctl::{self, Forwarding, Record, Settings};
 
 /// Below the node store's folder: it ends with the boot, as the settings do.
 const RECORD: &str = "sysctl";
@@ -44,9 +44,9 @@ pub fn converge(root: &Path, run: &Path, host: &HostSpec, nic: Option<&str>) -> 
 ///
 /// # Errors
 /// When one cannot be written; those before it are.
-pub fn restore(root: &Path, run: &Path) -> Result<Vec<String>, SysctlError> {
+pub fn restore(root: &Path, run: &Path, forwarding: Forwarding) -> Result<Vec<String>, SysctlError> {
     let record = read(run);
-    let plan = sysctl::restore(&record, &observe(root, record.keys().cloned()));
+    let plan = sysctl::restore(&record, &observe(root, record.keys().cloned()), forwarding);
     write(root, &plan)?;
     Ok(plan.into_keys().collect())
 }
@@ -94,9 +94,9 @@ mod tests {
         let first = converge(root.path(), root.path(), &HostSpec::default(), Some("eth0")).unwrap();
         assert_eq!(first, ["ipv4/conf/all/rp_filter", "ipv4/conf/eth0/rp_filter", "ipv4/ip_forward"]);
         assert_eq!(converge(root.path(), root.path(), &HostSpec::default(), Some("eth0")).unwrap(), Vec::<String>::new());
-        assert_eq!(restore(root.path(), root.path()).unwrap(), first);
+        assert_eq!(restore(root.path(), root.path(), Forwarding::Unneeded).unwrap(), first);
         assert_eq!(fs::read_to_string(root.path().join("ipv4/conf/all/rp_filter")).unwrap(), "2");
-        assert_eq!(restore(root.path(), root.path()).unwrap(), Vec::<String>::new());
+        assert_eq!(restore(root.path(), root.path(), Forwarding::Unneeded).unwrap(), Vec::<String>::new());
     }
 
     #[test]

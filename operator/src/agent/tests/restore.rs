@@ -182,6 +182,40 @@ fn the_uplink_of_bridged_pods_gets_its_address_back_and_a_bridge_of_others_stays
 }
 
 #[test]
+fn forwarding_stays_where_others_need_it_since() {
+    let restored = |others: fn()| {
+        apart(move || {
+            let machine = Machine::new();
+            drop(filled(&machine, &object(1, &["1/10.0.0.5"])));
+            let read = |name: &str| fs::read_to_string(machine.path("sys/ipv4").join(name)).unwrap().trim().to_owned();
+            assert_eq!([read("ip_forward"), read("conf/eth0/rp_filter")], ["1", "1"]);
+            others();
+            restore(&places(&machine), ALL).unwrap();
+            assert_eq!([read("ip_forward"), read("conf/eth0/rp_filter")], ["1", "0"]);
+        });
+    };
+    // As Docker has them; and a way out that is shared with others.
+    restored(|| {
+        run("ip", &["link", "add", "docker0", "type", "bridge"]);
+        run("ip", &["address", "add", "172.17.0.1/16", "dev", "docker0"]);
+    });
+    restored(|| _ = run("iptables-nft", &["-t", "nat", "-A", "POSTROUTING", "-s", "192.168.7.0/24", "-j", "MASQUERADE"]));
+}
+
+#[test]
+fn a_bridge_that_the_host_itself_goes_out_by_needs_no_forwarding() {
+    apart(|| {
+        let machine = Machine::new();
+        drop(filled(&machine, &object(1, &["1/10.0.0.5"])));
+        run("ip", &["link", "add", "br0", "up", "type", "bridge"]);
+        run("ip", &["address", "add", "192.168.7.2/24", "dev", "br0"]);
+        run("ip", &["route", "add", "default", "via", "192.168.7.1", "dev", "br0"]);
+        restore(&places(&machine), ALL).unwrap();
+        assert_eq!(fs::read_to_string(machine.path("sys/ipv4/ip_forward")).unwrap().trim(), "0");
+    });
+}
+
+#[test]
 fn folders_that_are_mounts_are_emptied() {
     apart(|| {
         let machine = Machine::new();
