@@ -70,7 +70,7 @@ pub fn handshake(handshake: &Handshake) -> String {
     for (after, event) in &handshake.seen {
         let _ = writeln!(text, "{:>6.1} s  {event}", after.as_secs_f64());
     }
-    let (before, now) = handshake.attached;
-    let _ = writeln!(text, "addresses of ours on the NIC: {before} before, {now} now");
+    let (most, now) = handshake.attached;
+    let _ = writeln!(text, "addresses of ours on the NIC: {most} at most, as used ones rest before pods get them again; {now} now");
     text
 }

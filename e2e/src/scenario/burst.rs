@@ -49,7 +49,7 @@ pub fn burst(cluster: &Cluster, node: &str, count: usize, deadline: Duration) ->
 pub struct Handshake {
     /// Each stage and when, in order.
     pub seen: Vec<(Duration, Stage)>,
-    /// Addresses of ours on the NIC before and after.
+    /// Addresses of ours on the NIC, at most and in the end.
     pub attached: (usize, usize),
 }
 
@@ -117,7 +117,7 @@ pub fn give_back(cluster: &Cluster, node: &str, deadline: Duration) -> Result<Ha
         let removals = writes(cluster, node)?.into_iter().zip(0..).skip(known).filter(|(write, _)| !write.removed.is_empty());
         handshake.see(begun, removals.map(|(write, number)| Stage::Removed(number, write.removed.len())));
         let now = attached(cluster, node)?;
-        handshake.attached.1 = now;
+        handshake.attached = (handshake.attached.0.max(now), now);
         let done = now < before && !open && handshake.is_whole();
         Ok(if done { Ok(()) } else { Err(format!("{now} of {before} addresses on the NIC; {:?}", handshake.seen)) })
     })?;

@@ -3,32 +3,13 @@
 
 use std::time::Duration;
 
-use azure_vnet_e2e::build::PROBE_IMAGE;
 use azure_vnet_e2e::lab::{Lab, LabOptions, api};
-use azure_vnet_e2e::scenario::{self, Checker, Cluster, connected, differ, told};
+use azure_vnet_e2e::scenario::{self, Checker, Cluster, differ, told};
 use serde_json::json;
 
-const SOON: Duration = Duration::from_mins(1);
+use super::pods;
 
-fn pods(name: &str, node: &str, count: usize) -> String {
-    format!(
-        "\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}}}
-spec:
-  replicas: {count}
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      nodeName: {node}
-      containers:
-      - {{name: probe, image: {PROBE_IMAGE}, command: [/probe, sleep]}}
-"
-    )
-}
+const SOON: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_plan_is_seen_before_it_is_sent_and_people_are_told_what_is_in_the_way() {
@@ -98,13 +79,6 @@ fn a_plan_is_seen_before_it_is_sent_and_people_are_told_what_is_in_the_way() {
         let said = told::read(&cluster, &["explain", &one.name, destination]).unwrap();
         assert_eq!((&said["sees"], &said["seenAddress"]), (&json!(sees), &json!(address)), "{said}");
     }
-
-    cluster.apply(&pods("other", "n2", 1)).unwrap();
-    connected::all_reached(&cluster, &["n1", "n2"], &["10.50.0.10:8080", "203.0.113.10:8080"]).unwrap();
-    let other =
-        scenario::wait_for("the pod on another node", SOON, || Ok(cluster.pods("app=other")?.pop().ok_or_else(String::new))).unwrap();
-    connected::faults_are_found(&cluster, "app in (few,other)", &other).unwrap();
-    connected::broken_off(&cluster, "n1", SOON).unwrap();
 
     told::set_back(&cluster, "n1", SOON).unwrap();
     told::exhausted_taint(&cluster, "n3", true, SOON).unwrap();
