@@ -295,7 +295,7 @@ const IDLE: Duration = Duration::from_mins(5);
 pub fn decide(observed: &Observed, policy: &Policy, now: Timestamp) -> Decision {
     // What happens to it meanwhile is not looked at.
     let idle = || Decision { memory: Memory { restless: true, ..observed.memory.clone() }, wake: Some(IDLE), ..Decision::default() };
-    if observed.node.deleting || observed.node.ready == Ready::Unknown {
+    if !observed.node.is_served() {
         return idle();
     }
     let Some(stored) = &observed.object else { return create(observed, policy) };
@@ -317,6 +317,14 @@ fn create(observed: &Observed, policy: &Policy) -> Decision {
         ..AzureVnetNodeSpec::default()
     };
     Decision { spec: Some(spec), memory: Memory { last_id: observed.memory.last_id, ..Memory::default() }, ..Decision::default() }
+}
+
+impl NodeFacts {
+    /// Whether it may get anything (safety rule UP1).
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        !self.deleting && self.ready != Ready::Unknown
+    }
 }
 
 impl Observed {

@@ -203,7 +203,7 @@ impl<'a> Pass<'a> {
             match self.todo.pop_front() {
                 Some(Step::Do(effect)) => return Continue(effect),
                 Some(Step::Remember(memory)) => self.known.memory = *memory,
-                None if self.steps == 0 && self.known.object.is_none() => {
+                None if self.steps == 0 && self.known.object.is_none() && self.subject.node.is_served() => {
                     self.steps = 1;
                     return Continue(Effect::ReadNic(Urgency::Fill));
                 }
@@ -516,6 +516,24 @@ mod tests {
         assert!(known.clone().renewed(&subject, None).nic.is_some());
         subject.node.boot_id = "next boot".into();
         assert!(known.renewed(&subject, None).nic.is_none(), "a machine that was off may have another");
+    }
+
+    #[test]
+    fn up1_nothing_is_asked_of_azure_for_a_node_whose_kubelet_is_silent() {
+        let mut world = World::new(&[]);
+        let first = |world: &mut World| {
+            let before = world.clone();
+            let subject = subject(&before);
+            let mut pass = Pass::new(subject.clone(), Known::default().renewed(&subject, None));
+            let present =
+                Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, free: &|_| None, leaving: false };
+            assert_eq!(pass.next(&present), Continue(Effect::ReadObject));
+            pass.object_read(None);
+            pass.next(&present)
+        };
+        assert_eq!(first(&mut world), Continue(Effect::ReadNic(Urgency::Fill)));
+        world.observed.node.ready = crate::decide::Ready::Unknown;
+        assert_eq!(first(&mut world), Break(End::Rest(Some(seconds(300)))));
     }
 
     #[test]
