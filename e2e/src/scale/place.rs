@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -16,6 +16,7 @@ use rustix::{
 use serde_json::Value;
 use tokio::net::TcpListener;
 
+use super::measure::total;
 use crate::{
     azure::{
         Azure, NoFabric, Seed, Settings,
@@ -33,6 +34,8 @@ use crate::{
 
 /// Times of operations on running machines, in milliseconds.
 const OPERATION: (u64, u64) = (2000, 10_000);
+/// For one answer of a controller.
+const ANSWER: Duration = Duration::from_secs(10);
 /// The account that the API server's audit log tells of.
 const ACCOUNT: &str = "system:serviceaccount:kube-system:azure-vnet-controller";
 
@@ -46,8 +49,17 @@ pub struct Place {
     /// When its clock began, to within a millisecond or so.
     pub azure_began: Instant,
     arm: String,
-    controllers: Vec<(String, Child)>,
+    controllers: Vec<Controller>,
+    http: reqwest::Client,
     _control_plane: Vec<Child>,
+}
+
+/// A process of a controller.
+struct Controller {
+    name: String,
+    /// Of its metrics.
+    port: u16,
+    child: Child,
 }
 
 impl Place {
@@ -72,7 +84,9 @@ impl Place {
         let arm = format!("http://{}", listener.local_addr()?);
         azure.serve_arm(listener);
         let api = Arc::new(Api::at(&folder.join(control::API_SOCKET))?);
-        let place = Self { folder: folder.to_owned(), api, azure, azure_began, arm, controllers: vec![], _control_plane: control_plane };
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let (folder, controllers) = (folder.to_owned(), vec![]);
+        let place = Self { folder, api, azure, azure_began, arm, controllers, http, _control_plane: control_plane };
         place.define()?;
         Ok(place)
     }
@@ -114,8 +128,22 @@ impl Place {
         command.env("AZURE_CLIENT_ID", OPERATOR_CLIENT_ID).env("AZURE_TENANT_ID", TENANT).env("AZURE_CLIENT_SECRET", CLIENT_SECRET);
         command.env("SSL_CERT_FILE", self.folder.join("pki/ca.crt"));
         let child = start(&mut command, &self.folder.join("log").join(name))?;
-        self.controllers.push((name.to_owned(), child));
+        self.controllers.push(Controller { name: name.to_owned(), port, child });
         Ok(())
+    }
+
+    /// What a controller says of one of its metrics, over all labels that are not named.
+    ///
+    /// # Errors
+    /// If it is not ours, or does not answer.
+    pub async fn metric(&self, name: &str, metric: &str) -> Result<u64> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.controller(name)?.port);
+        let answer = self.http.get(&url).timeout(ANSWER).send().await?.error_for_status()?;
+        Ok(total(&answer.text().await?, metric))
+    }
+
+    fn controller(&self, name: &str) -> Result<&Controller> {
+        self.controllers.iter().find(|other| other.name == name).with_context(|| format!("{name} is no controller of ours"))
     }
 
     /// The controller that holds the lease: its name and its process.
@@ -126,9 +154,7 @@ impl Place {
         let lease = self.api.read(LEASE).await?;
         let holder = lease.pointer("/spec/holderIdentity").and_then(Value::as_str).unwrap_or_default();
         let (name, _) = holder.rsplit_once('_').with_context(|| format!("the lease's holder is {holder:?}"))?;
-        let (_, child) =
-            self.controllers.iter().find(|(other, _)| other == name).with_context(|| format!("{name} is no controller of ours"))?;
-        Ok((name.to_owned(), child.id()))
+        Ok((name.to_owned(), self.controller(name)?.child.id()))
     }
 
     /// Kills a controller, which has no time to say anything.
@@ -148,8 +174,8 @@ impl Place {
     }
 
     fn end(&mut self, name: &str, signal: Signal) -> Result<()> {
-        let at = self.controllers.iter().position(|(other, _)| other == name).context("the controller is ours")?;
-        let (_, mut child) = self.controllers.swap_remove(at);
+        let at = self.controllers.iter().position(|other| other.name == name).context("the controller is ours")?;
+        let Controller { mut child, name: _, port: _ } = self.controllers.swap_remove(at);
         kill_process(Pid::from_child(&child), signal)?;
         child.wait().map(drop).context("cannot wait for the controller's end")
     }

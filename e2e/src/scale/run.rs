@@ -19,7 +19,7 @@ use super::{
     print,
 };
 use crate::{
-    azure::Seed,
+    azure::{MachineSeed, Seed},
     bench::Figure,
     build::progress,
     lab::api::{Api, NODES},
@@ -39,6 +39,12 @@ spec:
 /// The controllers that a run begins with and the port of each one's metrics, and those that an upgrade puts in their place.
 const OLD: [(&str, u16); 2] = [("one", 9402), ("two", 9412)];
 const NEW: [(&str, u16); 2] = [("three", 9422), ("four", 9432)];
+/// Passes over nodes that came to a good end, as a controller counts them.
+const PASSES: &str = "azure_vnet_reconciles_total{outcome=\"ok\"}";
+/// NICs that a leader has read, by passes that are over.
+const READ_NICS: &str = "azure_vnet_read_nics";
+/// Requests to the API server under way at once.
+const PARALLEL: usize = 16;
 const DEADLINE: Duration = Duration::from_mins(20);
 /// Between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -129,29 +135,27 @@ impl Fleet {
 
     /// All nodes join within moments.
     async fn fill(&mut self) -> Result<()> {
-        let objects: Vec<_> = self.seed.machines.iter().map(|machine| (machine.node.clone(), machine.provider_id())).collect();
-        let mut running = JoinSet::new();
-        for (name, provider) in objects {
-            running.spawn(join(Arc::clone(&self.place.api), name, provider));
-            if running.len() >= 16 {
-                running.join_next().await.context("one runs")???;
-            }
-        }
-        while let Some(joined) = running.join_next().await {
-            joined??;
-        }
+        let api = &self.place.api;
+        let join = |machine: &MachineSeed| join(Arc::clone(api), machine.node.clone(), machine.provider_id());
+        all(self.seed.machines.iter().map(join)).await?;
         let count = self.seed.machines.len();
-        self.until("every node's addresses", |fleet| {
+        self.until("every node's addresses", async |fleet| {
             let pools = fleet.agents.pools();
             Ok(pools.len() == count && pools.values().all(|pool| pool.addresses.len() >= IDLE))
         })
         .await
     }
 
-    /// Nothing changes.
+    /// Nothing changes but what nobody looks at, and the leader looks at every node again.
     async fn rest(&mut self) -> Result<()> {
+        self.until("every agent's report", async |fleet| Ok(fleet.agents.all_reported())).await?;
         let before = writes(&self.place)?.len();
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        let (leader, _) = self.place.leader().await?;
+        let passes = self.place.metric(&leader, PASSES).await?;
+        let api = &self.place.api;
+        all(self.seed.machines.iter().map(|machine| touch(Arc::clone(api), machine.node.clone()))).await?;
+        let passes = passes + u64::try_from(self.seed.machines.len())?;
+        self.until("a pass over every node", async |fleet| Ok(fleet.place.metric(&leader, PASSES).await? >= passes)).await?;
         let after = writes(&self.place)?.len();
         ensure!(before == after, "{} writes to Azure though nothing changed", after - before);
         Ok(())
@@ -174,7 +178,7 @@ impl Fleet {
             let next = begun + Duration::from_secs(u64::try_from(round)? + 1);
             tokio::time::sleep_until(next.into()).await;
         }
-        self.until("the growth of each", |fleet| {
+        self.until("the growth of each", async |fleet| {
             let pools = fleet.agents.pools();
             Ok(grown.iter().all(|name| pools.get(name).is_some_and(|pool| pool.addresses.len() >= 2 * IDLE)))
         })
@@ -188,7 +192,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Controllers are replaced one by one, as a Deployment does it, and every agent begins anew.
+    /// Controllers are replaced one by one, as a Deployment does it, every agent begins anew, and the new leader reads every NIC.
     async fn upgrade(&mut self, operator: &Path) -> Result<()> {
         let before = writes(&self.place)?.len();
         for ((old, _), (new, port)) in OLD.into_iter().zip(NEW) {
@@ -197,7 +201,14 @@ impl Fleet {
             self.await_leader().await?;
         }
         self.agents.begin_anew();
-        self.until("every agent's report", |fleet| Ok(fleet.agents.all_reported())).await?;
+        self.until("every agent's report", async |fleet| Ok(fleet.agents.all_reported())).await?;
+        // Whatever it decides on what it reads, it has done when the pass is over.
+        let nics = u64::try_from(self.seed.machines.len())?;
+        self.until("the new leader's look at every NIC", async |fleet| {
+            let (leader, _) = fleet.place.leader().await?;
+            Ok(fleet.place.metric(&leader, READ_NICS).await? >= nics)
+        })
+        .await?;
         let after = writes(&self.place)?.len();
         ensure!(before == after, "{} writes to Azure though only programs changed", after - before);
         Ok(())
@@ -247,7 +258,7 @@ impl Fleet {
         };
         let begun = if round.is_multiple_of(2) {
             ask(self)?;
-            self.until("the leader's write", |fleet| Ok(writes(&fleet.place)?.len() > before)).await?;
+            self.until("the leader's write", async |fleet| Ok(writes(&fleet.place)?.len() > before)).await?;
             self.place.kill(&leader)?;
             Instant::now()
         } else {
@@ -257,7 +268,7 @@ impl Fleet {
         };
         self.await_leader().await?;
         let led = begun.elapsed();
-        self.until("what was asked for", |fleet| {
+        self.until("what was asked for", async |fleet| {
             let pools = fleet.agents.pools();
             Ok(wanted.iter().all(|(name, addresses)| pools.get(name).is_some_and(|pool| pool.addresses.len() >= *addresses)))
         })
@@ -294,9 +305,9 @@ impl Fleet {
         Ok(())
     }
 
-    async fn until(&self, what: &str, so: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+    async fn until(&self, what: &str, so: impl AsyncFn(&Self) -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + DEADLINE;
-        while !so(self)? {
+        while !so(self).await? {
             if Instant::now() >= deadline {
                 bail!("waited {} s for {what}", DEADLINE.as_secs());
             }
@@ -307,16 +318,38 @@ impl Fleet {
     }
 }
 
+/// Runs all of them, some at a time.
+async fn all(requests: impl Iterator<Item = impl Future<Output = Result<()>> + Send + 'static>) -> Result<()> {
+    let mut running = JoinSet::new();
+    for request in requests {
+        running.spawn(request);
+        if running.len() >= PARALLEL {
+            running.join_next().await.context("one runs")???;
+        }
+    }
+    while let Some(ended) = running.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Somebody changes a Node in what nobody looks at.
+async fn touch(api: Arc<Api>, name: String) -> Result<()> {
+    let change = json!({"metadata": {"annotations": {"example.com/seen": "yes"}}});
+    api.merge(&format!("{NODES}/{name}"), &change).await.map(drop)
+}
+
 /// A kubelet registers: `NotReady`, for it has no CNI yet.
 async fn join(api: Arc<Api>, name: String, provider: String) -> Result<()> {
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}}, "spec": {"providerID": provider}});
-    api.create(NODES, &node).await?;
-    let status = json!({"status": {
-        "conditions": [{"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "cni plugin not initialized"}],
-        "nodeInfo": {
-            "bootID": BOOT, "machineID": "", "systemUUID": "", "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "",
-            "kubeletVersion": "", "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64",
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}}, "spec": {"providerID": provider},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "cni plugin not initialized"}],
+            "nodeInfo": {
+                "bootID": BOOT, "machineID": "", "systemUUID": "", "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "",
+                "kubeletVersion": "", "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64",
+            },
         },
-    }});
-    api.merge(&format!("{NODES}/{name}/status"), &status).await.map(drop)
+    });
+    api.create(NODES, &node).await.map(drop)
 }
