@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use azure_vnet_e2e::build::{Cache, plugins, require_packages};
@@ -154,6 +154,12 @@ impl Host {
         let mut child = plugin.spawn().unwrap();
         child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
         child.wait_with_output().unwrap()
+    }
+
+    /// Makes the next try due, as time would.
+    pub fn forget_the_last_try(&self) {
+        let note = fs::File::open(format!("/run/azure-vnet/resolvers-{}", self.bridge())).unwrap();
+        note.set_modified(SystemTime::UNIX_EPOCH).unwrap();
     }
 
     pub fn undo_network(&self) {

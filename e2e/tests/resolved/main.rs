@@ -83,6 +83,12 @@ fn a_silent_service_costs_no_pod_and_leaves_a_warning() {
         let log = host.log();
         assert!(log.contains(" level=warning ") && log.contains("resolvectl does not answer in time"), "{log}");
         host.succeed("ADD", "b", "bridge");
+        assert_eq!(host.log().matches("warning=").count(), 1, "not each pod tries again: {}", host.log());
+        assert_eq!(host.servers(&host.bridge()), [""; 0]);
+        host.forget_the_last_try();
+        host.succeed("ADD", "c", "bridge");
+        assert_eq!(host.servers("eth0"), host.servers(&host.bridge()), "a later pod does");
+        host.expect_name("once systemd-resolved answers");
         assert_eq!(host.log().matches("warning=").count(), 1, "{}", host.log());
     });
 }

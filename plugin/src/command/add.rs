@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     mem,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
 };
 
 use azure_vnet_plugin_core::{
     answer::{Answer, Dns, Interface},
     attachment::{IfName, Mode},
-    bridge::NetworkWish,
+    bridge::{Network, NetworkStep, NetworkWish},
     conf::{Ipam, Role},
     error::{CniError, Code, chain},
     frames,
@@ -23,11 +24,12 @@ use serde_json::Map;
 
 use super::{Done, Run, del, errors, write_json};
 use crate::{
-    bridge,
+    bridge::{self, Ready},
     frames::Frames,
     kernel_use,
     netlink::{LinkBy, Lookup, Netlink},
     netns::Netns,
+    resolvers::Pending,
     source,
     store::{Granted, Held, LeaseRequest, Origin},
     switch,
@@ -84,7 +86,8 @@ impl Run<'_> {
             Err(error) => return Err(rolled_back(granted.held, error)),
         };
         let host_link = granted.held.lease().host_link.clone();
-        let before = Before { mtu: granted.pool.mtu, is_known: granted.held.origin() != Origin::Created };
+        let (mtu, is_known) = (granted.pool.mtu, granted.held.origin() != Origin::Created);
+        let before = Before { mtu, is_known, notes: &self.paths.store };
         let mut prepared = match prepare(add, &mut ends.host, &answer.answer, host_link, &before) {
             Ok(prepared) => prepared,
             Err(error) => return Err(rolled_back(granted.held, error)),
@@ -131,7 +134,7 @@ impl Run<'_> {
         let Some(first) = given.ips.first().map(|ip| ip.address.addr()) else {
             return Err(nothing_made(CniError::new(Code::Failed, format!("IPAM plugin {name} gave no address"))));
         };
-        let before = Before { mtu: None, is_known: true };
+        let before = Before { mtu: None, is_known: true, notes: &self.paths.store };
         let mut prepared = prepare(add, &mut ends.host, &given, host_link, &before).map_err(nothing_made)?;
         let warning = prepared.warning.take();
         let (wiring, mut sides) = prepared.sides(ends);
@@ -254,16 +257,18 @@ impl Prepared {
 }
 
 /// What is known before the wiring is.
-struct Before {
+struct Before<'a> {
     /// The pool's packet size.
     mtu: Option<u32>,
     /// Whether the attachment had its address before; of an address of another plugin nobody knows.
     is_known: bool,
+    /// Where it is noted what is left to later commands.
+    notes: &'a Path,
 }
 
 /// Decides how the pod is wired for a result; for a bridged one the network is there afterwards.
-fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, before: &Before) -> Result<Prepared, CniError> {
-    let Before { mtu, is_known } = *before;
+fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, before: &Before<'_>) -> Result<Prepared, CniError> {
+    let Before { mtu, is_known, notes } = *before;
     let conf = &add.conf;
     let addresses: Vec<IpNet> = given.ips.iter().map(|ip| ip.address).collect();
     let mac = conf.network.mac.unwrap_or_else(|| wiring::pod_mac(&add.attachment));
@@ -289,9 +294,22 @@ fn prepare(add: &Add, host: &mut Netlink, given: &Answer, host_link: IfName, bef
     let subnet = addresses.iter().find(|address| address.addr().is_ipv4()).or_else(|| addresses.first()).copied().unwrap_or_default();
     let mut socket = Frames::open().map_err(|error| errors::netlink(&error))?;
     let ready = bridge::ensure(host, &mut socket, &wish, subnet).map_err(|error| errors::bridge(&error))?;
+    let warning = name_servers(&ready, notes);
     let way = Way::Bridged(Bridged { bridge: ready.bridge, uplink: ready.network.uplink, frames, routes: routes(given) });
     let wiring = wiring(way, mtu.unwrap_or(ready.network.mtu));
-    Ok(Prepared { wiring, frames: Some(socket), is_known, warning: ready.warning })
+    Ok(Prepared { wiring, frames: Some(socket), is_known, warning })
+}
+
+/// What could not be done for the host's name servers: noted where it was tried just now, else tried again where it was noted.
+fn name_servers(ready: &Ready, notes: &Path) -> Option<String> {
+    let Network { bridge, uplink, .. } = &ready.network;
+    let pending = Pending::of(notes, bridge.as_str());
+    if ready.warning.is_some() {
+        pending.note();
+        return ready.warning.clone();
+    }
+    let tried = pending.try_again(uplink.as_str(), bridge.as_str());
+    tried.err().map(|error| format!("cannot {}: {}", NetworkStep::Resolvers, chain(&error)))
 }
 
 /// The routes that a result gives a bridged pod.
