@@ -68,7 +68,8 @@ pub enum Now {
     Unseen,
 }
 
-/// What is so `now` of a finding of a `report`. Over is only what all could say that would know.
+/// What is so `now` of a finding of a `report`. Over is only what all could say that would know, and mendable only what nothing graver is found of: a
+/// route leads packets to a pod whose address may be another's.
 pub(super) fn of(found: &Finding, report: &Report, now: &Report) -> Now {
     let boot = |of: &Report| of.nodes.iter().find(|looked| looked.node == found.node).and_then(|looked| looked.boot_id.clone());
     let is_found = now.findings.iter().any(|other| other.is_same(found));
@@ -81,13 +82,15 @@ pub(super) fn of(found: &Finding, report: &Report, now: &Report) -> Now {
         return Now::OtherBoot;
     }
     if let (true, Some(repair)) = (is_found, repair) {
-        return Now::Mendable(repair);
+        let is_graver = |other: &&Finding| other.kind < found.kind && other.address.is_some() && other.is_about_the_same(found);
+        return now.findings.iter().find(is_graver).map_or(Now::Mendable(repair), |graver| Now::Another(graver.kind));
     }
     if let Some(other) = now.findings.iter().find(|other| other.is_about_the_same(found)) {
         return Now::Another(other.kind);
     }
     let is_hidden = now.unseen.iter().any(|unseen| unseen.node == found.node && found.kind.needs(unseen.source));
-    if is_hidden { Now::Unseen } else { Now::Over }
+    let is_back = now.once.iter().any(|other| other.is_about_the_same(found));
+    if is_hidden || is_back { Now::Unseen } else { Now::Over }
 }
 
 /// How the repair of one finding ended.
@@ -161,11 +164,9 @@ impl Repairs {
 pub(super) fn end(kind: Kind, before: Now, done: Done, after: Now) -> (End, String) {
     let repair = match before {
         Now::Mendable(repair) => repair,
-        Now::Others => return (End::Left, kind.remedy().to_owned()),
-        Now::Another(kind) => return (End::Left, format!("it is {kind:?} now: {}", kind.remedy())),
-        Now::Over => return (End::Over, OVER.to_owned()),
-        Now::OtherBoot => return (End::Left, "the node has booted since: make a new report".to_owned()),
-        Now::Unseen => return (End::Left, "whether it is still so could not be seen".to_owned()),
+        Now::Over if after == Now::Over => return (End::Over, OVER.to_owned()),
+        Now::Over => return (End::Left, format!("{OVER}, and then {}", left(kind, after))),
+        Now::Others | Now::Another(_) | Now::OtherBoot | Now::Unseen => return (End::Left, left(kind, before)),
     };
     let did = match repair {
         Repair::Route => "the node made the route",
@@ -180,6 +181,18 @@ pub(super) fn end(kind: Kind, before: Now, done: Done, after: Now) -> (End, Stri
         (Now::Another(kind), _) => (End::Failed, format!("it is {kind:?} now{because}")),
         (Now::OtherBoot, _) => (End::Failed, format!("the node has booted meanwhile{because}")),
         (Now::Mendable(_) | Now::Others, _) => (End::Failed, format!("it is still found{because}")),
+    }
+}
+
+/// Why nothing is done about a finding.
+fn left(kind: Kind, now: Now) -> String {
+    match now {
+        Now::Mendable(_) => "it was found again: make a new report".to_owned(),
+        Now::Others => kind.remedy().to_owned(),
+        Now::Another(kind) => format!("it is {kind:?} now: {}", kind.remedy()),
+        Now::Over => OVER.to_owned(),
+        Now::OtherBoot => "the node has booted since: make a new report".to_owned(),
+        Now::Unseen => "whether it is still so could not be seen".to_owned(),
     }
 }
 

@@ -20,6 +20,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What could not be looked at: nothing is known of it.
     pub unseen: Vec<Unseen>,
+    /// What the second of two looks alone found: it may be over the next moment, or stay. Not told by a version before this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub once: Vec<Finding>,
 }
 
 /// One node that was looked at, and when each last knew what it says.
@@ -123,6 +126,13 @@ impl Finding {
     pub(super) fn says(mut self, source: Source, at: Option<Timestamp>, says: impl Into<String>) -> Self {
         self.witnesses.push(Witness { source, at, says: plain(&says.into()) });
         self
+    }
+
+    /// What is found, and of whom, in a line.
+    fn title(&self) -> String {
+        let address = self.address.map(|address| format!(" {address}")).unwrap_or_default();
+        let who = if self.who.is_empty() { String::new() } else { format!(" of {}", self.who) };
+        format!("{}: {:?}{address}{who}", self.node, self.kind)
     }
 
     /// Whether both say the same of the same, whenever.
@@ -294,7 +304,7 @@ impl Report {
     /// How it ended.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        match (self.findings.is_empty(), self.unseen.is_empty() && !self.nodes.is_empty()) {
+        match (self.findings.is_empty(), self.unseen.is_empty() && self.once.is_empty() && !self.nodes.is_empty()) {
             (false, _) => Outcome::Differs,
             (true, false) => Outcome::Incomplete,
             (true, true) => Outcome::Clean,
@@ -307,21 +317,28 @@ impl Report {
         self.findings.iter().map(|finding| finding.node.clone()).collect()
     }
 
-    /// The nodes that a repair by this report looks at: those that are named, else those that it found something on or did not see.
+    /// The nodes that a repair by this report looks at: those that are named, else those that it found something on, be it once, or did not see.
     ///
     /// # Errors
     /// One that is named is not in it.
     pub fn to_repair(&self, wanted: &[String]) -> Result<BTreeSet<String>, String> {
-        let (suspects, unseen) = (self.suspects(), self.unseen.iter().map(|unseen| unseen.node.clone()));
+        let unsure = self.unseen.iter().map(|unseen| unseen.node.clone()).chain(self.once.iter().map(|found| found.node.clone()));
         let looked: BTreeSet<&str> = self.nodes.iter().map(|looked| looked.node.as_str()).collect();
         if let Some(nobody) = wanted.iter().find(|name| !looked.contains(name.as_str())) {
             return Err(format!("the report does not speak of node {nobody}: its name is another, or it was not looked at"));
         }
-        Ok(if wanted.is_empty() { suspects.into_iter().chain(unseen).collect() } else { wanted.iter().cloned().collect() })
+        Ok(if wanted.is_empty() { self.suspects().into_iter().chain(unsure).collect() } else { wanted.iter().cloned().collect() })
     }
 
-    /// This report, with what a second look at its [`suspects`](Self::suspects) found as well, in the second's words. What either look could not
-    /// see stays unseen: of that there were no two looks.
+    /// The report of nobody's word, since nobody could be asked of these nodes at that time, and why.
+    #[must_use]
+    pub fn of_nothing(at: Timestamp, nodes: BTreeSet<String>, why: &str) -> Self {
+        let unseen = nodes.into_iter().map(|node| Unseen { node, source: Source::ApiServer, why: plain(why) });
+        Self { at, unseen: unseen.collect(), ..Self::default() }
+    }
+
+    /// This report, with what a second look at its [`suspects`](Self::suspects) found as well, in the second's words. What the second alone found is
+    /// set apart, and what either could not see stays unseen: of these there were no two looks.
     #[must_use]
     pub fn confirmed(self, second: Self) -> Self {
         let again = self.suspects();
@@ -329,13 +346,13 @@ impl Report {
         let once = self.nodes.into_iter().filter(|looked| !again.contains(&looked.node));
         let mut nodes: Vec<Looked> = once.chain(second.nodes).collect();
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
-        let findings = second.findings.into_iter().filter(|found| first.iter().any(|before| before.is_about_the_same(found))).collect();
+        let (findings, once) = second.findings.into_iter().partition(|found| first.iter().any(|before| before.is_about_the_same(found)));
         // The same may be put in other words, as an error or a time: it is told once.
         let of = |unseen: &Unseen| (unseen.node.clone(), unseen.source);
         let told: BTreeSet<_> = second.unseen.iter().map(of).collect();
         let mut unseen: Vec<Unseen> = unseen_first.into_iter().filter(|before| !told.contains(&of(before))).chain(second.unseen).collect();
         unseen.sort();
-        Self { at: second.at, nodes, findings, unseen }
+        Self { at: second.at, nodes, findings, unseen, once }
     }
 }
 
@@ -352,22 +369,23 @@ impl fmt::Display for Report {
         for Unseen { node, source, why } in &self.unseen {
             writeln!(f, "? {node}: {source} could not be asked: {why}")?;
         }
-        let (found, nodes, unseen) = (self.findings.len(), self.nodes.len(), self.unseen.len());
+        for found in &self.once {
+            writeln!(f, "? {}: found at the second look alone; look again", found.title())?;
+        }
+        let (found, nodes, unseen) = (self.findings.len(), self.nodes.len(), self.unseen.len() + self.once.len());
         match self.outcome() {
             Outcome::Clean => writeln!(f, "✓ all agree on {nodes} nodes: Azure as last read, objects, agents, stores, kernels and pods"),
             Outcome::Differs if unseen == 0 => writeln!(f, "✗ {found} found on {nodes} nodes"),
-            Outcome::Differs => writeln!(f, "✗ {found} found on {nodes} nodes, and {unseen} not seen"),
+            Outcome::Differs => writeln!(f, "✗ {found} found on {nodes} nodes, and {unseen} not seen or seen once"),
             Outcome::Incomplete if nodes == 0 => writeln!(f, "? no node was looked at"),
-            Outcome::Incomplete => writeln!(f, "? nothing differs in what was seen of {nodes} nodes; {unseen} not seen"),
+            Outcome::Incomplete => writeln!(f, "? nothing differs in what was seen of {nodes} nodes; {unseen} not seen or seen once"),
         }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, kind, address, who, what, witnesses: _, means, remedy } = self;
-        let address = address.map(|address| format!(" {address}")).unwrap_or_default();
-        let who = if who.is_empty() { String::new() } else { format!(" of {who}") };
-        writeln!(f, "✗ {node}: {kind:?}{address}{who}\n  {what}\n    means: {means}\n    remedy: {remedy}")
+        let Self { node: _, kind: _, address: _, who: _, what, witnesses: _, means, remedy } = self;
+        writeln!(f, "✗ {}\n  {what}\n    means: {means}\n    remedy: {remedy}", self.title())
     }
 }

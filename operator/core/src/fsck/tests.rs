@@ -321,10 +321,29 @@ fn only_what_a_second_look_finds_as_well_is_told() {
     assert_eq!(second.report().findings.len(), 2);
     let lasting = first.clone().confirmed(second.report());
     assert_eq!(kinds(&lasting), [(Kind::LeaseWithoutPod, Some(WEB), "default/web")]);
+    assert_eq!((lasting.once[0].kind, lasting.outcome()), (Kind::AzureDiffers, Outcome::Differs));
     assert_eq!(first.clone().confirmed(Told::agreed().report()).outcome(), Outcome::Clean);
     let mut unseen = Told::agreed();
     unseen.nodes.insert("aks-1".into(), Err("it does not answer".into()));
     assert_eq!(first.confirmed(unseen.report()).outcome(), Outcome::Incomplete);
+}
+
+#[test]
+fn what_the_second_look_alone_finds_is_never_clean() {
+    let mut first = Told::agreed();
+    first.facts().pool.as_mut().unwrap().revision = 6;
+    let mut second = Told::agreed();
+    second.pods(vec![pod("web", WEB), pod("new", FREE)]);
+    let report = first.report().confirmed(second.report());
+    assert_eq!((kinds(&report), report.outcome()), (vec![], Outcome::Incomplete), "{report}");
+    let text = report.to_string();
+    assert!(
+        text.contains("? aks-1: PodWithoutLease 10.0.0.22 of default/new: found at the second look alone") && !text.contains('✓'),
+        "{text}"
+    );
+    assert_eq!(report.to_repair(&[]), Ok(["aks-1".to_owned()].into()));
+    let read: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+    assert_eq!(read, report);
 }
 
 #[test]

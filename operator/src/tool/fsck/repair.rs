@@ -47,7 +47,12 @@ pub async fn run(client: &Client, flags: &Flags, report: Report) -> anyhow::Resu
             }
         }
     }
-    Ok(work.finished(settled(client, flags, Some(nodes), &[]).await?))
+    // What was done is told also where nobody can say any more what came of it.
+    let left = match settled(client, flags, Some(nodes.clone()), &[]).await {
+        Ok(left) => left,
+        Err(error) => Report::of_nothing(jiff::Timestamp::now(), nodes, &said(error)),
+    };
+    Ok(work.finished(left))
 }
 
 /// Has the node make the routes to these addresses: it looks once more, and compares with its own words.
@@ -95,7 +100,14 @@ fn agent<'a>(look: &'a Look, node: &str) -> anyhow::Result<&'a Agent> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{
+        future::ready,
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     use azure_vnet_operator_core::fsck::{End, Kind, Outcome, ROUTES_AT_ONCE};
     use clap::Parser;
@@ -119,6 +131,19 @@ mod tests {
         let service = tower::service_fn(async |request: http::Request<Body>| {
             let body = Body::from(answer(&request.uri().to_string()).to_string().into_bytes());
             Ok::<_, io::Error>(http::Response::new(body))
+        });
+        Client::new(service, "default")
+    }
+
+    /// The same, which is gone after it has listed its Nodes once.
+    fn short_lived_cluster() -> Client {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let uri = request.uri().to_string();
+            let look = looks.fetch_add(usize::from(uri.starts_with("/api/v1/nodes")), Ordering::Relaxed);
+            let is_gone = look >= 1 && uri.starts_with("/api/v1/nodes");
+            let body = Body::from(answer(&uri).to_string().into_bytes());
+            ready(if is_gone { Err(io::Error::other("it is gone")) } else { Ok(http::Response::new(body)) })
         });
         Client::new(service, "default")
     }
@@ -170,6 +195,15 @@ mod tests {
         assert!(repairs.left.nodes.len() == 1 && repairs.outcome() != Outcome::Clean, "{repairs}");
         report.unseen.clear();
         assert_eq!(run(&cluster(), &flags(&[]), report).await.unwrap().outcome(), Outcome::Incomplete, "there was nothing to look at");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_done_is_told_where_nobody_can_say_what_came_of_it() {
+        let report = reported(&[]).await;
+        let repairs = run(&short_lived_cluster(), &flags(&[]), report).await.unwrap();
+        assert_eq!(repairs.results.iter().map(|result| result.end).collect::<Vec<_>>(), [End::Left, End::Left]);
+        assert_eq!((repairs.left.unseen.len(), repairs.outcome()), (2, Outcome::Incomplete), "{repairs}");
+        assert!(repairs.to_string().contains("it is gone"), "{repairs}");
     }
 
     #[test]

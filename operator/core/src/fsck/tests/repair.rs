@@ -66,6 +66,65 @@ fn only_what_was_reported_and_is_still_the_same_is_mended() {
 }
 
 #[test]
+fn st4_no_route_is_made_to_an_address_that_may_be_anothers() {
+    let report = cut_off().report();
+    let cases: [(Change, Kind); 3] = [
+        (
+            |told| {
+                let twin = Pod { node: "aks-2".into(), ..pod("twin", WEB) };
+                told.pods(vec![pod("web", WEB), twin]);
+            },
+            Kind::TwoPods,
+        ),
+        (|told| told.cluster.pools.push(object("aks-2", "", &["9/10.0.0.21"])), Kind::TwoNodes),
+        (|told| told.object().spec.addresses.clear(), Kind::PoolDiffers),
+    ];
+    for (change, graver) in cases {
+        let mut told = cut_off();
+        change(&mut told);
+        let now = told.report();
+        assert!(now.findings.iter().any(|found| found.is_same(&report.findings[0])), "its route still lacks: {now}");
+        let work = work(&report, &now);
+        assert_eq!(steps(work.clone()), [], "{graver:?}");
+        let repairs = work.finished(now);
+        assert_eq!(ends(&repairs), [End::Left]);
+        assert!(repairs.results[0].says.contains(graver.remedy()), "{repairs}");
+    }
+    // What is wrong with another address is no reason.
+    let mut told = cut_off();
+    told.facts().pool.as_mut().unwrap().addresses.push("3/10.0.0.23".parse().unwrap());
+    assert_eq!(steps(work(&report, &told.report())), [route_to(WEB)]);
+}
+
+#[test]
+fn what_was_over_before_and_is_found_afterwards_is_not_over() {
+    let report = cut_off().report();
+    let afterwards = |after: &Told| {
+        let mut work = work(&report, &Told::agreed().report());
+        assert_eq!(work.step(), None);
+        let repairs = work.finished(after.report());
+        (repairs.results[0].end, repairs.to_string())
+    };
+    assert_eq!(afterwards(&Told::agreed()).0, End::Over);
+    let (end, text) = afterwards(&cut_off());
+    assert!(end == End::Left && text.contains("found again"), "{text}");
+    let (end, text) = afterwards(&silent());
+    assert!(end == End::Left && text.contains("could not be seen"), "{text}");
+}
+
+#[test]
+fn what_the_last_of_all_looks_finds_again_is_not_repaired() {
+    let report = cut_off().report();
+    let mut work = work(&report, &report);
+    work.step();
+    work.routes("aks-1", &[WEB].into(), &Ok(made(WEB)));
+    let mut first = Told::agreed();
+    first.cloud("attached", json!(3));
+    let repairs = work.finished(first.report().confirmed(report));
+    assert_eq!((ends(&repairs), repairs.outcome()), (vec![End::Failed], Outcome::Incomplete), "{repairs}");
+}
+
+#[test]
 fn a_word_that_is_missing_hides_only_what_would_be_seen_by_it() {
     let mut stale = Told::agreed();
     stale.cloud("lastReadAt", json!("2026-11-21T06:59:00Z"));
