@@ -257,8 +257,11 @@ impl Sightings {
             let former = self.told.take().filter(|former| former.object == told.object).unwrap_or_else(|| told.clone());
             for address in of_blocks {
                 let read = self.of_blocks.entry(*address).or_insert_with(|| BlockRead::Not(former.clone()));
-                let is_later = |known: &ToldRead| known.object == told.object && told.at.is_some() && known.at != told.at;
-                if matches!(read, BlockRead::Not(known) if is_later(known)) {
+                let BlockRead::Not(known) = read else { continue };
+                if known.object != told.object {
+                    known.clone_from(&former);
+                }
+                if told.at.is_some() && known.at != told.at {
                     *read = BlockRead::Since;
                 }
             }
@@ -632,6 +635,8 @@ mod tests {
         assert_eq!(offered(&[Some(told("former", 10)), None, Some(told("former", 10))]), 0);
         assert_eq!(offered(&[Some(told("former", 10)), Some(told("its own", 20))]), 0);
         assert_eq!(offered(&[Some(told("its own", 10)), Some(told("its own", 20))]), 16);
+        let replaced = [Some(told("former", 10)), None, Some(told("its own", 20)), Some(told("its own", 30))];
+        assert_eq!(offered(&replaced), 16, "the next object may list the same block");
         let listed_later = |first: Option<ToldRead>| {
             let mut sightings = Sightings::default();
             sightings.list_blocks(&BTreeSet::new(), first);
