@@ -155,13 +155,13 @@ fn has_idle(step: &Step<'_>, agent: &Agent) -> bool {
     counts.free > 0 || counts.cooling > 0 || withheld
 }
 
-/// Slots for what is missing: those that Azure failed to provision or to take away, then the lowest that neither the NIC nor the object knows (I5). Of
-/// those that it failed to provision as another unit, all: as long as they stand, every write asks for them too.
+/// Slots for what is missing: those that Azure failed to provision or to take away, then the lowest that neither the NIC nor the object knows (I5). Where
+/// single addresses are asked for, all of the blocks that it failed to provision: as long as they stand, every write asks for them too.
 pub fn slots(spec: &Lists, view: &View, sizes: &Sizes) -> Vec<u8> {
     let wanted = usize::from(sizes.target.saturating_sub(sizes.holding).div_ceil(sizes.unit.size()));
     let known: BTreeSet<u8> = spec.addresses.iter().chain(&spec.lost).map(|at| at.slot).collect();
     let failed = |(slot, state): &(&u8, &Slot)| matches!(state, Slot::Failed(_) | Slot::Dropped(..)) && !known.contains(*slot);
-    let other = |state: &Slot| matches!(state, Slot::Failed(unit) if *unit != sizes.unit);
+    let other = |state: &Slot| sizes.unit.is_address() && *state == Slot::Failed(Unit::Block28);
     let (others, alike): (Vec<_>, Vec<_>) = view.slots.iter().filter(failed).partition(|(_, state)| other(state));
     let room = usize::from(view.room()).saturating_sub(view.slots.len());
     let free = (1..=u8::MAX).filter(|slot| !view.slots.contains_key(slot) && !known.contains(slot)).take(room);

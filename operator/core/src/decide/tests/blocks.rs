@@ -200,6 +200,16 @@ fn a_block_that_azure_failed_to_make_does_not_stand_in_the_way_of_single_address
 }
 
 #[test]
+fn i8_single_addresses_that_azure_failed_to_make_are_no_blocks_to_come() {
+    let mut world = turned(8, 4);
+    for slot in 9..=28 {
+        world.azure.slots.insert(slot, Slot::Failed(Unit::Address));
+    }
+    world.read();
+    assert_eq!(sent(&mut world).change.add.len(), 1, "what one block is worth, and not twenty");
+}
+
+#[test]
 fn an_instance_of_a_uniform_scale_set_gets_single_addresses_and_its_object_says_why() {
     let mut world = World::new(&[]).with_blocks();
     Arc::make_mut(&mut world.observed.machine).kind = MachineKind::VmssUniform;
