@@ -170,6 +170,8 @@ impl<A: Arm> Shell<A> {
     async fn serve(&self, name: &str) -> Result<Option<Duration>, Broken> {
         let nonce = self.leadership.nonce().ok_or(Broken::Deposed)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name).unwrap_or_default();
+        // Asked for before the node is looked up: a cordon that comes between the two is noted for the next pass.
+        let was_cordoned = self.caches.cordons.take(name);
         let node = self.caches.node(name);
         let (Some(node), object) = (node, newer(self.caches.pool(name), known.of_pass.take_object(&nonce))) else {
             self.note(name, None);
@@ -192,7 +194,7 @@ impl<A: Arm> Shell<A> {
         let target = known.target.take().filter(|_| known.of_pass.is_of(&subject) && known.boot == boot);
         let mut work = Work { shell: self, node: &node, provider: &provider, target, masquerade };
         let mut of_pass = known.of_pass.renewed(&subject, object);
-        if self.caches.cordons.take(name) {
+        if was_cordoned {
             of_pass.note_cordon();
         }
         let mut pass = Pass::new(subject.clone(), of_pass);

@@ -68,8 +68,10 @@ impl Caches {
         let caches = Self { nodes, configs, pools, cordons: Cordons::default() };
         let this = (Arc::clone(queue), caches.clone());
         tasks.spawn(follow(Api::all(client.clone()), node_writer, Node::trim, move |event| {
-            if let Event::Apply(node) | Event::InitApply(node) = &event {
-                this.1.cordons.note(node);
+            match &event {
+                Event::Apply(node) | Event::InitApply(node) => this.1.cordons.note(node),
+                Event::Delete(node) => _ = this.1.cordons.take(node.name()),
+                Event::Init | Event::InitDone => {}
             }
             this.1.mark(&this.0, &event);
         }));

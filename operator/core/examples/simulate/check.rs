@@ -13,7 +13,7 @@ use azure_vnet_operator_core::{
     adoption,
     arm::{Error, Write},
     decide::{Ready, Send},
-    policy::Pool,
+    policy::{Pool, ReleasePolicy},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -209,7 +209,7 @@ impl World<'_> {
     }
 
     /// A spec is stored.
-    pub fn check_spec(&mut self, caller: Caller, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+    pub fn check_spec(&mut self, caller: Caller, giving: ReleasePolicy, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
         let (trace, spec, name) = (self.trace.clone(), &after.spec, caller.name);
         let slots: BTreeSet<u8> = spec.addresses.iter().map(|at| at.slot).collect();
         let addresses: BTreeSet<Ipv4Addr> = spec.addresses.iter().map(|at| at.address).collect();
@@ -223,7 +223,7 @@ impl World<'_> {
         }
         let ids: BTreeSet<u64> = before.release.iter().map(|release| release.id).collect();
         for release in spec.release.iter().filter(|release| !ids.contains(&release.id)) {
-            self.check_new_release(caller, release.id, release.addresses.len());
+            self.check_new_release(caller, giving, release.id, release.addresses.len());
         }
         for at in spec.lost.iter().filter(|at| !before.lost.contains(at)) {
             if self.nics[name].kept().any(|(slot, address)| slot == at.slot && address == at.address) {
@@ -233,20 +233,22 @@ impl World<'_> {
     }
 
     /// A release is asked for (I9).
-    fn check_new_release(&mut self, caller: Caller, id: u64, many: usize) {
+    fn check_new_release(&mut self, caller: Caller, giving: ReleasePolicy, id: u64, many: usize) {
         let name = caller.name;
         self.book.asked.insert(name, self.now);
         self.book.asked_of.insert((name, id), self.book.reported.get(&name).copied().unwrap_or_default());
         self.check_leaving(caller, "release", id);
-        let Some(policy) = self.policy_of(caller).filter(|_| self.book.restored.is_none()) else { return };
-        let calm = i64::try_from(policy.release.calm.as_millis()).unwrap_or_default();
+        if self.book.restored.is_some() {
+            return;
+        }
+        let calm = i64::try_from(giving.calm.as_millis()).unwrap_or_default();
         let restless = self.book.restless.get(&name).copied().unwrap_or_default();
         let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();
         if self.now + SLACK + skew < restless + calm {
             self.trace
                 .violated(|| format!("I9: n{name}: release {id} {} s after it joined or was uncordoned", (self.now - restless) / 1000));
         }
-        if many > usize::from(policy.release.batch) {
+        if many > usize::from(giving.batch) {
             self.trace.violated(|| format!("I9: n{name}: release {id} names {many} addresses"));
         }
     }

@@ -12,7 +12,7 @@ use azure_vnet_operator_core::{
     arm::{Budget, Error},
     decide::{Leader, NodeFacts, may_vanish},
     pass::{Effect, End, Known, Pass, Present, Subject, newer},
-    policy::Policy,
+    policy::ReleasePolicy,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -74,7 +74,7 @@ pub struct Replica<'p> {
 struct Running<'p> {
     number: u64,
     pass: Pass<'p>,
-    policy: &'p Policy,
+    giving: ReleasePolicy,
     node: Rc<NodeObject>,
 }
 
@@ -190,6 +190,7 @@ impl<'p> World<'p> {
         }
         let one = &mut self.replicas[replica];
         one.nodes = self.server.nodes.clone();
+        one.cordons.extend(one.nodes.iter().filter(|(_, node)| node.cordoned).map(|(name, _)| *name));
         one.pools = self.server.objects.clone();
         self.mark_all(replica);
     }
@@ -214,17 +215,18 @@ impl<'p> World<'p> {
         }
     }
 
-    /// The watch shows the newest state of a name.
-    pub fn deliver(&mut self, replica: usize, name: usize) {
+    /// The watch shows the newest state of a name, and that it was cordoned at a change before.
+    pub fn deliver(&mut self, replica: usize, name: usize, cordoned: bool) {
         let (one, server) = (&mut self.replicas[replica], &self.server);
         match server.nodes.get(&name) {
-            Some(node) => {
-                if node.cordoned {
-                    one.cordons.insert(name);
-                }
-                one.nodes.insert(name, Rc::clone(node));
-            }
+            Some(node) => _ = one.nodes.insert(name, Rc::clone(node)),
             None => _ = one.nodes.remove(&name),
+        }
+        if cordoned {
+            one.cordons.insert(name);
+            if one.leads(self.now) {
+                self.book.restless.insert(name, self.now);
+            }
         }
         match server.objects.get(&name) {
             Some(object) => _ = one.pools.insert(name, Arc::clone(object)),
@@ -281,7 +283,7 @@ impl<'p> World<'p> {
         }
         one.passes += 1;
         let number = one.passes;
-        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), policy, node }));
+        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), giving: policy.release, node }));
         self.go_on(replica, name);
     }
 
@@ -381,7 +383,7 @@ impl<'p> World<'p> {
             Effect::Tell(_) => return false,
             Effect::ReadObject => Task::ReadObject,
             Effect::Delete => Task::Delete(ground()),
-            Effect::WriteSpec(spec) => Task::WriteSpec(spec, ground()),
+            Effect::WriteSpec(spec) => Task::WriteSpec(spec, ground(), running.giving),
             Effect::WriteStatus(cloud, conditions) => Task::WriteStatus(cloud, conditions, ground()),
             Effect::ReadNic(_) => Task::ReadNic { began: now },
             Effect::Send(send) => match running.pass.prepare(&send) {
@@ -418,11 +420,6 @@ impl<'p> World<'p> {
         let one = &self.replicas[caller.replica];
         let running = one.running.get(&caller.name).filter(|running| one.life == caller.life && running.number == caller.pass)?;
         Some((running.pass.known().object.as_ref().map(|object| object.metadata.clone()), Rc::clone(&running.node)))
-    }
-
-    /// The policy that a pass goes by.
-    pub fn policy_of(&self, caller: Caller) -> Option<&'p Policy> {
-        self.replicas[caller.replica].running.get(&caller.name).map(|running| running.policy)
     }
 
     /// Whether a request may still be sent: the lease and the time are looked at right before.

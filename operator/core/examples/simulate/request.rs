@@ -10,6 +10,7 @@ use azure_vnet_operator_core::{
     arm::{Budget, Class, Error, Trace, Write},
     decide::Send,
     nic::{Nic, name_of},
+    policy::ReleasePolicy,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -52,7 +53,7 @@ impl World<'_> {
                 }
                 Answer::Deleted
             }
-            Task::WriteSpec(spec, ground) => self.write_spec(caller, *spec, &ground),
+            Task::WriteSpec(spec, ground, giving) => self.write_spec(caller, *spec, &ground, giving),
             Task::WriteStatus(cloud, conditions, ground) => self.write_status(caller, *cloud, conditions, &ground),
         };
         if let Answer::Written(None) = &answer {
@@ -66,7 +67,7 @@ impl World<'_> {
         self.server.objects.get(&name).is_some_and(|stored| stored.metadata.resource_version == metadata.resource_version)
     }
 
-    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec, ground: &Ground) -> Answer {
+    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec, ground: &Ground, giving: ReleasePolicy) -> Answer {
         let (name, at) = (caller.name, time(self.now));
         let before = self.server.objects.get(&name).cloned();
         match self.server.apply_spec(name, ground.as_deref(), spec, at) {
@@ -79,7 +80,7 @@ impl World<'_> {
                     format!("n{name}: spec {} [{addresses}] release {asked:?} lost [{gone}] by {}", object.spec.revision, caller.replica)
                 });
                 self.check_ground(caller, before.as_deref(), ground.as_deref());
-                self.check_spec(caller, before.as_deref(), &object);
+                self.check_spec(caller, giving, before.as_deref(), &object);
                 self.changed(name);
                 if open_intent(&object).is_some() {
                     self.reach(Point::Published, caller);

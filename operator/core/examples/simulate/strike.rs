@@ -232,7 +232,7 @@ impl World<'_> {
         self.policies[name] = policy;
         for replica in 0..self.replicas.len() {
             let (life, pause) = (self.replicas[replica].life, self.latency());
-            self.after(pause, Event::Deliver { replica, life, name });
+            self.after(pause, Event::Deliver { replica, life, name, cordoned: false });
         }
     }
 
@@ -304,7 +304,7 @@ impl World<'_> {
         self.server.nodes.insert(name, Rc::new(NodeObject { cordoned: false, ..(**node).clone() }));
         self.server.next_version();
         self.book.cordoned.remove(&name);
-        // A leader whose watch stands still learns of a short cordon never; another leader begins the calm anew.
+        // A leader that has not heard of the cordon begins the calm once it does; another leader begins it anew.
         if self.leader().is_some_and(|leader| self.replicas[leader].has_seen_cordon(name)) {
             self.book.restless.insert(name, self.now);
         }

@@ -14,7 +14,7 @@ use azure_vnet_crds::{
 use azure_vnet_operator_core::{
     arm::{Error, Write},
     decide::Send,
-    policy::Policy,
+    policy::{Policy, ReleasePolicy},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -78,7 +78,7 @@ pub enum Task {
     ReadObject,
     /// Writes name the object that they were decided on.
     Delete(Ground),
-    WriteSpec(Box<AzureVnetNodeSpec>, Ground),
+    WriteSpec(Box<AzureVnetNodeSpec>, Ground, ReleasePolicy),
     WriteStatus(Box<Cloud>, Vec<Condition>, Ground),
     ReadNic {
         began: Timestamp,
@@ -112,7 +112,7 @@ pub enum Event {
     Answer { caller: Caller, answer: Answer },
     Put { flight: u64 },
     OperationEnds { name: usize, operation: u64 },
-    Deliver { replica: usize, life: u64, name: usize },
+    Deliver { replica: usize, life: u64, name: usize, cordoned: bool },
     DeliverToAgent { name: usize, life: u64 },
     Agent { name: usize, life: u64 },
     Poll { name: usize, life: u64 },
@@ -228,10 +228,11 @@ impl<'p> World<'p> {
 
     /// An object or a Node changed: all who watch it will see.
     pub fn changed(&mut self, name: usize) {
+        let cordoned = self.server.nodes.get(&name).is_some_and(|node| node.cordoned);
         for replica in 0..self.replicas.len() {
             let pause = self.latency() + (self.replicas[replica].stalled_until - self.now).max(0);
             let life = self.replicas[replica].life;
-            self.after(pause, Event::Deliver { replica, life, name });
+            self.after(pause, Event::Deliver { replica, life, name, cordoned });
         }
         let (pause, life) = (self.latency(), self.machines[name].agent.life);
         self.after(pause, Event::DeliverToAgent { name, life });
@@ -265,13 +266,13 @@ impl<'p> World<'p> {
             Event::Relist { replica, .. } => self.relist(replica),
             Event::Turn { replica, .. } => self.turn(replica),
             Event::LetGo { replica, name, object, .. } => self.let_go(replica, name, &object),
-            Event::Deliver { replica, life, name } => {
+            Event::Deliver { replica, life, name, cordoned } => {
                 let one = &self.replicas[replica];
                 if self.server.down || one.cut_off || one.stalled_until > self.now {
                     let pause = 1_000.max(one.stalled_until - self.now);
-                    return self.after(pause, Event::Deliver { replica, life, name });
+                    return self.after(pause, Event::Deliver { replica, life, name, cordoned });
                 }
-                self.deliver(replica, name);
+                self.deliver(replica, name, cordoned);
             }
             Event::Task { caller, task } => self.task(caller, task),
             Event::Answer { caller, answer } => self.take_answer(caller, answer),

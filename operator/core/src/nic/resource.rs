@@ -96,9 +96,13 @@ impl<'a> Configuration<'a> {
         let properties = entry.get("properties").filter(|p| p.is_object())?;
         let address = properties.get("privateIPAddress").and_then(Value::as_str).filter(|a| !a.is_empty());
         let version = properties.get("privateIPAddressVersion").and_then(Value::as_str);
-        let carried = carried(address, properties.get(PREFIX_LENGTH).filter(|length| !length.is_null()));
+        let name = name(entry).filter(|n| !n.is_empty())?;
+        let length = properties.get(PREFIX_LENGTH).filter(|length| !length.is_null());
+        // What others have, and the machine itself, is taken as it is written.
+        let as_written = || Some((address.and_then(|address| address.parse().ok()), Unit::Address));
+        let carried = if slot_of(name).is_some() { carried(address, length) } else { as_written() };
         Some(Self {
-            name: name(entry).filter(|n| !n.is_empty())?,
+            name,
             primary: properties.get("primary") == Some(&Value::Bool(true)),
             subnet: text(properties, "/subnet/id"),
             // Absent on list answers of some versions: present with an address is provisioned.

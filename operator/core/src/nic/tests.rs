@@ -103,6 +103,13 @@ fn a_shape_that_is_not_understood_is_never_written() {
 }
 
 #[test]
+fn the_machines_own_address_is_taken_as_it_is_written() {
+    let mut tree = tree(&[], 0);
+    tree["properties"]["ipConfigurations"][0]["properties"]["privateIPAddressPrefixLength"] = json!(28);
+    assert_eq!(nic(&tree).view().primary, Ipv4Addr::new(10, 0, 0, 4));
+}
+
+#[test]
 fn names_with_our_prefix_that_are_no_slot_are_foreign() {
     assert_eq!(
         ["avn-1", "avn-255", "avn-0", "avn-256", "avn-01", "AVN-1", "avn-", "x"].map(slot_of),
