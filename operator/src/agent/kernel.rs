@@ -226,6 +226,10 @@ impl Kernel {
             Found::Used(by) => return Ok(Some(by)),
             Found::Stale(_) => return Ok(Some(format!("{address} is routed through a link that is gone or dead"))),
         }
+        // A look-up shows nothing of a route that drops packets, and ours would win over one of any metric.
+        if view.has_other_route(address) {
+            return Ok(Some(format!("{address} has a route of its own, which is none of the agent's")));
+        }
         let route = Change::AddRoute(Route::on_link(Ipv4Net::from(address), pod.index));
         self.0.change(route).map_err(failed("give a pod its route again"))?;
         Ok(None)
@@ -348,15 +352,21 @@ impl View {
         self.routes.iter().filter(|route| route.protocol == protocol).filter_map(unreachable).collect()
     }
 
+    /// Whether an address has a route of its own beside the one that refuses packets to it (safety rule PK1).
+    fn has_other_route(&self, address: Ipv4Addr) -> bool {
+        let is_of = |route: &Route| route.destination == IpNet::from(IpAddr::V4(address));
+        self.routes.iter().any(|route| is_of(route) && unreachable(route).is_none())
+    }
+
     fn find(&self, mac: &str) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.mac.eq_ignore_ascii_case(mac) && !nic.name.starts_with("azv"))
     }
 
-    /// The routes to one address through a link of ours, with that link's number.
+    /// The routes to one address through a link of ours, or the bridge of one, with that link's or bridge's number.
     #[must_use]
     pub fn host_routes(&self) -> Vec<(Ipv4Addr, u32)> {
         let through = |route: &Route| {
-            let link = route.link.filter(|link| self.pods.iter().any(|pod| pod.index == *link))?;
+            let link = route.link.filter(|link| self.pods.iter().any(|pod| pod.index == *link || pod.controller == Some(*link)))?;
             v4(route.destination.addr()).filter(|_| route.destination.prefix_len() == 32).map(|address| (address, link))
         };
         self.routes.iter().filter_map(through).collect()

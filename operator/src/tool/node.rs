@@ -406,6 +406,34 @@ mod tests {
     }
 
     #[test]
+    fn st4_no_route_is_made_in_the_place_of_one_that_drops_packets() {
+        apart(|| {
+            let root = tempfile::tempdir().unwrap();
+            let place = place(root.path());
+            fs::write(&place.boot_id_file, "first\n").unwrap();
+            link("azv00000000001", "c1/eth0 10.0.0.5");
+            shell("ip", &["link", "set", "azv00000000001p", "up"]);
+            shell("ip", &["link", "set", "azv00000000001", "up"]);
+            let keeper = Keeper::open(&place.run_dir, &place.state_dir, "first".parse().unwrap()).unwrap();
+            keeper.rebuild_from_kernel(&Kernel::open().unwrap().view().unwrap().leases(&NETWORK.parse().unwrap())).unwrap();
+            keeper.adopt(&adoption(&["1/10.0.0.5"])).unwrap();
+            keeper.seal(pool::SealOwner::Agent).unwrap();
+            shell("ip", &["route", "add", "unreachable", "10.0.0.5/32", "metric", "4096", "proto", "97"]);
+            for kind in ["blackhole", "prohibit", "unreachable"] {
+                shell("ip", &["route", "add", kind, "10.0.0.5/32", "metric", "10"]);
+                let found = check(&place).unwrap();
+                assert_eq!(found.findings.iter().map(|found| found.kind).collect::<Vec<_>>(), [Kind::LinkWithoutRoute]);
+                let mended = mend(&place, &found).unwrap();
+                assert!(mended.routes.is_empty() && mended.refused[0].why.contains("a route of its own"), "{kind}: {mended:?}");
+                shell("ip", &["route", "del", kind, "10.0.0.5/32", "metric", "10"]);
+            }
+            let mended = mend(&place, &check(&place).unwrap()).unwrap();
+            assert_eq!(mended.routes, [Ipv4Addr::new(10, 0, 0, 5)], "the agent's own is no reason: {mended:?}");
+            drop(keeper);
+        });
+    }
+
+    #[test]
     fn st4_a_route_goes_to_the_link_of_the_reported_pod_and_never_to_a_port_that_left_its_bridge() {
         apart(|| {
             let root = tempfile::tempdir().unwrap();
@@ -423,17 +451,27 @@ mod tests {
             keeper.rebuild_from_kernel(&Kernel::open().unwrap().view().unwrap().leases(&NETWORK.parse().unwrap())).unwrap();
             keeper.adopt(&adoption(&["1/10.0.0.5", "2/10.0.0.6"])).unwrap();
             keeper.seal(pool::SealOwner::Agent).unwrap();
-            shell("ip", &["link", "set", "azv00000000001", "nomaster"]);
             let (bridged, routed) = (Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(10, 0, 0, 6));
+            let kinds = || check(&place).unwrap().findings.iter().map(|found| (found.kind, found.address)).collect::<Vec<_>>();
+            let (lacks_route, off_bridge) = ((Kind::LinkWithoutRoute, Some(routed)), (Kind::BridgedWithoutRoute, Some(bridged)));
+            assert_eq!(kinds(), [lacks_route, off_bridge]);
+            shell("ip", &["route", "add", "10.0.0.5/32", "dev", "azure2"]);
+            assert_eq!(kinds(), [lacks_route]);
+            shell("ip", &["route", "del", "10.0.0.5/32"]);
+            shell("ip", &["link", "set", "azv00000000001", "nomaster"]);
             let found = check(&place).unwrap();
-            assert_eq!(found.findings.iter().map(|found| found.address).collect::<Vec<_>>(), [Some(bridged), Some(routed)]);
+            assert_eq!(kinds(), [lacks_route, off_bridge]);
             // Between that look and the next step another pod got the address.
             let mut stale = Mended::default();
             mend_routes(&place.store().unwrap(), &[(routed, "c0/eth0".to_owned())].into(), &mut stale).unwrap();
             assert_eq!((stale.routes.as_slice(), stale.refused.len()), ([].as_slice(), 1), "{stale:?}");
             let mended = mend(&place, &found).unwrap();
             assert_eq!(mended.routes, [routed], "{mended:?}");
-            assert!(mended.refused.iter().all(|refused| refused.address == Some(bridged) && refused.why.contains("bridge mode")));
+            // Nor is it made where it is asked for.
+            assert_eq!(mended.refused, []);
+            let mut asked = Mended::default();
+            mend_routes(&place.store().unwrap(), &[(bridged, "c1/eth0".to_owned())].into(), &mut asked).unwrap();
+            assert!(asked.routes.is_empty() && asked.refused[0].why.contains("bridge mode"), "{asked:?}");
             assert!(!shell("ip", &["route", "show"]).contains("10.0.0.5"), "{mended:?}");
             drop(keeper);
         });

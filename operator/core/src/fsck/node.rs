@@ -62,6 +62,8 @@ pub enum Kind {
     LeaseWithoutLink,
     /// A pod's link without its route: no packet reaches it.
     LinkWithoutRoute,
+    /// A bridged pod's link that is a port of no bridge, or whose route through its bridge is gone.
+    BridgedWithoutRoute,
     /// A record that cannot be read.
     Unreadable,
     /// A lease of an address that is no longer in the pool.
@@ -81,6 +83,9 @@ impl Kind {
             }
             Self::LinkWithoutRoute => {
                 "--repair makes the route, if the pool has the address; if the NIC lost it, this is how its traffic was cut off"
+            }
+            Self::BridgedWithoutRoute => {
+                "delete the pod: its successor gets a way; if the NIC lost the address, this is how its traffic was cut off"
             }
             Self::Unreadable => "rests by itself after ten minutes without a trace in the kernel",
             Self::OutsidePool => "delete the pod if the address is lost; otherwise it goes back when the pod ends",
@@ -189,7 +194,7 @@ pub fn mendable(report: &Report, now: &Report) -> Plan {
                 let offered = finding.address.filter(|address| offers(now, *address));
                 plan.routes.extend(offered.map(|address| (address, finding.attachment.clone())));
             }
-            Kind::NoPool | Kind::TwoOwners | Kind::LeaseWithoutLink | Kind::Unreadable | Kind::OutsidePool => {}
+            Kind::NoPool | Kind::TwoOwners | Kind::LeaseWithoutLink | Kind::BridgedWithoutRoute | Kind::Unreadable | Kind::OutsidePool => {}
         }
     }
     plan

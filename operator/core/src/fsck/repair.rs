@@ -37,6 +37,7 @@ impl Kind {
             | Self::LostInUse
             | Self::NoAddressOfNode
             | Self::LeaseWithoutPod
+            | Self::BridgedWithoutRoute
             | Self::LeaseWithoutLink
             | Self::OutsidePool
             | Self::Unreadable

@@ -181,6 +181,8 @@ pub enum Kind {
     LeaseWithoutPod,
     /// A pod's link without its route.
     LinkWithoutRoute,
+    /// A bridged pod's link without its bridge, or without its route through that.
+    BridgedWithoutRoute,
     /// A lease whose link is gone, of a pod that is there or that nobody named.
     LeaseWithoutLink,
     /// A lease of an address that is no longer in the pool.
@@ -209,6 +211,7 @@ impl From<node::Kind> for Kind {
             node::Kind::TwoOwners => Self::TwoOwners,
             node::Kind::LeaseWithoutLink => Self::LeaseWithoutLink,
             node::Kind::LinkWithoutRoute => Self::LinkWithoutRoute,
+            node::Kind::BridgedWithoutRoute => Self::BridgedWithoutRoute,
             node::Kind::Unreadable => Self::Unreadable,
             node::Kind::OutsidePool => Self::OutsidePool,
         }
@@ -230,6 +233,7 @@ impl Kind {
             Self::LostInUse => "the pod carries no traffic: somebody took its address off the NIC",
             Self::NoAddressOfNode => "Azure delivers nothing for it to this node, and drops what the pod sends",
             Self::LinkWithoutRoute | Self::LeaseWithoutLink => "no packet reaches the pod, if there is one",
+            Self::BridgedWithoutRoute => "packets of this host, or all, do not reach the pod: its probes may fail",
             Self::LeaseWithoutPod | Self::Unreadable => "the address is occupied, and no pod is known to use it",
             Self::OutsidePool => "the pod keeps an address that others do not get any more",
             Self::NoPool => "no pod can start on the node",
@@ -259,6 +263,7 @@ impl Kind {
                 "delete the pod; if its address comes back, another network plugin gave it: see /etc/cni/net.d on the node"
             }
             Self::LinkWithoutRoute => "--repair makes the route; or delete the pod: its successor gets one",
+            Self::BridgedWithoutRoute => "delete the pod: its successor gets a way",
             Self::LeaseWithoutLink => "delete the pod if there is one; the agent frees the address once nothing speaks for it any more",
             Self::LeaseWithoutPod => {
                 "nothing: the agent frees the address once the API server has lacked the pod twice, a minute apart, and the kernel shows nothing of it"

@@ -128,7 +128,7 @@ fn all_that_agrees_is_clean() {
 #[test]
 fn each_difference_is_named_with_its_witnesses() {
     use Source::{Agent, ApiServer, Azure, Controller, Kernel, Store};
-    let cases: [Case; 17] = [
+    let cases: [Case; 18] = [
         (|told| told.pods(vec![pod("web", WEB), pod("twin", WEB)]), (Kind::TwoPods, Some(WEB), "default/twin"), &[ApiServer]),
         (
             |told| told.cluster.pools.push(object("aks-2", "", &["9/10.0.0.22"])),
@@ -155,6 +155,11 @@ fn each_difference_is_named_with_its_witnesses() {
             &[Store, Kernel],
         ),
         (|told| told.finds(node::Kind::LinkWithoutRoute, "no route"), (Kind::LinkWithoutRoute, Some(WEB), "default/web"), &[Store, Kernel]),
+        (
+            |told| told.finds(node::Kind::BridgedWithoutRoute, "no bridge"),
+            (Kind::BridgedWithoutRoute, Some(WEB), "default/web"),
+            &[Store, Kernel],
+        ),
         (
             |told| {
                 told.finds(node::Kind::LinkWithoutLease, "no lease");

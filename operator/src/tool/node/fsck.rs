@@ -22,7 +22,7 @@ pub struct Seen<'a> {
     pub entries: &'a [(Ipv4Addr, Entry)],
     /// Our links in the kernel.
     pub links: &'a [PodLink],
-    /// Addresses with a route through a link of ours, and that link.
+    /// Addresses with a route of their own through a link of ours, or through the bridge of one; and that link, or bridge.
     pub routes: &'a [(Ipv4Addr, u32)],
     /// The pool, if it counts.
     pub pool: Option<&'a Pool>,
@@ -88,13 +88,8 @@ fn of_link(link: &PodLink, seen: &Seen<'_>) -> Option<Finding> {
     let name = &link.name;
     match entry {
         Some(Entry::Leased(lease)) if lease.attachment == *owner => {
-            // A bridged pod's route leads through its bridge.
-            let routed = link.controller.is_some() || seen.routes.iter().any(|(to, through)| *to == address && *through == link.index);
-            let what = match lease.mode {
-                Mode::Transparent => format!("{name} is there, the route to it is not"),
-                Mode::Bridge | Mode::Tunnel => format!("{name} is there, and is a port of no bridge"),
-            };
-            (!routed).then(|| finding(Kind::LinkWithoutRoute, address, Some(owner), what))
+            let (kind, what) = lacks_route(lease.mode, link, address, seen)?;
+            Some(finding(kind, address, Some(owner), what))
         }
         Some(Entry::Leased(lease)) => {
             let what = format!("{name} says that {owner} has it, the store that {} has", lease.attachment);
@@ -102,6 +97,21 @@ fn of_link(link: &PodLink, seen: &Seen<'_>) -> Option<Finding> {
         }
         Some(Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_)) | None => {
             Some(finding(Kind::LinkWithoutLease, address, Some(owner), format!("{name} has it, the store has no lease")))
+        }
+    }
+}
+
+/// What the way to a leased pod lacks, by the lease's mode: a link may have been put on a bridge, or taken from it, since.
+fn lacks_route(mode: Mode, link: &PodLink, address: Ipv4Addr, seen: &Seen<'_>) -> Option<(Kind, String)> {
+    let name = &link.name;
+    let leads = |near| seen.routes.contains(&(address, near));
+    match (mode, link.controller) {
+        (Mode::Transparent, _) => {
+            (!leads(link.index)).then(|| (Kind::LinkWithoutRoute, format!("{name} is there, the route to it is not")))
+        }
+        (Mode::Bridge | Mode::Tunnel, None) => Some((Kind::BridgedWithoutRoute, format!("{name} is there, and is a port of no bridge"))),
+        (Mode::Bridge | Mode::Tunnel, Some(bridge)) => {
+            (!leads(bridge)).then(|| (Kind::BridgedWithoutRoute, format!("{name} is there, the route through its bridge is not")))
         }
     }
 }
@@ -201,6 +211,34 @@ mod tests {
         assert_eq!(kinds(&[(address(3), damaged)], &[]), [(Kind::Unreadable, Some(address(3)))]);
         let text = report(&[lease(1, "a")], &[]).to_string();
         assert!(text.contains("its namespace is gone") && text.contains("GC"), "{text}");
+    }
+
+    #[test]
+    fn a_bridged_pod_has_its_route_through_its_bridge_and_another_through_its_link() {
+        const BRIDGE: u32 = 50;
+        let lacks = |mode: Mode, controller: Option<u32>, routes: &[(Ipv4Addr, u32)]| {
+            let (at, mut entry) = lease(1, "a");
+            if let Entry::Leased(lease) = &mut entry {
+                lease.mode = mode;
+            }
+            let links = [PodLink { controller, ..link(1, "a") }];
+            let pool = None;
+            let seen = Seen { entries: &[(at, entry)], links: &links, routes, pool, netns: &|_| NetnsWitness::Gone };
+            compare("boot".into(), &seen).findings.iter().map(|found| found.kind).find(|kind| *kind != Kind::NoPool)
+        };
+        let (by_link, by_bridge, others) = ([(address(1), 1)], [(address(1), BRIDGE)], [(address(2), BRIDGE)]);
+        for mode in [Mode::Bridge, Mode::Tunnel] {
+            assert_eq!(lacks(mode, Some(BRIDGE), &by_bridge), None);
+            for routes in [&by_link, &others] {
+                assert_eq!(lacks(mode, Some(BRIDGE), routes), Some(Kind::BridgedWithoutRoute));
+            }
+            assert_eq!(lacks(mode, None, &by_bridge), Some(Kind::BridgedWithoutRoute), "it has left its bridge");
+        }
+        assert_eq!(lacks(Mode::Transparent, None, &by_link), None);
+        for controller in [None, Some(BRIDGE)] {
+            assert_eq!(lacks(Mode::Transparent, controller, &by_bridge), Some(Kind::LinkWithoutRoute));
+        }
+        assert!(!Kind::BridgedWithoutRoute.remedy().contains("--repair"));
     }
 
     #[test]
