@@ -13,13 +13,13 @@ use azure_vnet_operator_core::{
     adoption,
     arm::{Error, Write},
     decide::{Ready, Send},
-    policy::{Pool, ReleasePolicy},
+    policy::Pool,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     cloud::Effect,
-    controller::{Caller, time},
+    controller::{Caller, Giving, time},
     rest::Want,
     server::NodeObject,
     world::{Flight, World},
@@ -209,7 +209,7 @@ impl World<'_> {
     }
 
     /// A spec is stored.
-    pub fn check_spec(&mut self, caller: Caller, giving: ReleasePolicy, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+    pub fn check_spec(&mut self, caller: Caller, giving: Giving, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
         let (trace, spec, name) = (self.trace.clone(), &after.spec, caller.name);
         let slots: BTreeSet<u8> = spec.addresses.iter().map(|at| at.slot).collect();
         let addresses: BTreeSet<Ipv4Addr> = spec.addresses.iter().map(|at| at.address).collect();
@@ -233,7 +233,7 @@ impl World<'_> {
     }
 
     /// A release is asked for (I9).
-    fn check_new_release(&mut self, caller: Caller, giving: ReleasePolicy, id: u64, many: usize) {
+    fn check_new_release(&mut self, caller: Caller, giving: Giving, id: u64, many: usize) {
         let name = caller.name;
         self.book.asked.insert(name, self.now);
         self.book.asked_of.insert((name, id), self.book.reported.get(&name).copied().unwrap_or_default());
@@ -241,14 +241,14 @@ impl World<'_> {
         if self.book.restored.is_some() {
             return;
         }
-        let calm = i64::try_from(giving.calm.as_millis()).unwrap_or_default();
-        let restless = self.book.restless.get(&name).copied().unwrap_or_default();
+        let calm = i64::try_from(giving.policy.calm.as_millis()).unwrap_or_default();
+        let restless = giving.restless;
         let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();
         if self.now + SLACK + skew < restless + calm {
             self.trace
                 .violated(|| format!("I9: n{name}: release {id} {} s after it joined or was uncordoned", (self.now - restless) / 1000));
         }
-        if many > usize::from(giving.batch) {
+        if many > usize::from(giving.policy.batch) {
             self.trace.violated(|| format!("I9: n{name}: release {id} names {many} addresses"));
         }
     }

@@ -74,8 +74,16 @@ pub struct Replica<'p> {
 struct Running<'p> {
     number: u64,
     pass: Pass<'p>,
-    giving: ReleasePolicy,
+    giving: Giving,
     node: Rc<NodeObject>,
+}
+
+/// What a pass knows of giving back when it begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Giving {
+    pub policy: ReleasePolicy,
+    /// When the leader last had a reason for calm.
+    pub restless: i64,
 }
 
 /// Whose answer something is.
@@ -281,9 +289,10 @@ impl<'p> World<'p> {
         if one.cordons.remove(&name) {
             known.note_cordon();
         }
+        let giving = Giving { policy: policy.release, restless: self.book.restless.get(&name).copied().unwrap_or_default() };
         one.passes += 1;
         let number = one.passes;
-        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), giving: policy.release, node }));
+        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), giving, node }));
         self.go_on(replica, name);
     }
 

@@ -10,7 +10,6 @@ use azure_vnet_operator_core::{
     arm::{Budget, Class, Error, Trace, Write},
     decide::Send,
     nic::{Nic, name_of},
-    policy::ReleasePolicy,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cloud::{Documents, End, NETWORK, document},
-    controller::{Caller, time},
+    controller::{Caller, Giving, time},
     fault::{Fault, Mutation},
     plan::Point,
     server::Denied,
@@ -67,7 +66,7 @@ impl World<'_> {
         self.server.objects.get(&name).is_some_and(|stored| stored.metadata.resource_version == metadata.resource_version)
     }
 
-    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec, ground: &Ground, giving: ReleasePolicy) -> Answer {
+    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec, ground: &Ground, giving: Giving) -> Answer {
         let (name, at) = (caller.name, time(self.now));
         let before = self.server.objects.get(&name).cloned();
         match self.server.apply_spec(name, ground.as_deref(), spec, at) {

@@ -14,7 +14,7 @@ use azure_vnet_crds::{
 use azure_vnet_operator_core::{
     arm::{Error, Write},
     decide::Send,
-    policy::{Policy, ReleasePolicy},
+    policy::Policy,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -22,7 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use crate::{
     check::Book,
     cloud::{Nic, Subnet},
-    controller::{Caller, Replica},
+    controller::{Caller, Giving, Replica},
     dice::Dice,
     fault::{Fault, Mutation},
     life::Machine,
@@ -78,7 +78,7 @@ pub enum Task {
     ReadObject,
     /// Writes name the object that they were decided on.
     Delete(Ground),
-    WriteSpec(Box<AzureVnetNodeSpec>, Ground, ReleasePolicy),
+    WriteSpec(Box<AzureVnetNodeSpec>, Ground, Giving),
     WriteStatus(Box<Cloud>, Vec<Condition>, Ground),
     ReadNic {
         began: Timestamp,
