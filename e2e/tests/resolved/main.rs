@@ -68,7 +68,14 @@ fn a_command_that_was_killed_before_leaves_it_to_the_next_and_servers_that_are_t
             host.expect_name("after the way back");
         }
         make_bridge();
-        host.await_that("systemd-resolved knows the bridge", || host.try_ctl(&["dns", &bridge, "10.240.0.2"]));
+        // It now and then never hears of a bridge that is made right after another went. It does of any change to it, as an ADD brings several.
+        host.await_that("systemd-resolved knows the bridge", || {
+            host.try_ctl(&["dns", &bridge, "10.240.0.2"]) || {
+                host::ip(&["link", "set", &bridge, "down"]);
+                host::ip(&["link", "set", &bridge, "up"]);
+                false
+            }
+        });
         host.succeed_once_networkd_rests("a", "bridge");
         assert_eq!(host.servers(&bridge), ["10.240.0.2"]);
     });
