@@ -20,16 +20,20 @@ use crate::build::Cache;
 
 /// As shells report a program that was interrupted.
 const INTERRUPTED: i32 = 130;
+/// How long an interruption may take to be noticed.
+const NOTICED: Duration = Duration::from_secs(1);
+
+/// Whether signals are waited for.
+static HELD: Once = Once::new();
 
 /// Ends this process's children and labs when it is interrupted or asked to end. Repeating it is harmless.
 ///
 /// # Errors
 /// If the signals cannot be waited for.
 pub fn take_labs_down_on_signals() -> Result<()> {
-    static ONCE: Once = Once::new();
     let (runtime, program) = (tokio::runtime::Builder::new_current_thread().enable_all().build()?, state::xtask()?);
     let signals = runtime.block_on(async { Signals::hold() })?;
-    ONCE.call_once(move || {
+    HELD.call_once(move || {
         thread::spawn(move || {
             runtime.block_on(signals.next());
             let error = Command::new(&program).arg("lab-interrupted").exec();
@@ -38,6 +42,14 @@ pub fn take_labs_down_on_signals() -> Result<()> {
         });
     });
     Ok(())
+}
+
+/// Lets an interruption come first that is under way: it strikes children as well, and their failures are not what is to be reported. Where there is one,
+/// this process becomes another program meanwhile.
+pub fn give_way() {
+    if HELD.is_completed() {
+        thread::sleep(NOTICED);
+    }
 }
 
 /// What an interrupted process becomes.

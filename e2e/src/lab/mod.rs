@@ -31,7 +31,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 pub use init::lab_init;
-pub use interrupt::interrupted;
+pub use interrupt::{give_way, interrupted};
 pub use leftovers::{labs_of, left_of};
 pub use node::Node;
 pub use node_init::node_init;
