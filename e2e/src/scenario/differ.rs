@@ -76,7 +76,10 @@ pub fn a_forgotten_lease(cluster: &Cluster, pod: &Pod, deadline: Duration) -> Re
     let (code, report) = fsck(cluster, &[&pod.node])?;
     ensure!(code == Some(1) && kinds(&report) == [("linkWithoutLease", pod.address.to_string())], "{code:?}: {report:#}");
     let (code, repairs) = repaired(cluster, &report)?;
-    ensure!(results(&repairs).all(|result| result["end"] == "repaired") && code == Some(0), "{code:?}: {repairs:#}");
+    // The cluster goes on meanwhile: what only one of the last looks saw may be news on its way.
+    let news = repairs["left"]["once"].as_array().is_some_and(|once| !once.is_empty());
+    let ended = code == Some(if news { 2 } else { 0 });
+    ensure!(results(&repairs).all(|result| result["end"] == "repaired") && ended, "{code:?}: {repairs:#}");
     ensure!(path.exists(), "its lease is there again");
     all_agree(cluster, deadline)
 }
