@@ -1,0 +1,37 @@
+//! What holds requests back while nothing answers.
+
+use std::time::{Duration, Instant};
+
+/// Stops calling what does not answer: after five failures in a row one probe at a time, further and further apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Breaker {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Breaker {
+    const THRESHOLD: u32 = 5;
+    const PROBE: Duration = Duration::from_secs(30);
+
+    pub(super) fn closed_until(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|&until| until > now)
+    }
+
+    /// While it is tripped, whoever goes holds the others back until an answer comes.
+    pub(super) fn probe(&mut self, now: Instant) {
+        if self.until.is_some() {
+            self.until = Some(now + Self::PROBE);
+        }
+    }
+
+    pub(super) fn answered(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        if let Some(beyond) = self.failures.checked_sub(Self::THRESHOLD) {
+            self.until = Some(now + Duration::from_secs(5 << beyond.min(4)).min(Duration::from_mins(1)));
+        }
+    }
+}
