@@ -17,7 +17,7 @@ azure-vnet azure-vnet-ipam:
 azure-vnet-operator:
 	$(CARGO) build --release --package azure-vnet-operator
 
-# The archive, SHA256SUMS, and the SPDX document.
+# The archives for amd64 and arm64, SHA256SUMS, and the SPDX document.
 cni-archive:
 	$(CARGO) xtask dist --output $(OUTPUT) --version $(VERSION)
 

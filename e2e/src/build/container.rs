@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::debian::Debian;
-use super::{Cache, Layout, checkout, compiler, key, packages, progress};
+use super::{Architecture, Cache, Layout, checkout, compiler, key, packages, progress};
 use crate::lab::finish;
 
 /// The built image's name.
@@ -88,7 +88,7 @@ impl Store {
     fn base(&self, cache: &Cache) -> Result<String> {
         let sysroot = {
             let _lock = cache.lock()?;
-            compiler::sysroot(cache)?
+            compiler::sysroot(cache, Architecture::of_this_machine())?
         };
         let certificates = fs::read(CERTIFICATES)?;
         let list = PACKAGES.join(" ");
@@ -106,7 +106,7 @@ impl Store {
         let release = here.lines().find_map(|line| line.strip_prefix("release: ")?.rsplit_once('.')).context("rustc tells no release")?.0;
         let container = finish(&mut self.buildah(&["from", "scratch"]))?.trim().to_owned();
         finish(self.buildah(&["add", "--quiet", &container]).arg(&tree).arg("/"))?;
-        let linker = format!("CARGO_TARGET_{}_LINKER=cc", compiler::musl().to_uppercase().replace('-', "_"));
+        let linker = format!("CARGO_TARGET_{}_LINKER=cc", Architecture::of_this_machine().musl().to_uppercase().replace('-', "_"));
         finish(&mut self.buildah(&["config", "--env", &linker, "--env", &format!("CARGO_HOME={CARGO_HOME}"), &container]))?;
         finish(&mut self.buildah(&["commit", "--quiet", "--rm", &container, &format!("localhost/rust:{release}-bookworm")]))?;
         fs::remove_file(tree)?;
@@ -119,7 +119,7 @@ impl Store {
     fn debian(&self, sysroot: &Path) -> Result<Debian<'static>> {
         let rustup = self.folder.join("rustup");
         fs::write(&rustup, RUSTUP)?;
-        let library = sysroot.join("lib/rustlib").join(compiler::musl());
+        let library = sysroot.join("lib/rustlib").join(Architecture::of_this_machine().musl());
         Ok(Debian {
             variant: "apt",
             packages: PACKAGES,

@@ -2,6 +2,7 @@
 //!
 //! Results live in a cache outside the checkout, each under the hash of what it is made from, so an unchanged input costs nothing.
 
+mod architecture;
 mod cargo;
 mod compiler;
 mod container;
@@ -20,14 +21,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
+pub use architecture::Architecture;
 pub use cargo::{SIMULATE, cargo};
 pub use container::Store;
 pub use image::{Entry, Image};
 pub use layout::Layout;
-pub use packages::{require_browser, require_packages};
+pub use packages::{require_browser, require_emulator, require_packages};
 pub use product::{
     EARLIER_IMAGE, EARLIER_MARK, OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, earlier_image, empty_program, image_of_probe,
-    operator_image, pause_image, plugins, probe_binary, product,
+    operator_image, pause_image, plugins, plugins_for, probe_binary, product,
 };
 pub use tools::Tools;
 
@@ -65,7 +67,12 @@ impl Cache {
 
     /// Holds the lock under which one build at a time runs, until the file is dropped.
     fn lock(&self) -> Result<fs::File> {
-        let file = fs::File::create(self.0.join("build.lock"))?;
+        self.lock_of("build")
+    }
+
+    /// The same for something that builds may need.
+    fn lock_of(&self, name: &str) -> Result<fs::File> {
+        let file = fs::File::create(self.0.join(format!("{name}.lock")))?;
         file.lock()?;
         Ok(file)
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Cache, compiler, progress};
+use super::{Architecture, Cache, compiler, progress};
 
 /// The Debian package and one file of it that the lab uses.
 const NEEDED: &[(&str, &[&str])] = &[
@@ -67,6 +67,16 @@ pub fn require_browser() -> Result<()> {
     if Path::new("/usr/bin/chromedriver").exists() { Ok(()) } else { install(&["chromium", "chromium-driver"]) }
 }
 
+/// Makes sure that what runs programs of another architecture is there, and answers its path.
+///
+/// # Errors
+/// If it is missing and cannot be installed.
+pub fn require_emulator(architecture: Architecture) -> Result<PathBuf> {
+    let name = format!("qemu-{}-static", architecture.machine());
+    require_program(&name, "qemu-user-static")?;
+    Ok(Path::new("/usr/bin").join(name))
+}
+
 /// Makes sure that one program is there, by the package that has it: few need it.
 ///
 /// # Errors
@@ -91,25 +101,48 @@ impl Cache {
     /// # Errors
     /// If one cannot be downloaded or unpacked.
     pub fn unpacked(&self, packages: &[&str]) -> Result<PathBuf> {
-        let folder = self.path("packages").join(packages.first().context("no package is named")?);
-        let _lock = self.lock()?;
+        self.unpacked_for(Architecture::of_this_machine(), packages)
+    }
+
+    /// The same of another architecture, of which the machine's own package manager need not know.
+    ///
+    /// # Errors
+    /// If one cannot be downloaded or unpacked.
+    pub fn unpacked_for(&self, architecture: Architecture, packages: &[&str]) -> Result<PathBuf> {
+        let first = packages.first().context("no package is named")?;
+        let is_foreign = architecture != Architecture::of_this_machine();
+        let folder = self.path("packages").join(if is_foreign { format!("{first}-{}", architecture.name()) } else { (*first).to_owned() });
+        let _lock = self.lock_of("packages")?;
         if folder.exists() {
             return Ok(folder);
         }
         progress(&format!("unpacking Debian packages: {}", packages.join(" ")));
-        let unfinished = folder.with_extension("unfinished");
-        if unfinished.exists() {
-            fs::remove_dir_all(&unfinished)?;
+        let (unfinished, lists) = (folder.with_extension("unfinished"), folder.with_extension("lists"));
+        for left in [&unfinished, &lists] {
+            if left.exists() {
+                fs::remove_dir_all(left)?;
+            }
         }
         fs::create_dir_all(&unfinished)?;
+        fs::create_dir_all(lists.join("partial"))?;
         let finish = |command: &mut Command| {
             let output = command.current_dir(&unfinished).output().with_context(|| format!("cannot run {command:?}"))?;
             anyhow::ensure!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
             Ok(())
         };
-        let download = || finish(Command::new("apt-get").args(["download", "-q"]).args(packages));
+        let apt = |arguments: &[&str]| {
+            let mut apt = Command::new("apt-get");
+            if is_foreign {
+                let name = architecture.name();
+                apt.args([format!("-oAPT::Architecture={name}"), format!("-oAPT::Architectures={name}")]);
+                apt.arg(format!("-oDir::State::Lists={}", lists.display()));
+            }
+            finish(apt.args(arguments))
+        };
+        let download = || apt(&[&["download", "-q"][..], packages].concat());
         // The lists may be old, or not there at all.
-        download().or_else(|_| finish(Command::new("apt-get").args(["update", "-q"])).and_then(|()| download()))?;
+        download().or_else(|_| apt(&["update", "-q"]).and_then(|()| download()))?;
+        fs::remove_dir_all(&lists)?;
         let archives = fs::read_dir(&unfinished)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         for archive in archives {
             finish(Command::new("dpkg-deb").arg("-x").arg(&archive).arg("."))?;

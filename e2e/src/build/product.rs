@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::compiler::Compiler;
-use super::{Cache, Entry, Image, cargo, checkout, key, progress, replace};
+use super::{Architecture, Cache, Entry, Image, cargo, checkout, key, packages, progress, replace};
 
 /// The sandbox image.
 pub const PAUSE_IMAGE: &str = "lab.test/pause:1";
@@ -43,7 +43,7 @@ pub enum Operator {
 /// If cargo fails.
 pub fn product(cache: &Cache, operator: Operator) -> Result<Product> {
     let _lock = cache.lock()?;
-    let plugins = build_plugins(cache)?;
+    let plugins = build_plugins(Compiler::find(cache))?;
     let profile = match operator {
         Operator::Quick => "lab",
         Operator::Shipped => "release",
@@ -74,12 +74,24 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// If cargo fails.
 pub fn plugins(cache: &Cache) -> Result<PathBuf> {
-    let _lock = cache.lock()?;
-    build_plugins(cache)
+    plugins_for(cache, Architecture::of_this_machine())
 }
 
-fn build_plugins(cache: &Cache) -> Result<PathBuf> {
-    let Compiler { rustc, target, flags } = Compiler::find(cache);
+/// The same for processors of any kind.
+///
+/// # Errors
+/// If cargo fails, or what it needs for a foreign kind cannot be had.
+pub fn plugins_for(cache: &Cache, architecture: Architecture) -> Result<PathBuf> {
+    let _lock = cache.lock()?;
+    if architecture == Architecture::of_this_machine() {
+        return build_plugins(Compiler::find(cache));
+    }
+    packages::require_compiler()?;
+    build_plugins(Compiler::of(cache, architecture)?)
+}
+
+fn build_plugins(compiler: Compiler) -> Result<PathBuf> {
+    let Compiler { rustc, target, flags } = compiler;
     let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
     let arguments = ["--release", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
     Ok(build(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("release"))

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::build::Architecture;
 use crate::scenario::rolling;
 
 /// Builds, shows, tests and measures azure-vnet on this machine.
@@ -63,7 +64,8 @@ enum Command {
     Sim(sim::SimArguments),
     /// Builds the Dockerfile on this machine, without a registry of images, and compares it with the image that the lab runs. Needs root.
     Image,
-    /// Writes what is published: the plugins' archive, its checksum, and an SPDX document of every locked crate.
+    /// Writes what is published: the plugins' archives, their checksums, and an SPDX document of every locked crate. May need root, as what compiles
+    /// for another architecture is installed.
     Dist {
         /// The folder; target/dist if none is given.
         #[arg(long)]
@@ -71,6 +73,9 @@ enum Command {
         /// The version in the files' names; the workspace's, with a v, if none is given.
         #[arg(long)]
         version: Option<String>,
+        /// For what processors; all if none is named.
+        #[arg(long, value_delimiter = ',')]
+        architecture: Vec<Architecture>,
     },
     /// Writes the generated files: CRDs, the chart's schema, docs/fields.md, manifests/.
     Generate,
@@ -125,7 +130,10 @@ fn run(command: Command) -> Result<()> {
         Command::Soak { rounds } => soak(rounds),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Image => crate::dist::image::run(),
-        Command::Dist { output, version } => dist(&output.unwrap_or_else(crate::dist::default_folder), version.as_deref()),
+        Command::Dist { output, version, architecture } => {
+            let architectures = if architecture.is_empty() { Architecture::ALL.to_vec() } else { architecture };
+            dist(&output.unwrap_or_else(crate::dist::default_folder), version.as_deref(), &architectures)
+        }
         Command::Generate => generate::run(),
         Command::LabInterrupted => crate::lab::interrupted(),
         Command::LabInit(arguments) => match lab::init(&arguments)? {},
@@ -139,8 +147,8 @@ fn soak(rounds: u32) -> Result<()> {
     rolling::run(rolling::Extent::Rounds(rounds), &mut tell).map(drop)
 }
 
-fn dist(folder: &std::path::Path, version: Option<&str>) -> Result<()> {
-    for path in crate::dist::run(folder, version)? {
+fn dist(folder: &std::path::Path, version: Option<&str>, architectures: &[Architecture]) -> Result<()> {
+    for path in crate::dist::run(folder, version, architectures)? {
         writeln!(std::io::stdout(), "{}", path.display())?;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: what is published: the plugins' archive with the CNI configuration, its checksum, and the list of all crates in it.
-//! The same sources give the same archive, byte for byte but for the compiler's own doing.
+//! `cargo xtask dist`: what is published: the plugins' archives with the CNI configuration, their checksums, and the list of all crates in them.
+//! The same sources give the same archives, byte for byte but for the compiler's own doing.
 
 pub mod image;
 mod spdx;
@@ -13,31 +13,29 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::build::{Cache, Operator, checkout, product, progress};
+use crate::build::{Architecture, Cache, checkout, plugins_for, progress};
 
 pub use spdx::document;
 
 /// What an archive holds: name, mode and content of each file, in this order.
 type Files = Vec<(String, u32, Vec<u8>)>;
 
-/// Writes everything to `folder` and returns the files' names.
+/// Writes to `folder` an archive for each of these architectures, the list and the checksums, and returns the files' names.
 ///
 /// # Errors
 /// If something cannot be built or written.
-pub fn run(folder: &Path, version: Option<&str>) -> Result<Vec<PathBuf>> {
+pub fn run(folder: &Path, version: Option<&str>, architectures: &[Architecture]) -> Result<Vec<PathBuf>> {
     let version = version.map_or_else(|| format!("v{}", env!("CARGO_PKG_VERSION")), str::to_owned);
-    let product = product(&Cache::open()?, Operator::Quick)?;
+    let cache = Cache::open()?;
+    let mut contents = Vec::new();
+    for &architecture in architectures {
+        let archive = format!("azure-vnet-cni-linux-{}-{version}.tgz", architecture.name());
+        let files = files(&plugins_for(&cache, architecture)?)?;
+        progress(&format!("writing {archive}"));
+        contents.push((archive, pack(&files)?));
+    }
+    contents.push((format!("azure-vnet-{version}.spdx.json"), spdx::of_checkout(&version)?.into_bytes()));
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let read = |name: &str| fs::read(product.bin.join(name)).with_context(|| format!("cannot read {name}"));
-    let files: Files = vec![
-        ("10-azure.conflist".into(), 0o644, conflist().into_bytes()),
-        ("azure-vnet".into(), 0o755, read("azure-vnet")?),
-        ("azure-vnet-ipam".into(), 0o755, read("azure-vnet-ipam")?),
-    ];
-    let archive = format!("azure-vnet-cni-linux-{}-{version}.tgz", architecture());
-    let list = format!("azure-vnet-{version}.spdx.json");
-    progress(&format!("writing {archive}"));
-    let contents = [(archive, pack(&files)?), (list, spdx::of_checkout(&version)?.into_bytes())];
     let mut sums = Vec::new();
     let mut written = Vec::new();
     for (name, content) in contents {
@@ -46,6 +44,16 @@ pub fn run(folder: &Path, version: Option<&str>) -> Result<Vec<PathBuf>> {
     }
     written.push(place(folder, "SHA256SUMS", &sums)?);
     Ok(written)
+}
+
+/// What an archive holds, with plugins of this folder.
+fn files(plugins: &Path) -> Result<Files> {
+    let read = |name: &str| fs::read(plugins.join(name)).with_context(|| format!("cannot read {name}"));
+    Ok(vec![
+        ("10-azure.conflist".into(), 0o644, conflist().into_bytes()),
+        ("azure-vnet".into(), 0o755, read("azure-vnet")?),
+        ("azure-vnet-ipam".into(), 0o755, read("azure-vnet-ipam")?),
+    ])
 }
 
 /// The configuration of a machine whose plugins learn its addresses by themselves.
@@ -59,15 +67,6 @@ fn conflist() -> String {
         ],
     });
     format!("{list:#}\n")
-}
-
-/// The name that archives of container tools use.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// A gzipped tar without times, users or groups.

@@ -1,6 +1,7 @@
 //! The product on real Kubernetes, real kernels' networking and the emulated Azure, as its users drive it, and on a machine without Kubernetes.
 //! One program, so that they run beside one another. Needs root.
 
+mod archives;
 mod connectivity;
 mod failover;
 mod fleet;
@@ -43,4 +44,21 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// What a program prints that must not fail.
+#[expect(clippy::unwrap_used, reason = "a test says what it expected by failing there")]
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a folder holds, in order.
+#[expect(clippy::unwrap_used, reason = "a test says what it expected by failing there")]
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }

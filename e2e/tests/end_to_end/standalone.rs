@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::Running;
+use crate::{Running, names, run};
 use azure_vnet_e2e::azure::{Command as AzureCommand, Local, NoFabric, Seed, Settings};
 use azure_vnet_e2e::build::{Cache, Operator, Product, checkout, product, require_packages};
 use nix::{
@@ -71,59 +71,6 @@ fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_ba
     if let Err(panic) = test.join() {
         std::panic::resume_unwind(panic);
     }
-}
-
-#[test]
-fn the_archive_is_installed_after_its_checksum_and_not_before() {
-    require_packages().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (dist, bin, conf) = (folder.path().join("dist"), folder.path().join("bin"), folder.path().join("conf"));
-    let written = azure_vnet_e2e::dist::run(&dist, Some("v9.9.9")).unwrap();
-    assert_eq!(written.len(), 3);
-    let archive = written[0].clone();
-    let install = |arguments: &[&str]| {
-        let mut command = Command::new(checkout().join("scripts/install-cni-plugin.sh"));
-        command.args(arguments).arg("--from").arg(&dist).env("CNI_BIN_DIR", &bin).env("CNI_CONF_DIR", &conf).output().unwrap()
-    };
-    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
-    let usage = install(&[]);
-    assert!(usage.status.code() == Some(1) && said(&usage).contains("AZURE_CNI_VERSION"), "{}", said(&usage));
-    let without = install(&["v9.9.9"]);
-    assert!(!without.status.success() && said(&without).contains("loopback"), "{}", said(&without));
-    reference(&dist);
-    let done = install(&["v9.9.9", "v1.2.3"]);
-    assert!(done.status.success(), "{}", said(&done));
-    assert_eq!(names(&bin), ["azure-vnet", "azure-vnet-ipam", "loopback", "portmap"]);
-    assert_eq!(names(&conf), ["10-azure.conflist"]);
-    let again = install(&["v9.9.9"]);
-    assert!(again.status.success(), "the reference plugins are there already: {}", said(&again));
-
-    let mut damaged = fs::read(&archive).unwrap();
-    damaged[20] ^= 1;
-    fs::write(&archive, damaged).unwrap();
-    fs::remove_dir_all(&bin).unwrap();
-    let refused = install(&["v9.9.9", "v1.2.3"]);
-    assert!(!refused.status.success() && said(&refused).contains("checksum") && !bin.exists(), "{}", said(&refused));
-    let absent = install(&["v0.0.1"]);
-    assert!(!absent.status.success() && said(&absent).contains("there is no"), "{}", said(&absent));
-}
-
-/// An archive of reference plugins as their project makes it, and its line in SHA256SUMS.
-fn reference(dist: &Path) {
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let name = format!("cni-plugins-linux-{architecture}-v1.2.3.tgz");
-    let path = dist.join(&name);
-    run("tar", &["--create", "--gzip", "--file", path.to_str().unwrap(), "--directory", "/usr/lib/cni", "./loopback", "./portmap"]);
-    let sum = run("sha256sum", &[path.to_str().unwrap()]);
-    let line = format!("{}  {name}\n", sum.split(' ').next().unwrap());
-    let sums = dist.join("SHA256SUMS");
-    fs::write(&sums, fs::read_to_string(&sums).unwrap() + &line).unwrap();
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 struct Machine {
@@ -304,10 +251,4 @@ fn leave() {
     run("ip", &["link", "set", "fabric", "up"]);
     run("ip", &["address", "add", "10.240.0.6/16", "dev", "eth0"]);
     run("ip", &["link", "set", "eth0", "up"]);
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
