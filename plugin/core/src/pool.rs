@@ -33,19 +33,21 @@ impl fmt::Display for SlotAddress {
 impl FromStr for SlotAddress {
     type Err = RecordError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (slot, address) = slot_and_address(text.as_bytes()).filter(|(slot, _)| *slot > 0).ok_or(RecordError::Field("slot"))?;
-        Ok(Self { slot, address })
+        match slot_and_address(text.as_bytes()) {
+            Some((slot, [])) => Ok(slot),
+            Some(_) | None => Err(RecordError::Field("slot")),
+        }
     }
 }
 
-/// Reads what is printed as `slot/a.b.c.d`, in one go: a pool has hundreds of them, and each ADD reads it.
-fn slot_and_address(text: &[u8]) -> Option<(u8, Ipv4Addr)> {
+/// Reads what is printed as `slot/a.b.c.d`, in one go, and answers what follows it: a pool has hundreds of them, and each ADD reads it.
+fn slot_and_address(text: &[u8]) -> Option<(SlotAddress, &[u8])> {
     let (slot, text) = number(text)?;
     let (a, text) = number(text.strip_prefix(b"/")?)?;
     let (b, text) = number(text.strip_prefix(b".")?)?;
     let (c, text) = number(text.strip_prefix(b".")?)?;
     let (d, text) = number(text.strip_prefix(b".")?)?;
-    text.is_empty().then(|| (slot, Ipv4Addr::new(a, b, c, d)))
+    (slot > 0).then(|| (SlotAddress { slot, address: Ipv4Addr::new(a, b, c, d) }, text))
 }
 
 /// The number up to 255 that a text begins with, without a leading zero, and the rest.
@@ -213,7 +215,7 @@ impl Pool {
             cool_down: Duration::from_millis(reader.field("cool-down")?),
             mtu: reader.optional("mtu")?,
         };
-        let addresses: Vec<SlotAddress> = reader.all("address")?;
+        let addresses = reader.lines("address", slot_and_address)?;
         let remembered = reader.all("remembered")?;
         reader.finish()?;
         if !addresses.is_sorted_by(|a, b| a.address < b.address) {

@@ -129,6 +129,18 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
+    /// Reads all lines with this key whose values need not be unescaped and tell their own end: `read` answers a value and what follows it.
+    pub(crate) fn lines<T>(&mut self, key: &'static str, read: impl Fn(&[u8]) -> Option<(T, &[u8])>) -> Result<Vec<T>, RecordError> {
+        let mut values = Vec::new();
+        while let Some(line) = self.rest.strip_prefix(key).and_then(|rest| rest.strip_prefix(' ')) {
+            let (value, after) = read(line.as_bytes()).ok_or(RecordError::Field(key))?;
+            let after = after.strip_prefix(b"\n").ok_or(RecordError::Field(key))?;
+            values.push(value);
+            self.rest = line.get(line.len() - after.len()..).ok_or(RecordError::Field(key))?;
+        }
+        Ok(values)
+    }
+
     pub(crate) fn finish(self) -> Result<(), RecordError> {
         if self.rest.is_empty() { Ok(()) } else { Err(RecordError::Surplus) }
     }
