@@ -1,6 +1,7 @@
 //! The shell of the CNI plugins: files, kernel, process. It decides nothing.
 
 pub mod bridge;
+mod clock;
 pub mod command;
 pub mod delegate;
 pub mod frames;

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 
 use super::error::FileError;
 use crate::{
-    lock,
+    clock, lock,
     small::{self, Seen},
 };
 
@@ -86,9 +86,9 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, FileError> {
 /// A file of this content under a name that no one else uses.
 pub(super) fn create_new(folder: &Path, content: &str) -> Result<(File, PathBuf), FileError> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = clock::since_boot();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = folder.join(format!("{NEW}{}-{count}-{}-{}", std::process::id(), now.tv_sec, now.tv_nsec));
+    let path = folder.join(format!("{NEW}{}-{count}-{}-{}", std::process::id(), now.as_secs(), now.subsec_nanos()));
     let create = || {
         step("create", &path)?;
         small::open(&path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)

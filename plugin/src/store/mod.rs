@@ -27,6 +27,8 @@ use azure_vnet_plugin_core::{
     pool::Pool,
 };
 
+use crate::clock;
+
 pub use error::{FileError, HoldError, KeeperError, LeaseError, PoolError};
 pub use grant::{Granted, KernelUse, LeaseRequest};
 pub use held::{Held, Origin};
@@ -220,9 +222,7 @@ impl Store {
     /// `CLOCK_BOOTTIME`.
     #[must_use]
     pub fn now(&self) -> BootTime {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let millis = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
-        BootTime::from_millis(u64::try_from(millis).unwrap_or(0))
+        BootTime::from_millis(u64::try_from(clock::since_boot().as_millis()).unwrap_or_default())
     }
 
     fn lease_path(&self, address: Ipv4Addr) -> PathBuf {
