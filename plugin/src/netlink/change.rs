@@ -6,39 +6,26 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use netlink_packet_core::{DefaultNla, Emitable, Parseable};
-use netlink_packet_route::{
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-    link::{
-        AfSpecInet, AfSpecUnspec, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage,
+use super::{
+    Address, Family, LinkIndex, Mac, NetlinkError, Route, RouteKind, Scope,
+    encode::{self, Attributes, Messages, NESTED},
+    numbers::{
+        ADDRESS_ADDRESS, ADDRESS_FLAGS, ADDRESS_LABEL, ADDRESS_LOCAL, ADDRESS_NO_PREFIX_ROUTE, ADDRESS_NODAD, DELETE_ADDRESS, DELETE_LINK,
+        DELETE_NEIGHBOUR, DELETE_ROUTE, IF_ALIAS, IF_CONTROLLER, IF_FAMILIES, IF_GROUP, IF_INFO, IF_MAC, IF_MTU, IF_NAME, IF_NETNS,
+        IF_RX_QUEUES, IF_TX_QUEUES, INFO_DATA, INFO_KIND, INFO_PORT_DATA, INFO_PORT_KIND, NEIGHBOUR_ADDRESS, NEIGHBOUR_MAC,
+        NEIGHBOUR_PERMANENT, NEW_ADDRESS, NEW_LINK, NEW_NEIGHBOUR, NEW_ROUTE, PORT_HAIRPIN, PROXY_ARP, ROUTE_CACHE, ROUTE_DESTINATION,
+        ROUTE_GATEWAY, ROUTE_LINK, ROUTE_METRIC, ROUTE_ONLINK, ROUTE_TABLE, SET_LINK, V4_SWITCHES, VETH_PEER,
     },
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    socket::whole_attributes,
 };
 
-use super::{Address, LinkIndex, Mac, Route, RouteKind, Scope, observe::family};
-
-const REQUEST: u16 = 0x1;
 const REPLACE: u16 = 0x100;
 const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
-/// An attribute that is made of attributes.
-const NESTED: u16 = 0x8000;
 
 /// Of each end of a pair. The kernel would make one of each kind for every processor, all with folders and events of their own; without a queueing
 /// discipline nothing waits in them, and senders take no lock.
 const QUEUES: u32 = 1;
-
-const NEW_LINK: u16 = 16;
-const DELETE_LINK: u16 = 17;
-const SET_LINK: u16 = 19;
-const NEW_ADDRESS: u16 = 20;
-const DELETE_ADDRESS: u16 = 21;
-const NEW_ROUTE: u16 = 24;
-const DELETE_ROUTE: u16 = 25;
-const NEW_NEIGHBOUR: u16 = 28;
-const DELETE_NEIGHBOUR: u16 = 29;
 
 /// A pair of links to be made, both ends down.
 #[derive(Clone, Debug)]
@@ -195,191 +182,167 @@ impl fmt::Display for Change<'_> {
     }
 }
 
-/// Message type, flags and body of a change.
-pub(super) fn encode(change: &Change<'_>) -> (u16, u16, Box<dyn Emitable>) {
+/// Writes the message of a change.
+pub(super) fn write(out: &mut Messages, change: &Change<'_>, asks: u16) -> Result<(), NetlinkError> {
     match change {
-        Change::CreateVeth(veth) => (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(veth_message(veth))),
-        Change::DeleteLink(index) => (DELETE_LINK, REQUEST, Box::new(link_message(*index))),
-        Change::SetUp(index) => (SET_LINK, REQUEST, Box::new(up(link_message(*index)))),
-        Change::Label { link, alias } => (SET_LINK, REQUEST, Box::new(label_message(*link, alias))),
-        Change::SetAlias { link, alias } => (SET_LINK, REQUEST, Box::new(up(with(*link, LinkAttribute::IfAlias((*alias).to_owned()))))),
-        Change::CreateBridge { name, mac, mtu, group } => {
-            (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(bridge_message(name, *mac, *mtu, *group)))
+        Change::CreateVeth(veth) => out.push(NEW_LINK, CREATE | EXCLUSIVE | asks, &encode::link(0), |link| write_veth(link, veth)),
+        Change::DeleteLink(index) => out.push(DELETE_LINK, asks, &encode::link(*index), |_| {}),
+        Change::SetUp(index) => out.push(SET_LINK, asks, &encode::link_up(*index), |_| {}),
+        Change::Label { link, alias } => out.push(SET_LINK, asks, &encode::link_up(*link), |link| write_label(link, alias)),
+        Change::SetAlias { link, alias } => out.push(SET_LINK, asks, &encode::link_up(*link), |link| link.text(IF_ALIAS, alias)),
+        Change::CreateBridge { name, mac, mtu, group } => out.push(NEW_LINK, CREATE | EXCLUSIVE | asks, &encode::link(0), |link| {
+            link.text(IF_NAME, name);
+            link.number(IF_MTU, *mtu);
+            link.bytes(IF_MAC, &mac.0);
+            link.number(IF_GROUP, *group);
+            link.nested(IF_INFO, &[], |info| info.text(INFO_KIND, "bridge"));
+        }),
+        Change::SetMac { link, mac } => out.push(SET_LINK, asks, &encode::link(*link), |link| link.bytes(IF_MAC, &mac.0)),
+        Change::SetController { link, controller } => {
+            out.push(SET_LINK, asks, &encode::link(*link), |link| link.number(IF_CONTROLLER, *controller))
         }
-        Change::SetMac { link, mac } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Address(mac.0.to_vec())))),
-        Change::SetController { link, controller } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Controller(*controller)))),
-        Change::SetHairpin { link, on } => (NEW_LINK, REQUEST, Box::new(with(*link, hairpin(*on)))),
-        Change::CopyAddress { link, words } => (NEW_ADDRESS, REQUEST | CREATE | REPLACE, copied_address(*link, words)),
-        Change::DeleteCopied { link, words } => (DELETE_ADDRESS, REQUEST, copied_address(*link, words)),
-        Change::CopyRoute { link, words } => (NEW_ROUTE, REQUEST | CREATE | REPLACE, copied_route(*link, words)),
-        Change::AddAddress(address) => (NEW_ADDRESS, REQUEST | CREATE | EXCLUSIVE, Box::new(address_message(*address))),
-        Change::DeleteAddress(address) => (DELETE_ADDRESS, REQUEST, Box::new(address_message(*address))),
-        Change::AddRoute(route) => (NEW_ROUTE, REQUEST | CREATE | EXCLUSIVE, Box::new(route_message(route))),
-        Change::ReplaceRoute(route) => (NEW_ROUTE, REQUEST | CREATE | REPLACE, Box::new(route_message(route))),
-        Change::DeleteRoute(route) => (DELETE_ROUTE, REQUEST, Box::new(route_message(route))),
+        Change::SetHairpin { link, on } => out.push(NEW_LINK, asks, &encode::link(*link), |link| write_hairpin(link, *on)),
+        Change::CopyAddress { link, words } => write_copied_address(out, NEW_ADDRESS, CREATE | REPLACE | asks, *link, words),
+        Change::DeleteCopied { link, words } => write_copied_address(out, DELETE_ADDRESS, asks, *link, words),
+        Change::CopyRoute { link, words } => write_copied_route(out, CREATE | REPLACE | asks, *link, words),
+        Change::AddAddress(address) => write_address(out, NEW_ADDRESS, CREATE | EXCLUSIVE | asks, *address),
+        Change::DeleteAddress(address) => write_address(out, DELETE_ADDRESS, asks, *address),
+        Change::AddRoute(route) => write_route(out, NEW_ROUTE, CREATE | EXCLUSIVE | asks, route),
+        Change::ReplaceRoute(route) => write_route(out, NEW_ROUTE, CREATE | REPLACE | asks, route),
+        Change::DeleteRoute(route) => write_route(out, DELETE_ROUTE, asks, route),
         Change::SetNeighbour { link, address, mac } => {
-            (NEW_NEIGHBOUR, REQUEST | CREATE | REPLACE, Box::new(neighbour_message(*link, *address, Some(*mac))))
+            write_neighbour(out, NEW_NEIGHBOUR, CREATE | REPLACE | asks, *link, *address, Some(*mac))
         }
-        Change::DeleteNeighbour { link, address } => (DELETE_NEIGHBOUR, REQUEST, Box::new(neighbour_message(*link, *address, None))),
+        Change::DeleteNeighbour { link, address } => write_neighbour(out, DELETE_NEIGHBOUR, asks, *link, *address, None),
     }
 }
 
-fn link_message(index: LinkIndex) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message
+fn write_veth(link: &mut Attributes<'_>, veth: &Veth<'_>) {
+    let Veth { name, mac, mtu, group, peer } = veth;
+    write_end(link, name, *mac, *mtu);
+    link.number(IF_GROUP, *group);
+    link.nested(IF_INFO, &[], |info| {
+        info.text(INFO_KIND, "veth");
+        info.nested(INFO_DATA, &[], |data| {
+            data.nested(VETH_PEER, &encode::link(0), |link| {
+                write_end(link, peer.name, peer.mac, *mtu);
+                link.bytes(IF_NETNS, &peer.netns.as_raw_fd().to_ne_bytes());
+            });
+        });
+    });
 }
 
-fn up(mut message: LinkMessage) -> LinkMessage {
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message
+/// What either end of a pair has.
+fn write_end(link: &mut Attributes<'_>, name: &str, mac: Mac, mtu: u32) {
+    link.text(IF_NAME, name);
+    link.number(IF_MTU, mtu);
+    link.bytes(IF_MAC, &mac.0);
+    link.number(IF_TX_QUEUES, QUEUES);
+    link.number(IF_RX_QUEUES, QUEUES);
 }
 
-fn veth_message(veth: &Veth<'_>) -> LinkMessage {
-    let mut peer = LinkMessage::default();
-    peer.attributes = vec![
-        LinkAttribute::IfName(veth.peer.name.to_owned()),
-        LinkAttribute::Mtu(veth.mtu),
-        LinkAttribute::Address(veth.peer.mac.0.to_vec()),
-        LinkAttribute::NumTxQueues(QUEUES),
-        LinkAttribute::NumRxQueues(QUEUES),
-        LinkAttribute::NetNsFd(veth.peer.netns.as_raw_fd()),
-    ];
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(veth.name.to_owned()),
-        LinkAttribute::Mtu(veth.mtu),
-        LinkAttribute::Address(veth.mac.0.to_vec()),
-        LinkAttribute::NumTxQueues(QUEUES),
-        LinkAttribute::NumRxQueues(QUEUES),
-        LinkAttribute::Group(veth.group),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
-    ];
-    message
+fn write_label(link: &mut Attributes<'_>, alias: &str) {
+    link.text(IF_ALIAS, alias);
+    link.nested(IF_FAMILIES, &[], |families| {
+        families.nested(u16::from(encode::number(Family::V4)), &[], |v4| {
+            v4.nested(V4_SWITCHES | NESTED, &[], |switches| switches.number(PROXY_ARP, 1));
+        });
+    });
 }
 
-fn with(link: LinkIndex, attribute: LinkAttribute) -> LinkMessage {
-    let mut message = link_message(link);
-    message.attributes = vec![attribute];
-    message
-}
-
-fn bridge_message(name: &str, mac: Mac, mtu: u32, group: u32) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::Address(mac.0.to_vec()),
-        LinkAttribute::Group(group),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
-    ];
-    message
-}
-
-fn hairpin(on: bool) -> LinkAttribute {
-    let port = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)]);
-    LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(port)])
+fn write_hairpin(link: &mut Attributes<'_>, on: bool) {
+    link.nested(IF_INFO, &[], |info| {
+        info.text(INFO_PORT_KIND, "bridge");
+        info.nested(INFO_PORT_DATA, &[], |port| port.bytes(PORT_HAIRPIN, &[u8::from(on)]));
+    });
 }
 
 /// What the kernel told of an address, for another link. The label would name the old link; nobody need be asked whether the address is free.
-fn copied_address(link: LinkIndex, words: &[u8]) -> Box<dyn Emitable> {
-    let mut message = AddressMessage::parse(words).unwrap_or_default();
-    message.header.index = link;
-    message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Label(_)));
-    for attribute in &mut message.attributes {
-        if let AddressAttribute::Flags(flags) = attribute {
-            *flags |= AddressFlags::Nodad;
+fn write_copied_address(out: &mut Messages, kind: u16, how: u16, link: LinkIndex, words: &[u8]) -> Result<(), NetlinkError> {
+    let ([first, _], words) = split_words::<2>(words)?;
+    out.push(kind, how, &[first, link.to_ne_bytes()], |copy| {
+        for (kind, attribute) in whole_attributes(words) {
+            match (kind, attribute.get(4..).and_then(<[u8]>::first_chunk)) {
+                (ADDRESS_LABEL, _) => {}
+                (ADDRESS_FLAGS, Some(flags)) => copy.number(ADDRESS_FLAGS, u32::from_ne_bytes(*flags) | ADDRESS_NODAD),
+                _ => copy.copy(attribute),
+            }
         }
-    }
-    Box::new(message)
+    })
 }
 
-fn copied_route(link: LinkIndex, words: &[u8]) -> Box<dyn Emitable> {
-    let mut message = RouteMessage::parse(words).unwrap_or_default();
+fn write_copied_route(out: &mut Messages, how: u16, link: LinkIndex, words: &[u8]) -> Result<(), NetlinkError> {
+    let ([first, second, flags], words) = split_words::<3>(words)?;
     // What the kernel only tells, and takes no orders about.
-    message.header.flags &= RouteFlags::Onlink;
-    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_) | RouteAttribute::CacheInfo(_)));
-    message.attributes.push(RouteAttribute::Oif(link));
-    Box::new(message)
+    let flags = u32::from_ne_bytes(flags) & ROUTE_ONLINK;
+    out.push(NEW_ROUTE, how, &[first, second, flags.to_ne_bytes()], |copy| {
+        for (kind, attribute) in whole_attributes(words) {
+            if !matches!(kind, ROUTE_LINK | ROUTE_CACHE) {
+                copy.copy(attribute);
+            }
+        }
+        copy.number(ROUTE_LINK, link);
+    })
 }
 
-fn label_message(link: LinkIndex, alias: &str) -> LinkMessage {
-    // `IFLA_INET_CONF` with one of the two dozen switches: the library looks through them all for each size and each value.
-    const SWITCHES: u16 = 1 | NESTED;
-    const PROXY_ARP: u16 = 3;
-    let on = [8_u16.to_ne_bytes(), PROXY_ARP.to_ne_bytes()].as_flattened().iter().copied().chain(1_u32.to_ne_bytes()).collect();
-    let mut message = up(link_message(link));
-    message.attributes = vec![
-        LinkAttribute::IfAlias(alias.to_owned()),
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(SWITCHES, on))])]),
-    ];
-    message
+/// The structure that words of the kernel's begin with, and the attributes after it.
+fn split_words<const N: usize>(words: &[u8]) -> Result<([[u8; 4]; N], &[u8]), NetlinkError> {
+    let split = || {
+        let (structure, rest) = words.split_at_checked(4 * N)?;
+        Some((*structure.as_chunks().0.first_chunk()?, rest))
+    };
+    split().ok_or(NetlinkError::Malformed("words"))
 }
 
-fn address_message(address: Address) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.address);
-    message.header.prefix_len = address.prefix_len;
-    message.header.scope = AddressScope::Universe;
-    message.header.index = address.link;
-    message.attributes = vec![
-        AddressAttribute::Local(address.address),
-        AddressAttribute::Address(address.address),
+fn write_address(out: &mut Messages, kind: u16, how: u16, address: Address) -> Result<(), NetlinkError> {
+    let Address { link, address, prefix_len } = address;
+    let first = [encode::number(Family::of(address)), prefix_len, 0, encode::scope(Scope::Universe)];
+    out.push(kind, how, &[first, link.to_ne_bytes()], |of_link| {
+        of_link.address(ADDRESS_LOCAL, address);
+        of_link.address(ADDRESS_ADDRESS, address);
         // Nobody else has it: no time is lost with asking whether somebody does, which only IPv6 would.
-        AddressAttribute::Flags(AddressFlags::Noprefixroute | AddressFlags::Nodad),
-    ];
-    message
+        of_link.number(ADDRESS_FLAGS, ADDRESS_NO_PREFIX_ROUTE | ADDRESS_NODAD);
+    })
 }
 
-fn route_message(route: &Route) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(route.destination.addr());
-    message.header.destination_prefix_length = route.destination.prefix_len();
-    message.header.table = u8::try_from(route.table).unwrap_or_default();
-    message.header.protocol = RouteProtocol::from(route.protocol);
-    message.header.scope = match route.scope {
-        Scope::Universe => RouteScope::Universe,
-        Scope::Link => RouteScope::Link,
-        Scope::Host => RouteScope::Host,
-    };
-    message.header.kind = match route.kind {
-        RouteKind::Unicast => RouteType::Unicast,
-        RouteKind::Local => RouteType::Local,
-        RouteKind::Unreachable => RouteType::Unreachable,
-        RouteKind::Other(kind) => RouteType::from(kind),
-    };
-    if route.destination.prefix_len() > 0 {
-        message.attributes.push(RouteAttribute::Destination(route_address(route.destination.addr())));
-    }
-    if u8::try_from(route.table).is_err() {
-        message.attributes.push(RouteAttribute::Table(route.table));
-    }
-    message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(route_address(gateway))));
-    message.attributes.extend(route.link.map(RouteAttribute::Oif));
-    if route.metric > 0 {
-        message.attributes.push(RouteAttribute::Priority(route.metric));
-    }
-    message
+fn write_route(out: &mut Messages, kind: u16, how: u16, route: &Route) -> Result<(), NetlinkError> {
+    let Route { destination, kind: does, link, gateway, scope, metric, table, protocol } = route;
+    let first = [encode::number(Family::of(destination.addr())), destination.prefix_len(), 0, 0];
+    let second = [u8::try_from(*table).unwrap_or_default(), *protocol, encode::scope(*scope), encode::route_kind(*does)];
+    out.push(kind, how, &[first, second, [0; 4]], |route| {
+        if destination.prefix_len() > 0 {
+            route.address(ROUTE_DESTINATION, destination.addr());
+        }
+        if u8::try_from(*table).is_err() {
+            route.number(ROUTE_TABLE, *table);
+        }
+        if let Some(gateway) = gateway {
+            route.address(ROUTE_GATEWAY, *gateway);
+        }
+        if let Some(link) = link {
+            route.number(ROUTE_LINK, *link);
+        }
+        if *metric > 0 {
+            route.number(ROUTE_METRIC, *metric);
+        }
+    })
 }
 
-fn neighbour_message(link: LinkIndex, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family(address);
-    message.header.ifindex = link;
-    message.header.state = NeighbourState::Permanent;
-    message.header.kind = RouteType::Unicast;
-    message.attributes.push(NeighbourAttribute::Destination(match address {
-        IpAddr::V4(address) => NeighbourAddress::Inet(address),
-        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-    }));
-    message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
-    message
-}
-
-fn route_address(address: IpAddr) -> RouteAddress {
-    match address {
-        IpAddr::V4(address) => RouteAddress::Inet(address),
-        IpAddr::V6(address) => RouteAddress::Inet6(address),
-    }
+fn write_neighbour(
+    out: &mut Messages,
+    kind: u16,
+    how: u16,
+    link: LinkIndex,
+    address: IpAddr,
+    mac: Option<Mac>,
+) -> Result<(), NetlinkError> {
+    let [state0, state1] = NEIGHBOUR_PERMANENT.to_ne_bytes();
+    let structure =
+        [[encode::number(Family::of(address)), 0, 0, 0], link.to_ne_bytes(), [state0, state1, 0, encode::route_kind(RouteKind::Unicast)]];
+    out.push(kind, how, &structure, |neighbour| {
+        neighbour.address(NEIGHBOUR_ADDRESS, address);
+        if let Some(mac) = mac {
+            neighbour.bytes(NEIGHBOUR_MAC, &mac.0);
+        }
+    })
 }

@@ -2,8 +2,12 @@
 //! Nothing here decides: it carries out [`Change`]s and answers questions with plain values.
 
 mod change;
+mod encode;
+mod numbers;
 mod observe;
 pub(crate) mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, Ipv4Addr};
 

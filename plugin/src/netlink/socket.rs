@@ -3,19 +3,20 @@
 use std::os::fd::OwnedFd;
 
 use azure_vnet_plugin_core::bridge::Movable;
-use netlink_packet_core::Emitable;
 use rustix::{
     buffer::spare_capacity,
     io::{Errno, retry_on_intr},
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
 };
 
-use super::{Address, Change, Family, Link, LinkBy, Lookup, Neighbour, Route, change, observe};
+use super::{
+    Address, Change, Family, Link, LinkBy, Lookup, Neighbour, Route, change,
+    encode::{HEAD_LEN, Messages, NESTED},
+    observe,
+};
 
-const HEADER_LEN: usize = 16;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
-const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP_INTERRUPTED: u16 = 0x10;
 const DUMP: u16 = 0x300;
@@ -117,15 +118,17 @@ impl Netlink {
     /// The exchange itself fails; refusals are replies.
     pub fn exchange(&mut self, requests: &[Request<'_>]) -> Result<Vec<Reply>, NetlinkError> {
         let first = self.sequence.wrapping_add(1);
-        let mut out = Vec::with_capacity(1024);
+        let mut out = Messages::after(self.sequence);
         for (at, request) in requests.iter().enumerate() {
-            self.sequence = self.sequence.wrapping_add(1);
-            // Only the last is acknowledged, unless it is a question: the kernel answers in order, and questions and refusals always.
-            let last = if at + 1 == requests.len() && matches!(request, Request::Change(_)) { ACK } else { 0 };
-            let (kind, flags, body) = encode(request);
-            write_message(&mut out, kind, flags | last, self.sequence, body.as_ref())?;
+            match request {
+                // Only the last is acknowledged: the kernel answers in order, and questions and refusals always.
+                Request::Change(change) => change::write(&mut out, change, if at + 1 == requests.len() { ACK } else { 0 })?,
+                Request::Link(by) => observe::ask_link(&mut out, *by)?,
+                Request::RouteTo(address) => observe::ask_route_to(&mut out, *address)?,
+            }
         }
-        self.send(&out)?;
+        self.sequence = out.number;
+        self.send(&out.bytes)?;
         let mut replies: Vec<Reply> = requests.iter().map(|_| Reply::Done).collect();
         let last = self.sequence;
         self.receive(ANSWER_LEN, |message| {
@@ -211,7 +214,7 @@ impl Netlink {
     /// # Errors
     /// The exchange fails.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        self.dump(observe::GET_LINK, &observe::all_links(), |body| observe::link(body).map(Some))
+        self.dump(observe::ask_links, |body| observe::link(body).map(Some))
     }
 
     /// All routes of one family and table.
@@ -219,7 +222,7 @@ impl Netlink {
     /// # Errors
     /// The exchange fails.
     pub fn routes(&mut self, family: Family, table: u32) -> Result<Vec<Route>, NetlinkError> {
-        let all = self.dump(observe::GET_ROUTE, &observe::all_routes(family), |body| observe::route(body).map(Some))?;
+        let all = self.dump(|out, how| observe::ask_routes(out, how, family), |body| observe::route(body).map(Some))?;
         Ok(all.into_iter().filter(|route| route.table == table).collect())
     }
 
@@ -228,7 +231,7 @@ impl Netlink {
     /// # Errors
     /// The exchange fails.
     pub fn addresses(&mut self, family: Family) -> Result<Vec<Address>, NetlinkError> {
-        self.dump(observe::GET_ADDRESS, &observe::all_addresses(family), observe::address)
+        self.dump(|out, how| observe::ask_addresses(out, how, family), observe::address)
     }
 
     /// All neighbours of one family.
@@ -236,7 +239,7 @@ impl Netlink {
     /// # Errors
     /// The exchange fails.
     pub fn neighbours(&mut self, family: Family) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.dump(observe::GET_NEIGHBOUR, &observe::all_neighbours(family), observe::neighbour)
+        self.dump(|out, how| observe::ask_neighbours(out, how, family), observe::neighbour)
     }
 
     /// Addresses of both families that others can reach.
@@ -244,8 +247,8 @@ impl Netlink {
     /// # Errors
     /// The exchange fails.
     pub fn movable_addresses(&mut self) -> Result<Vec<Movable>, NetlinkError> {
-        let mut all = self.dump(observe::GET_ADDRESS, &observe::all_addresses(Family::V4), observe::movable_address)?;
-        all.extend(self.dump(observe::GET_ADDRESS, &observe::all_addresses(Family::V6), observe::movable_address)?);
+        let mut all = self.dump(|out, how| observe::ask_addresses(out, how, Family::V4), observe::movable_address)?;
+        all.extend(self.dump(|out, how| observe::ask_addresses(out, how, Family::V6), observe::movable_address)?);
         Ok(all)
     }
 
@@ -254,24 +257,23 @@ impl Netlink {
     /// # Errors
     /// The exchange fails.
     pub fn movable_routes(&mut self, link: super::LinkIndex) -> Result<Vec<Movable>, NetlinkError> {
-        let mut all = self.dump(observe::GET_ROUTE, &observe::all_routes(Family::V4), observe::movable_route)?;
-        all.extend(self.dump(observe::GET_ROUTE, &observe::all_routes(Family::V6), observe::movable_route)?);
+        let mut all = self.dump(|out, how| observe::ask_routes(out, how, Family::V4), observe::movable_route)?;
+        all.extend(self.dump(|out, how| observe::ask_routes(out, how, Family::V6), observe::movable_route)?);
         Ok(all.into_iter().filter(|route| route.link == link).collect())
     }
 
     /// Reads a whole table, again when it changed meanwhile.
     fn dump<T>(
         &mut self,
-        kind: u16,
-        request: &dyn Emitable,
+        ask: impl Fn(&mut Messages, u16) -> Result<(), NetlinkError>,
         read: impl Fn(&[u8]) -> Result<Option<T>, NetlinkError>,
     ) -> Result<Vec<T>, NetlinkError> {
         untorn(|| {
-            self.sequence = self.sequence.wrapping_add(1);
-            let sequence = self.sequence;
-            let mut out = Vec::new();
-            write_message(&mut out, kind, REQUEST | DUMP, sequence, request)?;
-            self.send(&out)?;
+            let mut out = Messages::after(self.sequence);
+            ask(&mut out, DUMP)?;
+            let sequence = out.number;
+            self.sequence = sequence;
+            self.send(&out.bytes)?;
             let (mut all, mut torn) = (Vec::new(), false);
             self.receive(DUMP_LEN, |message| {
                 if message.sequence != sequence {
@@ -370,38 +372,19 @@ fn is_nowhere(errno: Errno) -> bool {
     matches!(errno, Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::ACCESS | Errno::INVAL | Errno::SRCH)
 }
 
-fn encode(request: &Request<'_>) -> (u16, u16, Box<dyn Emitable>) {
-    match request {
-        Request::Change(change) => change::encode(change),
-        Request::Link(by) => (observe::GET_LINK, REQUEST, Box::new(observe::one_link(*by))),
-        Request::RouteTo(address) => (observe::GET_ROUTE, REQUEST, Box::new(observe::route_to(*address))),
-    }
-}
-
-fn write_message(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &dyn Emitable) -> Result<(), NetlinkError> {
-    let start = out.len();
-    let body_len = body.buffer_len();
-    let len = u32::try_from(HEADER_LEN + body_len).map_err(|_| NetlinkError::Malformed("request too long"))?;
-    out.extend_from_slice(&len.to_ne_bytes());
-    out.extend_from_slice(&kind.to_ne_bytes());
-    out.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
-    out.extend_from_slice(&sequence.to_ne_bytes());
-    out.extend_from_slice(&0_u32.to_ne_bytes());
-    out.resize(start + HEADER_LEN + body_len.next_multiple_of(4), 0);
-    let slice = out.get_mut(start + HEADER_LEN..start + HEADER_LEN + body_len).ok_or(NetlinkError::Malformed("request"))?;
-    body.emit(slice);
-    Ok(())
-}
-
 /// The attributes of a message, as pairs of kind and value.
-pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    const NESTED: u16 = 0x8000;
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    whole_attributes(bytes).filter_map(|(kind, whole)| Some((kind, whole.get(4..)?)))
+}
+
+/// The attributes of a message, each with its kind and as it stands there.
+pub(super) fn whole_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (&[l0, l1, k0, k1], _) = bytes.split_first_chunk()?;
         let len = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = bytes.get(4..len)?;
+        let whole = bytes.get(..len).filter(|whole| whole.len() >= 4)?;
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]) & !NESTED, value))
+        Some((u16::from_ne_bytes([k0, k1]) & !NESTED, whole))
     })
 }
 
@@ -410,11 +393,11 @@ pub(crate) fn split_message(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>
         return Ok(None);
     }
     let short = NetlinkError::Malformed("short message");
-    let Some((&[l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, _, _, _, _], _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+    let Some((&[l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, _, _, _, _], _)) = bytes.split_first_chunk::<HEAD_LEN>() else {
         return Err(short);
     };
     let len = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
-    let Some(body) = bytes.get(HEADER_LEN..len) else { return Err(short) };
+    let Some(body) = bytes.get(HEAD_LEN..len) else { return Err(short) };
     let message = Message {
         kind: u16::from_ne_bytes([k0, k1]),
         flags: u16::from_ne_bytes([f0, f1]),
