@@ -2,6 +2,7 @@
 //!
 //! `serve [PORT]` answers each connection with one line: the node's name, the server's own address, and the peer's address as seen here.
 //! `get HOST:PORT [SECONDS]` prints that line. `sleep` does nothing for ever, `rest SECONDS` for so long.
+//! `echo PORT` sends back what each connection brings. `flow HOST:PORT` keeps one connection to it for ever, and prints how many bytes came back.
 
 use std::env;
 use std::io::{self, Read, Write};
@@ -17,12 +18,15 @@ fn main() -> ExitCode {
         ["serve"] => serve("8080"),
         ["serve", port] => serve(port),
         ["get", targets @ ..] if !targets.is_empty() => get(targets),
+        ["echo", port] => echo(port),
+        ["flow", target] => flow(target),
         ["sleep"] | [] => loop {
             thread::park();
         },
         ["rest", seconds] => rest(seconds),
         _ => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: probe serve [PORT] | get HOST:PORT… [SECONDS] | sleep | rest SECONDS"))
+            let usage = "usage: probe serve [PORT] | get HOST:PORT… [SECONDS] | echo PORT | flow HOST:PORT | sleep | rest SECONDS";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, usage))
         }
     };
     match result {
@@ -67,6 +71,28 @@ fn answer(mut stream: TcpStream, node: &str) -> io::Result<()> {
     let mut request = [0; 2048];
     let _ = stream.read(&mut request)?;
     write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{line}", line.len())
+}
+
+fn echo(port: &str) -> io::Result<()> {
+    for stream in TcpListener::bind(format!("0.0.0.0:{port}"))?.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        thread::spawn(move || io::copy(&mut stream.try_clone()?, &mut stream));
+    }
+    Ok(())
+}
+
+/// A packet's worth every tenth of a second, each waited for; a line each. What does not come back within ten seconds has been lost.
+fn flow(target: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(target)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let (sent, mut back, mut total) = ([b'.'; 1000], [0; 1000], 0_u64);
+    loop {
+        stream.write_all(&sent)?;
+        stream.read_exact(&mut back)?;
+        total += 1000;
+        writeln!(io::stdout(), "{total}")?;
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Asks each target; one line each. A last argument that is a number is the deadline in seconds, 3 if absent.

@@ -7,6 +7,7 @@ mod cargo;
 mod compiler;
 mod container;
 mod debian;
+mod earlier;
 mod image;
 mod layout;
 mod packages;
@@ -24,12 +25,13 @@ use sha2::{Digest as _, Sha256};
 pub use architecture::Architecture;
 pub use cargo::{SIMULATE, cargo};
 pub use container::Store;
+pub use earlier::{EARLIER_IMAGE, EARLIER_MARK, Earlier, earlier};
 pub use image::{Entry, Image};
 pub use layout::Layout;
 pub use packages::{require_browser, require_emulator, require_packages};
 pub use product::{
-    EARLIER_IMAGE, EARLIER_MARK, OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, earlier_image, empty_program, image_of_probe,
-    operator_image, pause_image, plugins, plugins_for, probe_binary, product,
+    OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, plugins,
+    plugins_for, probe_binary, product,
 };
 pub use tools::Tools;
 

@@ -18,15 +18,15 @@ pub const PROBE_IMAGE: &str = "lab.test/probe:1";
 /// The operator's image: repository `lab.test/azure-vnet`, tag `lab`.
 pub const OPERATOR_IMAGE: &str = "lab.test/azure-vnet:lab";
 
-/// The same with plugins that are other files: what an upgrade replaces.
-pub const EARLIER_IMAGE: &str = "lab.test/azure-vnet:earlier";
-
 /// The product's executables in one folder.
 #[derive(Debug, Clone)]
 pub struct Product {
     /// A folder with `azure-vnet`, `azure-vnet-ipam` and `azure-vnet-operator`.
     pub bin: PathBuf,
 }
+
+/// The profile of [`Operator::Quick`].
+pub(super) const QUICK: &str = "lab";
 
 /// Which build of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,22 +43,78 @@ pub enum Operator {
 /// If cargo fails.
 pub fn product(cache: &Cache, operator: Operator) -> Result<Product> {
     let _lock = cache.lock()?;
-    let plugins = build_plugins(Compiler::find(cache))?;
-    let profile = match operator {
-        Operator::Quick => "lab",
-        Operator::Shipped => "release",
-    };
-    let operator = build(&["--profile", profile, "-p", "azure-vnet-operator", "--bins"], &[], &target_folder()?, "the operator")?;
-    let operator = operator.join(profile);
+    let tree = Tree { source: checkout(), target: target_folder()? };
     let bin = bundle()?.join("bin");
-    fs::create_dir_all(&bin)?;
-    for (folder, name) in [(&plugins, "azure-vnet"), (&plugins, "azure-vnet-ipam"), (&operator, "azure-vnet-operator")] {
-        let target = bin.join(name);
-        let temporary = target.with_extension("tmp");
-        copy(&folder.join(name), &temporary)?;
-        fs::rename(&temporary, &target)?;
-    }
+    tree.gather(cache, operator, &bin)?;
     Ok(Product { bin })
+}
+
+/// A version's source, and the folder that its builds go to.
+pub(super) struct Tree {
+    pub source: PathBuf,
+    pub target: PathBuf,
+}
+
+impl Tree {
+    /// Builds plugins and operator, and puts them into one folder.
+    ///
+    /// # Errors
+    /// If cargo fails.
+    pub fn gather(&self, cache: &Cache, operator: Operator, bin: &Path) -> Result<()> {
+        let plugins = self.plugins(Compiler::find(cache))?;
+        let profile = match operator {
+            Operator::Quick => QUICK,
+            Operator::Shipped => "release",
+        };
+        self.build(&["--profile", profile, "-p", "azure-vnet-operator", "--bins"], &[], &self.target, "the operator")?;
+        let operator = self.target.join(profile);
+        fs::create_dir_all(bin)?;
+        for (folder, name) in [(&plugins, "azure-vnet"), (&plugins, "azure-vnet-ipam"), (&operator, "azure-vnet-operator")] {
+            let target = bin.join(name);
+            let temporary = target.with_extension("tmp");
+            copy(&folder.join(name), &temporary)?;
+            fs::rename(&temporary, &target)?;
+        }
+        Ok(())
+    }
+
+    /// Builds the plugins as they ship, and answers the folder that they are in.
+    fn plugins(&self, compiler: Compiler) -> Result<PathBuf> {
+        let Compiler { rustc, target, flags } = compiler;
+        let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
+        let arguments = ["--release", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
+        let folder = self.target.join("static");
+        self.build(&arguments, &environment, &folder, "the plugins")?;
+        Ok(folder.join(&target).join("release"))
+    }
+
+    fn build(&self, arguments: &[&str], environment: &[(&str, OsString)], target: &Path, what: &str) -> Result<()> {
+        progress(&format!("building {what}"));
+        let mut cargo = cargo();
+        cargo.current_dir(&self.source).args(["build", "--quiet", "--locked"]).args(arguments).env("CARGO_TARGET_DIR", target);
+        let cargo = cargo.envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
+        let output = cargo.output().context("cannot run cargo")?;
+        if !output.status.success() {
+            bail!("cargo build {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Puts an image's files into a folder, with the script that the released image is made by.
+    ///
+    /// # Errors
+    /// If the script fails.
+    pub fn lay_out(&self, bin: &Path, root: &Path) -> Result<()> {
+        if root.exists() {
+            fs::remove_dir_all(root)?;
+        }
+        let script = self.source.join("image/rootfs.sh");
+        let output = Command::new("bash").arg(&script).arg(root).arg(bin).output().context("cannot run bash")?;
+        if !output.status.success() {
+            bail!("{} failed:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
 }
 
 /// Copies an executable by a program of its own: one that this process had open for writing may still be open in a child that another thread is just
@@ -83,18 +139,12 @@ pub fn plugins(cache: &Cache) -> Result<PathBuf> {
 /// If cargo fails, or what it needs for a foreign kind cannot be had.
 pub fn plugins_for(cache: &Cache, architecture: Architecture) -> Result<PathBuf> {
     let _lock = cache.lock()?;
+    let tree = Tree { source: checkout(), target: target_folder()? };
     if architecture == Architecture::of_this_machine() {
-        return build_plugins(Compiler::find(cache));
+        return tree.plugins(Compiler::find(cache));
     }
     packages::require_compiler()?;
-    build_plugins(Compiler::of(cache, architecture)?)
-}
-
-fn build_plugins(compiler: Compiler) -> Result<PathBuf> {
-    let Compiler { rustc, target, flags } = compiler;
-    let environment = [("RUSTC", rustc), ("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}").into())];
-    let arguments = ["--release", "-p", "azure-vnet-plugin", "--bins", "--target", &target];
-    Ok(build(&arguments, &environment, &target_folder()?.join("static"), "the plugins")?.join(&target).join("release"))
+    tree.plugins(Compiler::of(cache, architecture)?)
 }
 
 /// Makes the operator's image with the script that the released image is made by.
@@ -104,36 +154,10 @@ fn build_plugins(compiler: Compiler) -> Result<PathBuf> {
 pub fn operator_image(cache: &Cache, product: &Product) -> Result<PathBuf> {
     let _lock = cache.lock()?;
     let root = bundle()?.join("rootfs");
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    let script = checkout().join("image/rootfs.sh");
-    let output = Command::new("bash").arg(&script).arg(&root).arg(&product.bin).output().context("cannot run bash")?;
-    if !output.status.success() {
-        bail!("{} failed:\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
-    }
+    Tree { source: checkout(), target: target_folder()? }.lay_out(&product.bin, &root)?;
     let image = Image::new(OPERATOR_IMAGE, &["/usr/bin/azure-vnet-operator"], &[]).tree(&root)?;
     write(&bundle()?.join("azure-vnet.tar"), &image)
 }
-
-/// Makes an image in the place of an earlier version's: of the same build, with plugins of other bytes and the same behaviour.
-///
-/// # Errors
-/// If the product's image was not made before.
-pub fn earlier_image(cache: &Cache) -> Result<PathBuf> {
-    let _lock = cache.lock()?;
-    let mut image = Image::new(EARLIER_IMAGE, &["/usr/bin/azure-vnet-operator"], &[]).tree(&bundle()?.join("rootfs"))?;
-    for name in ["azure-vnet", "azure-vnet-ipam"] {
-        let entry = image.entries.get_mut(&format!("opt/azure-vnet/bin/{name}"));
-        let Some(Entry::File { content, .. }) = entry else { bail!("the image has no plugin {name}") };
-        // The kernel loads what the headers name, and nothing after it.
-        content.extend_from_slice(EARLIER_MARK);
-    }
-    write(&bundle()?.join("azure-vnet-earlier.tar"), &image)
-}
-
-/// What the plugins of [`EARLIER_IMAGE`] end with.
-pub const EARLIER_MARK: &[u8] = b"\nan earlier version\n";
 
 /// Makes the sandbox image.
 ///
@@ -199,7 +223,7 @@ fn compile(cache: &Cache, name: &str, source: &[u8]) -> Result<PathBuf> {
     Ok(output)
 }
 
-fn write(path: &Path, image: &Image) -> Result<PathBuf> {
+pub(super) fn write(path: &Path, image: &Image) -> Result<PathBuf> {
     let tar = image.to_tar()?;
     if fs::read(path).ok().as_deref() != Some(tar.as_slice()) {
         replace(path, &tar)?;
@@ -212,20 +236,8 @@ fn bundle() -> Result<PathBuf> {
     Ok(target_folder()?.join("bundle"))
 }
 
-/// Runs `cargo build` and answers the target folder.
-fn build(arguments: &[&str], environment: &[(&str, OsString)], target: &Path, what: &str) -> Result<PathBuf> {
-    progress(&format!("building {what}"));
-    let mut cargo = cargo();
-    cargo.args(["build", "--quiet", "--locked"]).args(arguments).env("CARGO_TARGET_DIR", target);
-    let cargo = cargo.envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
-    let output = cargo.output().context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("cargo build {} failed:\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(target.to_owned())
-}
-
-fn target_folder() -> Result<PathBuf> {
+/// What this checkout builds.
+pub(super) fn target_folder() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from);
     Ok(std::path::absolute(target)?)
 }

@@ -42,7 +42,7 @@ pub use state::xtask;
 
 use crate::azure::AdminClient;
 use crate::build::{
-    Cache, Operator, Product, Tools, earlier_image, image_of_probe, operator_image, pause_image, probe_binary, product, progress,
+    Cache, Operator, Product, Tools, earlier, image_of_probe, operator_image, pause_image, probe_binary, product, progress,
     require_packages,
 };
 use api::Api;
@@ -77,7 +77,7 @@ impl Lab {
         let product = product(&cache, if options.shipped { Operator::Shipped } else { Operator::Quick })?;
         let mut images = vec![pause_image(&cache)?, image_of_probe(&cache)?, operator_image(&cache, &product)?];
         if options.earlier {
-            images.push(earlier_image(&cache)?);
+            images.push(earlier(&cache)?.image);
         }
         let seat = Some(Seat::take(&cache)?);
         state::sweep(&cache)?;

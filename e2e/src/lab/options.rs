@@ -51,7 +51,7 @@ pub struct LabOptions {
     /// Runs the operator as it ships, whose build takes minutes, instead of one that is built quickly.
     #[arg(long)]
     pub shipped: bool,
-    /// Also brings an image in the place of an earlier version's: `lab.test/azure-vnet:earlier`.
+    /// Also brings the image of the version before this one: `lab.test/azure-vnet:earlier`.
     #[arg(long)]
     pub earlier: bool,
     /// Whether the lab outlives the process that made it.

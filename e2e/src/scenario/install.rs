@@ -1,6 +1,7 @@
 //! Installing the chart and applying an `AzureVnetConfig`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -51,18 +52,42 @@ fn condition<'a>(node: &'a Value, kind: &str) -> Option<&'a Value> {
     node["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
-/// Installs the chart with `helm`, as a user does who signs in with the machine's managed identity.
+/// Installs this version's chart with `helm`, as a user does who signs in with the machine's managed identity.
 ///
 /// # Errors
 /// If `helm` fails.
 pub fn install(cluster: &Cluster, extra: &[&str]) -> Result<String> {
+    install_chart(cluster, &chart(), extra)
+}
+
+/// Installs a chart so.
+///
+/// # Errors
+/// If `helm` fails.
+pub fn install_chart(cluster: &Cluster, chart: &Path, extra: &[&str]) -> Result<String> {
     let ca = cluster.lab.azure_ca_file();
     let ca = format!("--from-file=ca.crt={}", ca.display());
     cluster.kubectl(&["-n", "kube-system", "create", "configmap", "azure-ca", &ca])?;
+    helm(cluster, "install", chart, extra)
+}
+
+/// Upgrades what is installed to this version: definitions first, then the chart with the user's values, as docs/upgrade.md says.
+///
+/// # Errors
+/// If `kubectl` or `helm` fails.
+pub fn upgrade(cluster: &Cluster, extra: &[&str]) -> Result<String> {
+    cluster.kubectl(&["apply", "--server-side", "-f", &chart().join("crds").to_string_lossy()])?;
+    helm(cluster, "upgrade", &chart(), extra)
+}
+
+fn chart() -> PathBuf {
+    crate::build::checkout().join("charts/azure-vnet")
+}
+
+fn helm(cluster: &Cluster, command: &str, chart: &Path, extra: &[&str]) -> Result<String> {
     let values = cluster.lab.write_file("values.json", &values().to_string())?;
-    let chart = crate::build::checkout().join("charts/azure-vnet");
     let (values, chart) = (values.to_string_lossy(), chart.to_string_lossy());
-    let arguments = ["install", "azure-vnet", &*chart, "--namespace", "kube-system", "--values", &*values];
+    let arguments = [command, "azure-vnet", &*chart, "--namespace", "kube-system", "--values", &*values];
     cluster.lab.helm(&[&arguments[..], extra].concat())
 }
 

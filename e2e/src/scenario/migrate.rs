@@ -11,6 +11,8 @@ use crate::lab::api;
 
 /// The other plugin's configuration.
 const OTHER: &str = "/etc/cni/net.d/10-bridge.conflist";
+/// The set whose pods move.
+pub const MOVER: &str = "mover";
 const SOON: Duration = Duration::from_secs(90);
 
 /// A config that selects no node yet, of the values that agents are installed with.
@@ -27,23 +29,23 @@ spec:
 /// The values beside it.
 pub const VALUES: [&str; 2] = ["--set-string", "agent.nodeSelector.azure-vnet=yes"];
 
-/// One pod on each node.
+/// One pod on each node, of a set with this name.
 ///
 /// # Errors
 /// If they do not run in time.
-pub fn start_pods(cluster: &Cluster) -> Result<Vec<Pod>> {
-    cluster.apply(&daemon_set())?;
-    pods(cluster)
+pub fn start_pods(cluster: &Cluster, name: &str) -> Result<Vec<Pod>> {
+    cluster.apply(&daemon_set(name))?;
+    pods(cluster, name)
 }
 
-/// The pods, once each node has one.
+/// The pods of a set, once each node has one.
 ///
 /// # Errors
 /// If one does not run in time.
-pub fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {
+pub fn pods(cluster: &Cluster, name: &str) -> Result<Vec<Pod>> {
     let count = cluster.lab.nodes().len();
     wait_for("a pod on each node", SOON, || {
-        let pods = cluster.pods("app=mover")?;
+        let pods = cluster.pods(&format!("app={name}"))?;
         Ok(if pods.len() == count { Ok(pods) } else { Err(format!("{} of {count}", pods.len())) })
     })
 }
@@ -91,7 +93,7 @@ pub fn give_back(cluster: &Cluster, name: &str, other: &str) -> Result<()> {
     wait_for("the pods of the node to be gone", SOON, || {
         let pods = cluster.read(&format!("{}?fieldSelector=spec.nodeName={name}", api::ALL_PODS))?;
         let left: Vec<&str> = pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
-        let left: Vec<&&str> = left.iter().filter(|pod| pod.starts_with("mover") || pod.starts_with("azure-vnet-agent")).collect();
+        let left: Vec<&&str> = left.iter().filter(|pod| pod.starts_with(MOVER) || pod.starts_with("azure-vnet-agent")).collect();
         Ok(if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) })
     })?;
     restore(cluster, name)?;
@@ -136,23 +138,23 @@ pub fn restore(cluster: &Cluster, node: &str) -> Result<()> {
 
 fn await_address(cluster: &Cluster, node: &str, of_vnet: bool) -> Result<()> {
     wait_for("the node's pod to have an address of its new network", SOON, || {
-        let pods = cluster.pods("app=mover")?;
+        let pods = cluster.pods(&format!("app={MOVER}"))?;
         let address = pods.iter().find(|pod| pod.node == node).map(|pod| pod.address);
         let is_of_vnet = |address: Ipv4Addr| address.octets()[..2] == [10, 240];
         Ok(if address.map(is_of_vnet) == Some(of_vnet) { Ok(()) } else { Err(format!("{address:?}")) })
     })
 }
 
-fn daemon_set() -> String {
+fn daemon_set(name: &str) -> String {
     format!(
         "\
 apiVersion: apps/v1
 kind: DaemonSet
-metadata: {{name: mover}}
+metadata: {{name: {name}}}
 spec:
-  selector: {{matchLabels: {{app: mover}}}}
+  selector: {{matchLabels: {{app: {name}}}}}
   template:
-    metadata: {{labels: {{app: mover}}}}
+    metadata: {{labels: {{app: {name}}}}}
     spec:
       terminationGracePeriodSeconds: 0
       containers:

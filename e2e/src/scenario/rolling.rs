@@ -1,75 +1,97 @@
 //! What operators do to a cluster while its pods go on: other versions of the product, nodes that are drained and rebooted, controllers that die.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use super::failover::Leader;
+use super::flows::Flows;
 use super::load::{self, Load};
 use super::{Checker, Cluster, Pod, wait_for, wait_ready};
-use crate::build::{EARLIER_IMAGE, EARLIER_MARK, OPERATOR_IMAGE, checkout};
+use crate::build::{Cache, EARLIER_IMAGE, EARLIER_MARK, earlier};
 use crate::lab::api;
 use crate::lab::{Lab, LabOptions};
 use crate::scenario;
 
-/// Large enough for what a driver's addresses rest: five a second for ten seconds.
-pub const ROOMY: &str = "\
+/// What a pool holds at least at first, and after this version and the earlier one were told of more: a driver's addresses rest, five a second for ten seconds.
+const SIZES: [u64; 3] = [96, 112, 128];
+
+fn config(min: u64) -> String {
+    format!(
+        "\
 apiVersion: azure-vnet.dev/v1alpha1
 kind: AzureVnetConfig
 metadata:
   name: default
 spec:
   pool:
-    min: 96
+    min: {min}
     minFree: 8
     batch: 16
     max: 160
     coolDown: 10s
-    release: {after: 10m, batch: 16, jitterPercent: 0, calm: 20s, probation: 30s}
+    release: {{after: 10m, batch: 16, jitterPercent: 0, calm: 20s, probation: 30s}}
   masquerade:
     nonMasqueradeCIDRs: [10.50.0.0/16]
-";
-
-/// The tag of the earlier version's image.
-#[must_use]
-pub fn earlier_tag() -> &'static str {
-    EARLIER_IMAGE.rsplit_once(':').map_or("", |(_, tag)| tag)
+"
+    )
 }
 
-fn tag() -> &'static str {
-    OPERATOR_IMAGE.rsplit_once(':').map_or("", |(_, tag)| tag)
+/// Installs the version before this one, with its own chart and definitions.
+fn install_earlier(cluster: &Cluster) -> Result<()> {
+    let earlier = earlier(&Cache::open()?)?;
+    let (_, tag) = EARLIER_IMAGE.rsplit_once(':').context("an image has a tag")?;
+    scenario::install_chart(cluster, &earlier.chart, &["--set", &format!("image.tag={tag}")])?;
+    obeyed(cluster, SIZES[0])?;
+    wait_ready(cluster, Duration::from_mins(2))?;
+    plugins_are(cluster, true)
 }
 
-/// From the earlier version to this one, as docs/upgrade.md says: definitions first, then the chart.
+/// From the earlier version to this one.
 ///
 /// # Errors
-/// If the nodes do not get this version's plugins in time.
-pub fn upgrade(cluster: &Cluster) -> Result<()> {
-    let crds = checkout().join("charts/azure-vnet/crds");
-    cluster.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
-    let chart = checkout().join("charts/azure-vnet");
-    let set = format!("image.tag={}", tag());
-    let chart = chart.to_string_lossy();
-    cluster.lab.helm(&["upgrade", "azure-vnet", &chart, "--namespace", "kube-system", "--reuse-values", "--set", &set])?;
+/// If the nodes do not get this version's plugins in time, or it does not do what it is told.
+fn upgrade(cluster: &Cluster) -> Result<()> {
+    scenario::upgrade(cluster, &[])?;
     cluster.rolled_out()?;
-    plugins_are(cluster, false)
+    plugins_are(cluster, false)?;
+    obeyed(cluster, SIZES[1])
 }
 
-/// Back to the earlier version.
+/// Back to the earlier version; the definitions stay those of this one.
 ///
 /// # Errors
-/// If the nodes do not get its plugins in time.
-pub fn roll_back(cluster: &Cluster) -> Result<()> {
+/// If the nodes do not get its plugins in time, or it cannot live with what this version has written.
+fn roll_back(cluster: &Cluster) -> Result<()> {
     cluster.lab.helm(&["rollback", "azure-vnet", "--namespace", "kube-system"])?;
     cluster.rolled_out()?;
-    plugins_are(cluster, true)
+    plugins_are(cluster, true)?;
+    obeyed(cluster, SIZES[2])
+}
+
+/// Asks for pools of another size, and waits until the controller has taken note and every agent has as much.
+fn obeyed(cluster: &Cluster, min: u64) -> Result<()> {
+    scenario::configure(cluster, &config(min))?;
+    wait_for("pools of the size that is asked for", Duration::from_mins(2), || {
+        let config = cluster.read(&format!("{}/default", api::CONFIGS))?;
+        let (asked, seen) = (&config["metadata"]["generation"], &config["status"]["observedGeneration"]);
+        let pools = cluster.read(api::VNET_NODES)?;
+        let adopted = |pool: &Value| -> u64 {
+            pool["status"]["agent"]["counts"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
+        };
+        let sizes: Vec<u64> = pools["items"].as_array().into_iter().flatten().map(adopted).collect();
+        let done = asked == seen && sizes.len() == cluster.lab.nodes().len() && sizes.iter().all(|size| *size >= min);
+        Ok(if done { Ok(()) } else { Err(format!("generation {asked}, seen {seen}; {sizes:?} of {min}")) })
+    })
 }
 
 /// Whether every node has the plugins of the earlier version, or those of this one.
 ///
 /// # Errors
 /// Names the node that has others.
-pub fn plugins_are(cluster: &Cluster, earlier: bool) -> Result<()> {
+fn plugins_are(cluster: &Cluster, earlier: bool) -> Result<()> {
     for node in cluster.lab.nodes() {
         for name in ["azure-vnet", "azure-vnet-ipam"] {
             let path = node.host_path(&format!("/opt/cni/bin/{name}")).context("the node is off")?;
@@ -102,7 +124,7 @@ pub fn renew_nodes(cluster: &Cluster, count: usize) -> Result<()> {
     wait_ready(cluster, Duration::from_mins(1))
 }
 
-fn boot_of(cluster: &Cluster, node: &str) -> Result<serde_json::Value> {
+fn boot_of(cluster: &Cluster, node: &str) -> Result<Value> {
     Ok(cluster.read(&format!("{}/{node}", api::NODES))?["status"]["nodeInfo"]["bootID"].clone())
 }
 
@@ -122,7 +144,7 @@ pub fn kill_leader(cluster: &Cluster) -> Result<()> {
 /// How much is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// An upgrade, a rollback, a dead controller and one renewed node.
+    /// An upgrade, a dead controller, one renewed node, and a rollback.
     Short,
     /// So many rounds of it, each with all nodes and two dead controllers.
     Rounds(u32),
@@ -136,12 +158,7 @@ pub fn run(extent: Extent, tell: &mut dyn FnMut(&str)) -> Result<load::Counts> {
     let lab = Lab::up(&LabOptions { earlier: true, ..LabOptions::default() })?;
     let cluster = Cluster::new(&lab)?;
     let checker = Checker::start(&lab);
-    scenario::install(&cluster, &["--set", &format!("image.tag={}", earlier_tag())])?;
-    scenario::configure(&cluster, ROOMY)?;
-    wait_ready(&cluster, Duration::from_mins(2))?;
-    plugins_are(&cluster, true)?;
-    filled(&cluster)?;
-    let pods = scenario::start_pods(&cluster, Duration::from_mins(2))?;
+    install_earlier(&cluster)?;
     let load = Load::start(&cluster)?;
     let (rounds, nodes) = match extent {
         Extent::Short => (1, 1),
@@ -149,23 +166,27 @@ pub fn run(extent: Extent, tell: &mut dyn FnMut(&str)) -> Result<load::Counts> {
     };
     for round in 1..=rounds {
         let begun = Instant::now();
-        let mut step =
-            |what: &str, load: &Load| tell(&format!("round {round}, {:.0} s: {what}; {}", begun.elapsed().as_secs_f64(), load.counts()));
-        upgrade(&cluster)?;
-        step("upgraded", &load);
-        roll_back(&cluster)?;
-        step("rolled back", &load);
-        if round == 1 {
-            same_pods(&cluster, &pods)?;
-        }
-        kill_leader(&cluster)?;
-        step("killed the leader", &load);
-        renew_nodes(&cluster, nodes)?;
-        step("drained and rebooted nodes", &load);
-        if extent != Extent::Short {
+        let mut step = |what: &str| tell(&format!("round {round}, {:.0} s: {what}; {}", begun.elapsed().as_secs_f64(), load.counts()));
+        let bytes = undisturbed(&cluster, || {
+            upgrade(&cluster)?;
+            step("upgraded");
             kill_leader(&cluster)?;
-            step("killed the leader", &load);
-        }
+            step("killed the leader");
+            Ok(())
+        })?;
+        step(&format!("{bytes} bytes over connections that lasted"));
+        renew_nodes(&cluster, nodes)?;
+        step("drained and rebooted nodes");
+        let bytes = undisturbed(&cluster, || {
+            roll_back(&cluster)?;
+            step("rolled back");
+            if extent != Extent::Short {
+                kill_leader(&cluster)?;
+                step("killed the leader");
+            }
+            Ok(())
+        })?;
+        step(&format!("{bytes} bytes over connections that lasted"));
     }
     let counts = load.finish(&cluster)?;
     tell(&counts.to_string());
@@ -176,20 +197,14 @@ pub fn run(extent: Extent, tell: &mut dyn FnMut(&str)) -> Result<load::Counts> {
     Ok(counts)
 }
 
-/// Waits until the pools are as large as the config says: the driver begins at full speed.
-fn filled(cluster: &Cluster) -> Result<()> {
-    wait_for("the pools to be filled", Duration::from_mins(2), || {
-        let pools = cluster.read(api::VNET_NODES)?;
-        let adopted = |pool: &serde_json::Value| pool["status"]["agent"]["counts"]["free"].as_u64().unwrap_or_default();
-        let free: Vec<u64> = pools["items"].as_array().into_iter().flatten().map(adopted).collect();
-        Ok(if free.len() == cluster.lab.nodes().len() && free.iter().all(|free| *free >= 90) { Ok(()) } else { Err(format!("{free:?}")) })
-    })
-}
-
-/// The product's upgrades restart nothing.
-fn same_pods(cluster: &Cluster, before: &[Pod]) -> Result<()> {
-    let now = cluster.pods("app=web")?;
-    let key = |pods: &[Pod]| -> Vec<(String, std::net::Ipv4Addr)> { pods.iter().map(|pod| (pod.name.clone(), pod.address)).collect() };
-    ensure!(key(before) == key(&now), "pods changed over an upgrade: {before:?} {now:?}");
-    Ok(())
+/// Does what restarts no pod and breaks no connection, and answers how many bytes came back over those meanwhile.
+fn undisturbed(cluster: &Cluster, what: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let key = |pods: Vec<Pod>| -> Vec<(String, Ipv4Addr)> { pods.into_iter().map(|pod| (pod.name, pod.address)).collect() };
+    let before = key(scenario::start_pods(cluster, Duration::from_mins(2))?);
+    let flows = Flows::start(cluster)?;
+    what()?;
+    let bytes = flows.finish()?;
+    let after = key(cluster.pods("app=web")?);
+    ensure!(before == after, "pods changed: {before:?} {after:?}");
+    Ok(bytes)
 }
