@@ -1,7 +1,8 @@
 //! The lab's test tool: a static program for pods and for the hosts outside the VNET, nothing but the standard library.
 //!
 //! `serve [PORT]` answers each connection with one line: the node's name, the server's own address, and the peer's address as seen here.
-//! `get HOST:PORT [SECONDS]` prints that line. `sleep` does nothing for ever, `rest SECONDS` for so long.
+//! `get HOST:PORT [SECONDS]` prints that line. `resolve NAME…` prints each name's addresses. `sleep` does nothing for ever, `rest SECONDS` for
+//! so long.
 //! `echo PORT` sends back what each connection brings. `flow HOST:PORT` keeps one connection to it for ever, and prints how many bytes came back.
 
 use std::env;
@@ -20,12 +21,14 @@ fn main() -> ExitCode {
         ["get", targets @ ..] if !targets.is_empty() => get(targets),
         ["echo", port] => echo(port),
         ["flow", target] => flow(target),
+        ["resolve", names @ ..] if !names.is_empty() => resolve(names),
         ["sleep"] | [] => loop {
             thread::park();
         },
         ["rest", seconds] => rest(seconds),
         _ => {
-            let usage = "usage: probe serve [PORT] | get HOST:PORT… [SECONDS] | echo PORT | flow HOST:PORT | sleep | rest SECONDS";
+            let usage =
+                "usage: probe serve [PORT] | get HOST:PORT… [SECONDS] | resolve NAME… | echo PORT | flow HOST:PORT | sleep | rest SECONDS";
             Err(io::Error::new(io::ErrorKind::InvalidInput, usage))
         }
     };
@@ -115,6 +118,24 @@ fn get(arguments: &[&str]) -> io::Result<()> {
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Looks each name up as programs do, by the system's library and `/etc/resolv.conf`: one line each, in the order of the addresses. A name that
+/// has none is said to, and is no failure.
+fn resolve(names: &[&str]) -> io::Result<()> {
+    for name in names {
+        match (*name, 0).to_socket_addrs() {
+            Ok(found) => {
+                let mut addresses: Vec<_> = found.map(|address| address.ip()).collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                writeln!(io::stdout(), "{}", addresses.join(" "))?;
+            }
+            Err(error) => writeln!(io::stdout(), "- {name} {error}")?,
+        }
+    }
+    Ok(())
 }
 
 fn ask(target: &str, deadline: Duration) -> io::Result<String> {

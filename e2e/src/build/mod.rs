@@ -7,6 +7,7 @@ mod cargo;
 mod compiler;
 mod container;
 mod debian;
+mod dns;
 mod earlier;
 mod image;
 mod layout;
@@ -25,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 pub use architecture::Architecture;
 pub use cargo::{SIMULATE, cargo};
 pub use container::Store;
+pub use dns::{COREDNS_IMAGE, coredns, coredns_image};
 pub use earlier::{EARLIER_IMAGE, EARLIER_MARK, Earlier, earlier};
 pub use image::{Entry, Image};
 pub use layout::Layout;
@@ -33,7 +35,7 @@ pub use product::{
     OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, plugins,
     plugins_for, probe_binary, product,
 };
-pub use tools::Tools;
+pub use tools::{Extra, Tools};
 
 /// Where built things are kept between runs.
 #[derive(Debug, Clone)]

@@ -223,6 +223,7 @@ fn compile(cache: &Cache, name: &str, source: &[u8]) -> Result<PathBuf> {
     Ok(output)
 }
 
+/// Writes an image where it is not written yet.
 pub(super) fn write(path: &Path, image: &Image) -> Result<PathBuf> {
     let tar = image.to_tar()?;
     if fs::read(path).ok().as_deref() != Some(tar.as_slice()) {

@@ -1,4 +1,5 @@
-//! The tools that are built from Go modules: Kubernetes, etcd, containerd, helm, cnitool, and a client of container runtimes.
+//! The tools that are built from Go modules: Kubernetes, etcd, containerd, helm, cnitool, and a client of container runtimes; and what few
+//! labs need, only for those.
 //!
 //! Each module in `e2e/go` pins what it builds with go.mod and go.sum; they, main.go, the flags and Go's version are the key.
 
@@ -56,6 +57,35 @@ impl Tools {
     pub fn path(&self, name: &str) -> Result<&Path> {
         let found = self.executables.iter().find(|(executable, _)| executable == name);
         found.map(|(_, path)| path.as_path()).with_context(|| format!("no tool is called {name}"))
+    }
+}
+
+/// What few labs need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extra {
+    /// `CoreDNS`.
+    CoreDns,
+}
+
+impl Extra {
+    /// Builds it if it is not in the cache yet, and answers the folder of its executables.
+    ///
+    /// # Errors
+    /// If Go is missing or the build fails.
+    pub fn ensure(self, cache: &Cache) -> Result<PathBuf> {
+        let _lock = cache.lock()?;
+        self.module().ensure(cache, &go_version()?)
+    }
+
+    fn module(self) -> Module {
+        match self {
+            Self::CoreDns => Module {
+                name: "coredns",
+                outputs: &[("coredns", "github.com/coredns/coredns")],
+                definitions: vec![],
+                takes: "2 to 3 minutes",
+            },
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! which the next lab sweeps. The driver talks to it by entering those namespaces.
 
 pub mod api;
+mod bring;
 mod cgroup;
 pub(crate) mod control;
 mod fabric;

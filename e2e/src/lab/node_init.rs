@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 
 use super::node_config::{CONTAINERD, KUBELET, bridge_conflist, kube_proxy};
 use super::options::{Cni, LabOptions};
-use super::plan::{HIERARCHIES, Machine};
+use super::plan::{HIERARCHIES, Machine, WIRESERVER};
 use super::run::{run, start, write};
 
 /// What of the machine's `/etc` a node's programs need.
@@ -134,7 +134,8 @@ fn own_folders(own: &Path, root: &Path, machine: &Machine) -> Result<()> {
     }
     write(own.join("etc/hostname"), &format!("{}\n", machine.name))?;
     write(own.join("etc/hosts"), &format!("127.0.0.1 localhost\n{} {}\n", machine.address, machine.name))?;
-    write(own.join("etc/resolv.conf"), "")?;
+    // Azure's machines ask Azure.
+    write(own.join("etc/resolv.conf"), &format!("nameserver {WIRESERVER}\n"))?;
     if !own.join("etc/machine-id").exists() {
         write(own.join("etc/machine-id"), &uuid()?.replace('-', ""))?;
     }

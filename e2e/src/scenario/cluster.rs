@@ -108,7 +108,19 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// If `kubectl` fails.
     pub fn pods(&self, selector: &str) -> Result<Vec<Pod>> {
-        let list = self.read(&format!("{}?labelSelector={selector}", api::PODS))?;
+        self.pods_in(api::PODS, selector)
+    }
+
+    /// The same of the product's namespace, which is also the cluster's own.
+    ///
+    /// # Errors
+    /// As [`Self::pods`].
+    pub fn system_pods(&self, selector: &str) -> Result<Vec<Pod>> {
+        self.pods_in(api::SYSTEM_PODS, selector)
+    }
+
+    fn pods_in(&self, path: &str, selector: &str) -> Result<Vec<Pod>> {
+        let list = self.read(&format!("{path}?labelSelector={selector}"))?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
         let mut pods: Vec<Pod> = items.iter().filter_map(running).collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));

@@ -96,6 +96,8 @@ fn pk5_services_work_beside_kube_proxy_in_iptables_mode_with_a_foreign_cluster_c
     let pods = scenario::start_pods(&cluster, Duration::from_mins(2)).unwrap();
     scenario::reach(&cluster, &pods).unwrap().check(&pods, |node| lab.node(node).unwrap().address()).unwrap();
     scenario::services(&cluster).unwrap();
+    scenario::names(&cluster, &pods).unwrap();
+    scenario::names_by_a_cache(&cluster, &pods, &lab.node("n2").unwrap()).unwrap();
     checker.finish().unwrap();
     lab.down().unwrap();
 }
