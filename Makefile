@@ -17,9 +17,9 @@ azure-vnet azure-vnet-ipam:
 azure-vnet-operator:
 	$(CARGO) build --release --package azure-vnet-operator
 
-# The archives for amd64 and arm64, SHA256SUMS, and the SPDX document.
+# The archives for amd64 and arm64 (or those in ARCHITECTURE), SHA256SUMS, and the SPDX document.
 cni-archive:
-	$(CARGO) xtask dist --output $(OUTPUT) --version $(VERSION)
+	$(CARGO) xtask dist --output $(OUTPUT) --version $(VERSION) $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))
 
 all-images:
 	docker build --tag azure-vnet:$(VERSION) .

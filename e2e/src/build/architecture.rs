@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("the lab and the archives are made on amd64 and arm64 only");
+
 /// A kind of processor, by the name that container tools give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Architecture {

@@ -135,7 +135,7 @@ impl Cache {
             if is_foreign {
                 let name = architecture.name();
                 apt.args([format!("-oAPT::Architecture={name}"), format!("-oAPT::Architectures={name}")]);
-                apt.arg(format!("-oDir::State::Lists={}", lists.display()));
+                apt.arg(format!("-oDir::State::Lists={}", lists.display())).args(["-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache="]);
             }
             finish(apt.args(arguments))
         };

@@ -92,7 +92,7 @@ fn musl(cache: &Cache, architecture: Architecture) -> Result<PathBuf> {
     if architecture == Architecture::of_this_machine() {
         return Ok(architecture.musl_folder());
     }
-    packages::require_program(&architecture.linker(), &format!("gcc-{}-linux-gnu", architecture.machine()))?;
+    packages::require_program(&architecture.linker(), &format!("gcc-{}-linux-gnu", architecture.machine().replace('_', "-")))?;
     let root = cache.unpacked_for(architecture, &["musl-dev"])?;
     Ok(root.join(architecture.musl_folder().strip_prefix("/")?))
 }
