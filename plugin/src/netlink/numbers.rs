@@ -62,6 +62,8 @@ pub(super) const ROUTE_TABLE: u16 = 15;
 pub(super) const ROUTE_VIA: u16 = 18;
 /// `RTNH_F_ONLINK`
 pub(super) const ROUTE_ONLINK: u32 = 4;
+/// `RTM_F_CLONED`: an exception to a route, as a redirect or a smaller packet size on the way makes one.
+pub(super) const ROUTE_CLONED: u32 = 0x200;
 /// `RTM_F_FIB_MATCH`
 pub(super) const ROUTE_MATCH: u32 = 0x2000;
 /// `RTPROT_KERNEL`

@@ -11,10 +11,10 @@ use super::{
     numbers::{
         ADDRESS_ADDRESS, ADDRESS_LOCAL, GET_ADDRESS, GET_LINK, GET_NEIGHBOUR, GET_ROUTE, IF_ALIAS, IF_CONTROLLER, IF_FAMILIES, IF_GROUP,
         IF_INFO, IF_MAC, IF_MTU, IF_NAME, IF_PEER, IF_WANTED, INFO_KIND, INFO_PORT_DATA, INFO_PORT_KIND, NEIGHBOUR_ADDRESS, NEIGHBOUR_MAC,
-        NEIGHBOUR_PERMANENT, PORT_HAIRPIN, PROXY_ARP, ROUTE_DESTINATION, ROUTE_GATEWAY, ROUTE_LINK, ROUTE_MATCH, ROUTE_METRIC,
-        ROUTE_OF_KERNEL, ROUTE_TABLE, ROUTE_VIA, V4_SWITCHES,
+        NEIGHBOUR_PERMANENT, PORT_HAIRPIN, PROXY_ARP, ROUTE_CLONED, ROUTE_DESTINATION, ROUTE_GATEWAY, ROUTE_LINK, ROUTE_MATCH,
+        ROUTE_METRIC, ROUTE_OF_KERNEL, ROUTE_TABLE, ROUTE_VIA, V4_SWITCHES,
     },
-    socket::attributes,
+    socket::{are_whole, attributes},
 };
 
 /// The table of what is delivered here, which follows from the addresses.
@@ -65,6 +65,9 @@ pub(super) fn link(body: &[u8]) -> Result<Link, NetlinkError> {
     let Some((&[_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, _, _, _, _], facts)) = body.split_first_chunk::<16>() else {
         return Err(malformed);
     };
+    if !are_whole(facts) {
+        return Err(malformed);
+    }
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let mut link = Link {
         index: u32::from_ne_bytes([i0, i1, i2, i3]),
@@ -128,12 +131,12 @@ fn text(value: &[u8]) -> String {
 }
 
 pub(super) fn route(body: &[u8]) -> Result<Route, NetlinkError> {
-    let malformed = NetlinkError::Malformed("route");
+    let malformed = || NetlinkError::Malformed("route");
     let Some((&[family, prefix_len, _, _, table, protocol, scope, kind, _, _, _, _], facts)) = body.split_first_chunk::<12>() else {
-        return Err(malformed);
+        return Err(malformed());
     };
     let everywhere = if is_v6(family) { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };
-    let mut destination = everywhere.addr();
+    let mut destination = (prefix_len == 0).then_some(everywhere.addr());
     let mut route = Route {
         destination: everywhere,
         kind: route_kind(kind),
@@ -146,15 +149,17 @@ pub(super) fn route(body: &[u8]) -> Result<Route, NetlinkError> {
     };
     for (kind, value) in attributes(facts) {
         match kind {
-            ROUTE_DESTINATION => destination = ip(value).unwrap_or(destination),
-            ROUTE_GATEWAY => route.gateway = ip(value),
-            ROUTE_LINK => route.link = number_in(value),
+            ROUTE_DESTINATION => destination = ip(value),
+            ROUTE_GATEWAY => route.gateway = Some(ip(value).ok_or_else(malformed)?),
+            ROUTE_LINK => route.link = Some(number_in(value).ok_or_else(malformed)?),
             ROUTE_METRIC => route.metric = number_in(value).unwrap_or_default(),
             ROUTE_TABLE => route.table = number_in(value).unwrap_or(route.table),
             _ => {}
         }
     }
-    route.destination = IpNet::new(destination, prefix_len).map_err(|_| malformed)?;
+    // A route that is read for another would let an address pass for free (safety rule ST4).
+    let destination = destination.filter(|_| are_whole(facts)).ok_or_else(malformed)?;
+    route.destination = IpNet::new(destination, prefix_len).map_err(|_| malformed())?;
     Ok(route)
 }
 
@@ -183,6 +188,9 @@ pub(super) fn address(body: &[u8]) -> Result<Option<Address>, NetlinkError> {
             _ => {}
         }
     }
+    if !are_whole(facts) {
+        return Err(NetlinkError::Malformed("address"));
+    }
     // Without a far end, IPv6 tells the link's own address only as this.
     Ok(local.or(address).map(|address| Address { link: u32::from_ne_bytes([i0, i1, i2, i3]), address, prefix_len }))
 }
@@ -196,10 +204,11 @@ pub(super) fn movable_address(body: &[u8]) -> Result<Option<Movable>, NetlinkErr
     Ok(Some(Movable { link: address.link, network, has_gateway: false, words: body.to_vec() }))
 }
 
-/// A route that no address brought and no local table has, to be led through another link as it is.
+/// A route that no address brought, no local table has, and nobody on the way told the kernel, to be led through another link as it is.
 pub(super) fn movable_route(body: &[u8]) -> Result<Option<Movable>, NetlinkError> {
     let route = route(body)?;
-    let movable = route.protocol != ROUTE_OF_KERNEL && route.kind == RouteKind::Unicast && route.table != LOCAL_TABLE;
+    let is_told = body.get(8..).and_then(number_in).is_some_and(|flags| flags & ROUTE_CLONED != 0);
+    let movable = !is_told && route.protocol != ROUTE_OF_KERNEL && route.kind == RouteKind::Unicast && route.table != LOCAL_TABLE;
     let Some(link) = route.link.filter(|_| movable) else { return Ok(None) };
     let has_gateway = attributes(body.get(12..).unwrap_or_default()).any(|(kind, _)| matches!(kind, ROUTE_GATEWAY | ROUTE_VIA));
     Ok(Some(Movable { link, network: route.destination, has_gateway, words: body.to_vec() }))
@@ -216,6 +225,9 @@ pub(super) fn neighbour(body: &[u8]) -> Result<Option<Neighbour>, NetlinkError> 
             NEIGHBOUR_MAC => lladdr = mac(value),
             _ => {}
         }
+    }
+    if !are_whole(facts) {
+        return Err(NetlinkError::Malformed("neighbour"));
     }
     let (link, permanent) = (u32::from_ne_bytes([i0, i1, i2, i3]), u16::from_ne_bytes([s0, s1]) == NEIGHBOUR_PERMANENT);
     Ok(destination.map(|address| Neighbour { link, address, mac: lladdr, permanent }))

@@ -280,12 +280,11 @@ impl Netlink {
                     return Ok(Next::More);
                 }
                 torn |= message.flags & DUMP_INTERRUPTED != 0;
+                let refused = |errno| NetlinkError::Refused { what: "read a table of the kernel".to_owned(), errno };
                 match message.kind {
-                    DONE => return Ok(Next::Stop),
-                    ERROR => {
-                        let errno = message.errno()?.unwrap_or(Errno::PROTO);
-                        return Err(NetlinkError::Refused { what: "read a table of the kernel".to_owned(), errno });
-                    }
+                    // A table of which the kernel could not tell the rest ends with its reason.
+                    DONE => return message.errno()?.map_or(Ok(Next::Stop), |errno| Err(refused(errno))),
+                    ERROR => return Err(refused(message.errno()?.unwrap_or(Errno::PROTO))),
                     _ => all.extend(read(message.body)?),
                 }
                 Ok(Next::More)
@@ -360,7 +359,7 @@ pub(crate) struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// The kernel's reason in an error message; none in an acknowledgement.
+    /// The kernel's reason in an error message or at a table's end; none in an acknowledgement, and where all went well.
     pub(crate) fn errno(&self) -> Result<Option<Errno>, NetlinkError> {
         let code = self.body.first_chunk().map(|code| i32::from_ne_bytes(*code)).ok_or(NetlinkError::Malformed("short error"))?;
         Ok((code != 0).then(|| Errno::from_raw_os_error(code.saturating_neg())))
@@ -386,6 +385,11 @@ pub(super) fn whole_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some((u16::from_ne_bytes([k0, k1]) & !NESTED, whole))
     })
+}
+
+/// Whether the attributes fill their place. What is cut short would pass for absent.
+pub(super) fn are_whole(attributes: &[u8]) -> bool {
+    whole_attributes(attributes).map(|(_, whole)| whole.len().next_multiple_of(4)).sum::<usize>() >= attributes.len()
 }
 
 pub(crate) fn split_message(bytes: &[u8]) -> Result<Option<(Message<'_>, &[u8])>, NetlinkError> {

@@ -128,8 +128,7 @@ fn what_the_library_writes_is_read() {
         let (address, gateway): (IpAddr, IpAddr) = (address.parse().unwrap(), gateway.parse().unwrap());
         for kind in [RouteKind::Unicast, RouteKind::Local, RouteKind::Unreachable, RouteKind::Other(6)] {
             for scope in [Scope::Universe, Scope::Link, Scope::Host] {
-                let route = Route { kind, scope, gateway: Some(gateway), metric: 3, table: 70_000, ..Route::on_link(address, 5) };
-                let route = Route { table: 254, ..route };
+                let route = Route { kind, scope, gateway: Some(gateway), metric: 3, table: 254, ..Route::on_link(address, 5) };
                 assert_eq!(observe::route(&body_of(&route_message(&route))).unwrap(), route);
             }
         }
@@ -149,6 +148,27 @@ fn what_the_library_writes_is_read() {
     }
 }
 
+/// A route without its destination or link would let a used address pass for free.
+#[test]
+fn st4_what_is_cut_short_or_of_another_size_is_no_answer() {
+    let told = told_route();
+    assert!(observe::route(&told).is_ok());
+    for end in 12..told.len() {
+        // Between two attributes nothing tells that there were more; the kernel's own length does, which the transport compares.
+        let whole = super::socket::are_whole(&told[12..end]);
+        assert_eq!(observe::route(&told[..end]).is_ok(), whole && end > 12, "{end} of {}", told.len());
+    }
+    for at in [12, 20] {
+        for size in [0_u8, 3, 6, 200] {
+            let mut other = told.clone();
+            other[at] = size;
+            assert!(observe::route(&other).is_err(), "the attribute at {at} with {size} bytes");
+        }
+    }
+    let without = [&told[..12], &told[20..]].concat();
+    assert!(observe::route(&without).is_err(), "a prefix length without a prefix");
+}
+
 #[test]
 fn what_others_can_reach_is_moved_and_the_kernel_s_own_is_not() {
     let address = |scope: AddressScope| {
@@ -166,6 +186,9 @@ fn what_others_can_reach_is_moved_and_the_kernel_s_own_is_not() {
     let moved = route(RouteProtocol::Dhcp, 254).unwrap();
     assert_eq!((moved.link, moved.network, moved.has_gateway), (3, "10.0.0.0/8".parse().unwrap(), true));
     assert_eq!((route(RouteProtocol::Kernel, 254), route(RouteProtocol::Dhcp, 255)), (None, None));
+    let mut redirected = RouteMessage::parse(told_route().as_slice()).unwrap();
+    redirected.header.flags |= RouteFlags::Cloned;
+    assert_eq!(observe::movable_route(&body_of(&redirected)).unwrap(), None, "what a router told of one destination");
 }
 
 /// An address as a kernel tells of it.
