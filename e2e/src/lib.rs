@@ -4,6 +4,7 @@ pub mod azure;
 pub mod bench;
 pub mod build;
 pub mod commands;
+pub mod conformance;
 pub mod demo;
 pub mod dist;
 pub mod lab;

@@ -38,6 +38,8 @@ pub struct Image {
     pub entrypoint: Vec<String>,
     /// Arguments when the pod gives none.
     pub cmd: Vec<String>,
+    /// What the runtime sends to end it.
+    pub stop_signal: &'static str,
     /// Files by path without a leading slash.
     pub entries: BTreeMap<String, Entry>,
 }
@@ -47,7 +49,9 @@ impl Image {
     #[must_use]
     pub fn new(name: &str, entrypoint: &[&str], cmd: &[&str]) -> Self {
         let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-        Self { name: name.to_owned(), entrypoint: owned(entrypoint), cmd: owned(cmd), entries: BTreeMap::new() }
+        // The first process of a pid namespace ignores signals that it has no handler for.
+        let stop_signal = if name.contains("/azure-vnet:") { "SIGTERM" } else { "SIGKILL" };
+        Self { name: name.to_owned(), entrypoint: owned(entrypoint), cmd: owned(cmd), stop_signal, entries: BTreeMap::new() }
     }
 
     /// Adds an executable.
@@ -97,8 +101,7 @@ impl Image {
             "config": {
                 "Entrypoint": self.entrypoint, "Cmd": self.cmd,
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-                // The first process of a pid namespace ignores signals that it has no handler for.
-                "StopSignal": if self.name.contains("/azure-vnet:") { "SIGTERM" } else { "SIGKILL" },
+                "StopSignal": self.stop_signal,
             },
             "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
             "history": [{"created": "1970-01-01T00:00:00Z"}],

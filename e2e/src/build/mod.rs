@@ -13,6 +13,7 @@ mod image;
 mod layout;
 mod packages;
 mod product;
+mod suite;
 mod tools;
 
 use std::fs;
@@ -35,6 +36,7 @@ pub use product::{
     OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, plugins,
     plugins_for, probe_binary, product,
 };
+pub use suite::Suite;
 pub use tools::{Extra, Tools};
 
 /// Where built things are kept between runs.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use super::{Cache, checkout, key, progress};
+use crate::lab::finish;
 
 const KUBERNETES_VERSION: &str = "v1.35.4";
 const CONTAINERD_VERSION: &str = "v2.4.2";
@@ -65,6 +66,8 @@ impl Tools {
 pub enum Extra {
     /// `CoreDNS`.
     CoreDns,
+    /// Kubernetes' own test suite, its runner, and servers that its specs start.
+    Suite,
 }
 
 impl Extra {
@@ -77,6 +80,13 @@ impl Extra {
         self.module().ensure(cache, &go_version()?)
     }
 
+    /// Where Go keeps the source of a module that it is built from.
+    pub(super) fn module_folder(self, name: &str) -> Result<PathBuf> {
+        let mut go = Command::new("go");
+        go.args(["list", "-m", "-f", "{{.Dir}}", name]).current_dir(self.module().source()).env("GOTOOLCHAIN", "local");
+        Ok(PathBuf::from(finish(&mut go)?.trim()))
+    }
+
     fn module(self) -> Module {
         match self {
             Self::CoreDns => Module {
@@ -85,13 +95,34 @@ impl Extra {
                 definitions: vec![],
                 takes: "2 to 3 minutes",
             },
+            Self::Suite => Module {
+                name: "suite",
+                outputs: &[
+                    ("agnhost", "k8s.io/kubernetes/test/images/agnhost"),
+                    ("regression-issue-74839", "k8s.io/kubernetes/test/images/regression-issue-74839"),
+                    ("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
+                    ("e2e.test", "k8s.io/kubernetes/test/e2e"),
+                ],
+                definitions: of_kubernetes(),
+                takes: "5 to 12 minutes",
+            },
         }
     }
 }
 
-fn modules() -> Vec<Module> {
+/// What its parts call themselves: clients and the suite go by it.
+fn of_kubernetes() -> Vec<String> {
     let version = "k8s.io/component-base/version";
     let minor = KUBERNETES_VERSION.split('.').nth(1).unwrap_or_default();
+    vec![
+        format!("{version}.gitVersion={KUBERNETES_VERSION}"),
+        format!("{version}.gitMajor=1"),
+        format!("{version}.gitMinor={minor}"),
+        format!("k8s.io/client-go/pkg/version.gitVersion={KUBERNETES_VERSION}"),
+    ]
+}
+
+fn modules() -> Vec<Module> {
     vec![
         Module { name: "etcd", outputs: &[("etcd", ".")], definitions: vec![], takes: "half a minute" },
         Module {
@@ -111,24 +142,19 @@ fn modules() -> Vec<Module> {
             takes: "a few seconds",
         },
         Module { name: "cri", outputs: &[("cri", ".")], definitions: vec![], takes: "half a minute" },
-        Module {
-            name: "kubernetes",
-            outputs: &[("kubernetes", ".")],
-            definitions: vec![
-                format!("{version}.gitVersion={KUBERNETES_VERSION}"),
-                format!("{version}.gitMajor=1"),
-                format!("{version}.gitMinor={minor}"),
-                format!("k8s.io/client-go/pkg/version.gitVersion={KUBERNETES_VERSION}"),
-            ],
-            takes: "6 to 14 minutes",
-        },
+        Module { name: "kubernetes", outputs: &[("kubernetes", ".")], definitions: of_kubernetes(), takes: "6 to 14 minutes" },
         Module { name: "helm", outputs: &[("helm", "helm.sh/helm/v4/cmd/helm")], definitions: vec![], takes: "2 to 3 minutes" },
     ]
 }
 
 impl Module {
+    /// Its folder in the checkout.
+    fn source(&self) -> PathBuf {
+        checkout().join("e2e/go").join(self.name)
+    }
+
     fn ensure(&self, cache: &Cache, go: &str) -> Result<PathBuf> {
-        let source = checkout().join("e2e/go").join(self.name);
+        let source = self.source();
         let flags = self.link_flags();
         let read = |file: &str| fs::read(source.join(file)).unwrap_or_default();
         let key = key(&[
@@ -163,7 +189,8 @@ impl Module {
 
     fn go_build(&self, source: &Path, flags: &str, output: &Path, package: &str) -> Result<()> {
         let mut go = Command::new("go");
-        go.args(["build", "-trimpath", "-ldflags", flags, "-o"]).arg(output).arg(package);
+        let build: &[&str] = if output.extension().is_some_and(|end| end == "test") { &["test", "-c"] } else { &["build"] };
+        go.args(build).args(["-trimpath", "-ldflags", flags, "-o"]).arg(output).arg(package);
         go.current_dir(source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local").process_group(0);
         let result = go.output().context("cannot run go")?;
         if !result.status.success() {

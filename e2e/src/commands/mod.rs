@@ -60,6 +60,8 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         rounds: u32,
     },
+    /// Runs the sig-network specs of Kubernetes' own test suite in a lab with the product. Needs root.
+    Conformance(crate::conformance::Arguments),
     /// Simulates controllers, agents, Azure and the API server on one virtual clock, with every fault that a seed brings.
     Sim(sim::SimArguments),
     /// Builds the Dockerfile on this machine, without a registry of images, and compares it with the image that the lab runs. Needs root.
@@ -128,6 +130,7 @@ fn run(command: Command) -> Result<()> {
         Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
         Command::Sweep { all } => sweep::run(all),
         Command::Soak { rounds } => soak(rounds),
+        Command::Conformance(arguments) => crate::conformance::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Image => crate::dist::image::run(),
         Command::Dist { output, version, architecture } => {

@@ -20,6 +20,17 @@ impl Lab {
         Ok(())
     }
 
+    /// Gives an image that all nodes have another name as well.
+    ///
+    /// # Errors
+    /// If a node is off or has no such image.
+    pub fn name_image(&self, image: &str, name: &str) -> Result<()> {
+        for node in self.nodes() {
+            node.exec(&["ctr", "-n", "k8s.io", "images", "tag", "--force", image, name])?;
+        }
+        Ok(())
+    }
+
     /// Starts a program in the fabric, where Azure's own addresses are; it ends with the lab, and its log lies beside the others.
     ///
     /// # Errors

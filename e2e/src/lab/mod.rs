@@ -162,10 +162,15 @@ impl Lab {
     /// A command that reaches the API server: `kubectl` or `helm` in the fabric's network.
     #[must_use]
     pub fn client(&self, program: &str) -> Command {
+        self.client_at(&self.state.path("bin").join(program))
+    }
+
+    /// The same for a program that is not the lab's own.
+    #[must_use]
+    pub fn client_at(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg("-t").arg(self.state.init_pid().to_string()).args(["-n", "--"]).arg(self.state.path("bin").join(program));
-        let own = self.state.path("home");
-        command.env("KUBECONFIG", self.state.path("pki/admin.kubeconfig")).env("HOME", own);
+        command.arg("-t").arg(self.state.init_pid().to_string()).args(["-n", "--"]).arg(program);
+        command.env("KUBECONFIG", self.state.path("pki/admin.kubeconfig")).env("HOME", self.state.path("home"));
         // Where kubectl looks for its plugins.
         command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.state.path("bin").display()));
         command
