@@ -1,13 +1,16 @@
 //! How many addresses a node should hold.
 
-use azure_vnet_crds::node::{Agent, SlotAddress, Unit};
+use azure_vnet_crds::{
+    AzureVnetNodeSpec,
+    node::{Agent, SlotAddress, Unit},
+};
 
-use crate::{first_fill::First, policy::Pool};
+use crate::{adoption, blocks, first_fill::First, policy::Pool};
 
 /// What a node needs and what fits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
-    /// Addresses in use or about to be; 0 without a report.
+    /// Addresses in use or about to be, 0 without a report, and those that pods never get.
     pub used: u16,
     /// Addresses that fit on the NIC beside the foreign ones.
     pub room: u16,
@@ -30,6 +33,19 @@ pub fn used(agent: &Agent, revision: u64, leaving: u16) -> u16 {
     let is_current = agent.revision_adopted >= revision;
     let aside = if is_current { agent.counts.quarantined.saturating_sub(leaving) } else { 0 };
     agent.demand.saturating_add(aside)
+}
+
+/// Addresses of a node that pods never get, as they are reserved or lost, and that are not leaving: the node has none of them to spare.
+#[must_use]
+pub fn kept_from_pods(spec: &AzureVnetNodeSpec) -> u16 {
+    if spec.effective.reserved.is_empty() && spec.lost.is_empty() {
+        return 0;
+    }
+    let spec = blocks::apart(spec.clone());
+    let listed = adoption::listed(&spec);
+    let leaves = |at: &SlotAddress| spec.release.iter().any(|release| release.addresses.contains(at));
+    let kept = spec.addresses.iter().filter(|at| !listed.contains(at) && !leaves(at)).count();
+    u16::try_from(kept).unwrap_or(u16::MAX)
 }
 
 /// How many addresses these are.

@@ -26,7 +26,7 @@ pub struct Sizes {
     pub target: u16,
     /// The same if it were not new.
     pub usual: u16,
-    /// In use.
+    /// In use, or kept from pods.
     pub used: u16,
     /// The most it can hold.
     pub cap: u16,
@@ -44,6 +44,7 @@ impl Sizes {
         let present = || view.slots.values().filter(|state| !matches!(state, Slot::Failed(_) | Slot::Dropped(..)));
         let carried = present().fold(0_u16, |sum, state| sum.saturating_add(state.unit().size()));
         let used = step.observed.agent().map_or(0, |agent| size::used(agent, step.stored.spec.revision, addresses(&leaving)));
+        let used = used.saturating_add(size::kept_from_pods(&step.stored.spec));
         let exhausted = is_exhausted(step);
         let (pool, unit) = (step.policy.pool, blocks::unit(step));
         let room = size::room(view.room(), count(present().count()), carried, unit);

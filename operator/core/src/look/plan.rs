@@ -101,7 +101,7 @@ fn sized(cluster: &Cluster, machine: &Machine, policy: &Policy, pool: &AzureVnet
     let (cloud, agent) = (status.cloud.unwrap_or_default(), status.agent.unwrap_or_default());
     let leaving: Vec<SlotAddress> = pool.spec.release.iter().flat_map(|release| release.addresses.clone()).collect();
     let leaving = size::addresses(&leaving);
-    let used = size::used(&agent, pool.spec.revision, leaving);
+    let used = size::used(&agent, pool.spec.revision, leaving).saturating_add(size::kept_from_pods(&pool.spec));
     let exhausted = cloud.last_error.as_ref().is_some_and(|error| error.code.starts_with("SubnetIsFull"));
     let unit = if exhausted { Unit::Address } else { policy.unit_on(pool.spec.node.kind) };
     let slots = u16::try_from(pool.spec.addresses.len()).unwrap_or(u16::MAX);

@@ -552,3 +552,15 @@ fn a_write_that_azure_takes_and_ignores_is_not_repeated_for_ever() {
     assert!(world.events.contains(&"UpdateIgnored"));
     assert!((3..=18).contains(&sends), "three in ten minutes at most: {sends}");
 }
+
+#[test]
+fn addresses_that_pods_never_get_do_not_count_as_free() {
+    let mut world = World::filled(16, 6);
+    world.settle();
+    assert_eq!(world.azure.slots.len(), 16, "six in use and eight free are enough");
+    world.policy.effective.reserved = (1..=10).map(|slot| format!("{}/32", at(slot).address)).collect();
+    world.settle();
+    // Of sixteen, six are left for pods, and six are in use.
+    assert_eq!(world.azure.slots.len(), 24);
+    assert_eq!(world.condition("InDeficit").status, "False");
+}
