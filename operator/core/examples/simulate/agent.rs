@@ -14,8 +14,8 @@ use azure_vnet_crds::{
     node::{self, IntentOp, SlotAddress, StoreCounts},
 };
 use azure_vnet_operator_core::{
-    adoption::{self, Before, Held, Judgement, Listed, Pass, Probation, Sightings, Source},
-    demand,
+    adoption::{self, Before, Held, Judgement, Listed, Pass, Probation, Sightings, Source, ToldRead},
+    blocks, demand,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -86,7 +86,10 @@ pub struct Outcome {
 #[derive(Debug)]
 struct Basis {
     uid: String,
+    /// With each address by itself.
     spec: Rc<AzureVnetNodeSpec>,
+    /// With blocks as such.
+    published: Rc<AzureVnetNodeSpec>,
     removing: Vec<SlotAddress>,
     last_read: Option<Timestamp>,
     listed: Listed,
@@ -151,7 +154,7 @@ impl Agent {
         self.take_sightings(store, seen, &basis);
         let taken = self.take_over(store, seen, &basis, &mut outcome)?;
         if taken && basis.listed == Listed::ByObject {
-            store.disk.spec = Some(Rc::clone(&basis.spec));
+            store.disk.spec = Some(Rc::clone(&basis.published));
         }
         let now = boot_time(seen.now);
         outcome.ready = store.run.sealed;
@@ -202,6 +205,8 @@ impl Agent {
             (None, Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
         };
         self.sightings.list(now, basis.listed, &basis.addresses, &before);
+        let told = (basis.listed == Listed::ByObject).then(|| ToldRead { object: basis.uid.clone(), at: basis.last_read });
+        self.sightings.list_blocks(&blocks::of_blocks(&basis.published.addresses), told);
         if basis.leaving {
             self.sightings.doubt();
         }
@@ -209,7 +214,10 @@ impl Agent {
         if let Some(shown) = seen.shown.as_ref().filter(|_| same || basis.listed == Listed::ByObject) {
             store.disk.machine.clear();
             store.disk.machine.push_str(seen.machine);
-            self.sightings.witness(now, Source::Imds, shown);
+            let blocks = basis.published.addresses.iter().any(|at| !at.unit.is_address());
+            let shown =
+                if blocks { Cow::Owned(blocks::shown(&basis.published.addresses, (**shown).clone())) } else { Cow::Borrowed(&**shown) };
+            self.sightings.witness(now, Source::Imds, &shown);
         }
         if !self.sightings.shown().eq(store.disk.shown.iter().copied()) {
             store.disk.shown = self.sightings.shown().collect();
@@ -239,7 +247,12 @@ impl Agent {
                 self.last = None;
             }
         }
-        let offer = adoption::offer(&basis.spec, &basis.all, &basis.removing, &self.sightings, now);
+        if basis.listed == Listed::ByObject && seen.mutation != Some(Mutation::AcknowledgedInPart) {
+            self.refused.extend(blocks::in_use(&plan.quarantine, &store.recorded()));
+        }
+        let mut offer = adoption::offer(&basis.spec, &basis.all, &basis.removing, &self.sightings, now);
+        let held_back = blocks::held_back(&basis.spec.release, &self.refused);
+        offer.set_aside.retain(|at| !held_back.contains(at) || basis.removing.contains(at));
         let mut offered: BTreeSet<Ipv4Addr> = offer.offered.iter().map(|at| at.address).collect();
         let at_once =
             seen.mutation == Some(Mutation::OfferedAtOnce) || seen.mutation == Some(Mutation::OfferedAfterBoot) && !store.run.sealed;
@@ -261,6 +274,9 @@ impl Agent {
         store.step()?;
         if basis.listed == Listed::ByObject && seen.mutation != Some(Mutation::AcknowledgedAtOnce) {
             for (release, at) in &plan.quarantine {
+                if self.refused.iter().any(|(id, refused)| id == release && refused.slot == at.slot) {
+                    continue;
+                }
                 if !store.quarantine(*at, seen.now, seen.mutation == Some(Mutation::SetsAsideInUse))? {
                     self.refused.insert((*release, *at));
                 }
@@ -280,9 +296,15 @@ impl Agent {
         let acks = match basis.listed {
             Listed::ByObject if seen.mutation == Some(Mutation::AcknowledgedAtOnce) => {
                 let asked = basis.spec.release.iter().flat_map(|release| release.addresses.iter().copied());
-                adoption::acks(&basis.spec, &asked.collect(), &self.refused)
+                adoption::acks(&basis.published, &asked.collect(), &self.refused)
             }
-            Listed::ByObject => adoption::acks(&basis.spec, &store.quarantined(), &self.refused),
+            Listed::ByObject if seen.mutation == Some(Mutation::AcknowledgedInPart) => {
+                let aside = store.quarantined();
+                let touched = |at: &&SlotAddress| at.each().any(|at| aside.contains(&at));
+                let asked = basis.published.release.iter().flat_map(|release| &release.addresses);
+                adoption::acks(&basis.published, &asked.filter(touched).flat_map(|at| at.each()).collect(), &self.refused)
+            }
+            Listed::ByObject => adoption::acks(&basis.published, &store.quarantined(), &self.refused),
             Listed::OnDiskOnly => vec![],
         };
         let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
@@ -326,9 +348,9 @@ impl Basis {
         self.listed == Listed::ByObject
             && object.metadata.uid.as_ref() == Some(&self.uid)
             && object.metadata.deletion_timestamp.is_some() == self.leaving
-            && self.removing == intent.map(|intent| intent.remove.as_slice()).unwrap_or_default()
+            && self.removing == blocks::each(intent.map(|intent| intent.remove.as_slice()).unwrap_or_default())
             && self.last_read == cloud.and_then(|cloud| cloud.last_read_at.as_ref()).map(|at| at.0)
-            && *self.spec == object.spec
+            && *self.published == object.spec
     }
 }
 
@@ -362,18 +384,27 @@ fn boot_time(now: i64) -> Duration {
 fn by_object(object: &AzureVnetNode) -> Basis {
     let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
     let removing = cloud.and_then(|cloud| cloud.intent.as_ref()).filter(|intent| intent.op == IntentOp::Remove);
-    let all = adoption::listed(&object.spec);
+    let published = Rc::new(object.spec.clone());
+    let spec = apart(&published);
+    let all = adoption::listed(&spec);
     Basis {
         addresses: all.iter().map(|at| at.address).collect(),
         all: Rc::new(all),
         uid: object.metadata.uid.clone().unwrap_or_default(),
         content: adoption::content(&object.spec),
-        spec: Rc::new(object.spec.clone()),
-        removing: removing.map(|intent| intent.remove.clone()).unwrap_or_default(),
+        spec,
+        published,
+        removing: removing.map(|intent| blocks::each(&intent.remove)).unwrap_or_default(),
         last_read: cloud.and_then(|cloud| cloud.last_read_at.as_ref()).map(|at| at.0),
         listed: Listed::ByObject,
         leaving: object.metadata.deletion_timestamp.is_some(),
     }
+}
+
+/// Most have no blocks.
+fn apart(published: &Rc<AzureVnetNodeSpec>) -> Rc<AzureVnetNodeSpec> {
+    let is_apart = published.addresses.iter().chain(&published.lost).all(|at| at.unit.is_address());
+    if is_apart { Rc::clone(published) } else { Rc::new(blocks::apart(AzureVnetNodeSpec::clone(published))) }
 }
 
 fn kept(store: &Store, adopted: &Adopted) -> Basis {
@@ -384,13 +415,15 @@ fn kept(store: &Store, adopted: &Adopted) -> Basis {
         spec.effective.cool_down_seconds = u64::try_from(store.cool_down / 1000).unwrap_or_default();
         Rc::new(spec)
     };
-    let spec = store.disk.spec.as_ref().filter(same).map_or_else(bare, Rc::clone);
+    let published = store.disk.spec.as_ref().filter(same).map_or_else(bare, Rc::clone);
+    let spec = apart(&published);
     let all = adoption::listed(&spec);
     Basis {
         addresses: all.iter().map(|at| at.address).collect(),
         all: Rc::new(all),
         uid: adopted.uid.clone(),
         spec,
+        published,
         removing: vec![],
         last_read: None,
         listed: Listed::OnDiskOnly,

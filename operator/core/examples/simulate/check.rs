@@ -7,11 +7,12 @@ use std::{
 
 use azure_vnet_crds::{
     AzureVnetNode,
-    node::{IntentOp, SlotAddress},
+    node::{Intent, IntentOp, SlotAddress},
 };
 use azure_vnet_operator_core::{
     adoption,
     arm::{Error, Write},
+    blocks,
     decide::{Ready, Send},
     policy::Pool,
 };
@@ -19,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     cloud::Effect,
-    controller::{Caller, Giving, time},
+    controller::{Caller, Outset, time},
     rest::Want,
     server::NodeObject,
     world::{Flight, World},
@@ -27,8 +28,8 @@ use crate::{
 
 /// How long after a foreign writer's deed a node may still offer what is gone, if nothing else goes wrong.
 const NOTICED: i64 = 240_000;
-/// How long after a clock jumped a write may land whose intent it closed.
-const LATEST: i64 = 1_200_000;
+/// How long after it a controller has read the NIC at last, whatever Azure has under way.
+const READ_AT_LAST: i64 = 1_800_000;
 /// How long a request to the API server may be under way.
 const REQUEST: i64 = 32_000;
 /// Clocks and roundings.
@@ -40,14 +41,12 @@ pub struct Book {
     /// Since when an address rests, and where.
     pub rested: BTreeMap<Ipv4Addr, (usize, i64)>,
     /// What foreign writers took away.
-    pub dropped: BTreeMap<Ipv4Addr, i64>,
+    pub dropped: BTreeMap<Ipv4Addr, Loss>,
     pub cordoned: BTreeMap<usize, i64>,
     /// When a node last joined or was uncordoned.
     pub restless: BTreeMap<usize, i64>,
     /// When a node last lost its memory or disk.
     pub reset_at: BTreeMap<usize, i64>,
-    /// When a controller's time of day last jumped.
-    pub clock_moved: Option<i64>,
     /// When a spec was last stored.
     pub published: BTreeMap<usize, i64>,
     /// When an older state of the API server came back.
@@ -62,13 +61,41 @@ pub struct Book {
     asked_of: BTreeMap<(usize, u64), u64>,
     /// When intents were opened.
     pub opened: BTreeMap<(usize, u64), i64>,
+    /// Intents that were closed while a write of theirs might land, by one whose clock was ahead of who opened them.
+    early: BTreeSet<(usize, u64)>,
     /// What each node was to get or to give when the storms were over.
     pub wants: BTreeMap<usize, Want>,
     adopted: BTreeMap<String, u64>,
     aside: BTreeMap<(usize, SlotAddress), i64>,
 }
 
+/// An address that a foreign writer took away.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub name: usize,
+    pub at: i64,
+    /// Whether it was of a block.
+    pub of_block: bool,
+    /// The controller that sees the NIC settled without it, and since when; nobody after a read that failed: what is missing is lost only once it was missing
+    /// twice.
+    pub read: Option<(usize, u64, i64)>,
+}
+
 impl Book {
+    /// A pass could not look at a NIC.
+    pub fn looked_in_vain(&mut self, name: usize) {
+        self.dropped.values_mut().filter(|loss| loss.name == name).for_each(|loss| loss.read = None);
+    }
+
+    /// A pass that may publish looked at a NIC that Azure was done with, as it was at a time.
+    pub fn looked(&mut self, caller: Caller, of: i64, now: i64) {
+        let term = (caller.replica, caller.life);
+        for loss in self.dropped.values_mut().filter(|loss| loss.name == caller.name && loss.at <= of) {
+            let known = loss.read.filter(|(replica, life, _)| (*replica, *life) == term);
+            loss.read = known.or(Some((term.0, term.1, now)));
+        }
+    }
+
     pub fn joined(&mut self, name: usize, now: i64) {
         self.restless.insert(name, now);
         self.reset_at.insert(name, now);
@@ -89,7 +116,7 @@ impl World<'_> {
             self.trace.violated(|| format!("double: n{name} gives {address} to a pod, and another node's pod has it"));
         }
         let fabric = self.machines[name].late.min(4_000);
-        if !self.nics[name].shown(now, fabric).contains(&address) && !self.is_excused(name, dropped) {
+        if !self.nics[name].shown(now, fabric).there.contains(&address) && !self.is_excused(name, dropped) {
             self.trace.violated(|| format!("RE6: n{name} gives {address} to a pod, and it carries no traffic"));
         }
         let reset = self.book.reset_at.get(&name).copied().unwrap_or_default();
@@ -106,10 +133,17 @@ impl World<'_> {
     }
 
     /// Whether a node could not know yet that a foreign writer took an address away.
-    fn is_excused(&self, name: usize, dropped: Option<i64>) -> bool {
+    fn is_excused(&self, name: usize, dropped: Option<Loss>) -> bool {
         let machine = &self.machines[name];
         let slow = machine.mute || machine.late > 4_000 || !machine.agent.alive;
-        dropped.is_some_and(|at| slow || self.now - at.max(machine.undisturbed_since) < NOTICED)
+        let lately = |at: i64, within: i64| self.now - at.max(machine.undisturbed_since) < within;
+        // Of a block that metadata does not show only a controller knows, by its reads of the NIC.
+        let hidden = |loss: &Loss| loss.of_block && self.nics[loss.name].hides_blocks();
+        // While Azure works on the NIC nothing is decided.
+        let nic = |loss: &Loss| &self.nics[loss.name];
+        let known = |loss: &Loss| loss.read.filter(|_| nic(loss).operation.is_none()).map(|(_, _, at)| at.max(nic(loss).done_at));
+        let unread = |loss: &Loss| lately(loss.at, READ_AT_LAST) && known(loss).is_none_or(|at| lately(at, NOTICED));
+        dropped.is_some_and(|loss| slow || lately(loss.at, NOTICED) || hidden(&loss) && unread(&loss))
     }
 
     /// A write leaves: it is the leader's, on a condition, recorded before, in time, and not against Azure's word.
@@ -164,13 +198,15 @@ impl World<'_> {
         let machine = &self.machines[name];
         for (slot, address) in &effect.remove {
             let Some(address) = *address else { continue };
-            let at = SlotAddress::single(*slot, address);
+            let at = self.nics[name].carried(*slot, address);
             if !change.remove.contains(&at) {
                 trace.violated(|| format!("RE2: n{name}: PUT {id} removes {at}, which it does not name"));
             }
             // A new disk has offered nothing yet, and learns of this from the object that it adopts first.
-            let aside = machine.store.disk.markers.get(&address) == Some(&at) || machine.store.disk.adopted.is_none();
-            let running = !machine.on || !machine.store.run.sealed || machine.store.quarantined().contains(&at);
+            let aside =
+                at.each().all(|at| machine.store.disk.markers.get(&at.address) == Some(&at)) || machine.store.disk.adopted.is_none();
+            let quarantined = machine.store.quarantined();
+            let running = !machine.on || !machine.store.run.sealed || at.each().all(|at| quarantined.contains(&at));
             if !aside || !running {
                 trace.violated(|| format!("I2: n{name}: PUT {id} removes {at}, which is not set aside"));
             }
@@ -183,8 +219,9 @@ impl World<'_> {
         let intent = stored.and_then(|object| object.status.as_ref()?.cloud.as_ref()?.intent.as_ref());
         let open = intent.is_some_and(|intent| intent.id == id)
             && stored.and_then(|object| object.metadata.uid.as_deref()) == Some(&flight.object);
-        // One whose time of day is ahead takes an addition of another term for ended. That it lands after all does no harm: the same slots over the same rest.
-        let early = effect.remove.is_empty() && self.book.clock_moved.is_some_and(|at| self.now - at < LATEST);
+        // That such a write lands after all does no harm: an addition is of the same slots over the same rest, and what a removal names still rests on the
+        // node, which is looked at above.
+        let early = self.book.early.contains(&(name, id));
         if !open && !early && self.book.restored.is_none() {
             trace.violated(|| format!("I11: n{name}: PUT {id} takes effect, and its intent is closed"));
         }
@@ -209,11 +246,12 @@ impl World<'_> {
     }
 
     /// A spec is stored.
-    pub fn check_spec(&mut self, caller: Caller, giving: Giving, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+    pub fn check_spec(&mut self, caller: Caller, outset: Outset, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
         let (trace, spec, name) = (self.trace.clone(), &after.spec, caller.name);
         let slots: BTreeSet<u8> = spec.addresses.iter().map(|at| at.slot).collect();
-        let addresses: BTreeSet<Ipv4Addr> = spec.addresses.iter().map(|at| at.address).collect();
-        if slots.len() != spec.addresses.len() || addresses.len() != spec.addresses.len() {
+        let each = blocks::each(&spec.addresses);
+        let addresses: BTreeSet<Ipv4Addr> = each.iter().map(|at| at.address).collect();
+        if slots.len() != spec.addresses.len() || addresses.len() != each.len() {
             trace.violated(|| format!("RE2: n{name}: a slot or an address is listed twice: {:?}", spec.addresses));
         }
         self.book.published.insert(name, self.now);
@@ -223,7 +261,7 @@ impl World<'_> {
         }
         let ids: BTreeSet<u64> = before.release.iter().map(|release| release.id).collect();
         for release in spec.release.iter().filter(|release| !ids.contains(&release.id)) {
-            self.check_new_release(caller, giving, release.id, release.addresses.len());
+            self.check_new_release(caller, outset, release.id, release.addresses.len());
         }
         for at in spec.lost.iter().filter(|at| !before.lost.contains(at)) {
             if self.nics[name].kept().any(|(slot, address)| slot == at.slot && address == at.address) {
@@ -233,7 +271,7 @@ impl World<'_> {
     }
 
     /// A release is asked for (I9).
-    fn check_new_release(&mut self, caller: Caller, giving: Giving, id: u64, many: usize) {
+    fn check_new_release(&mut self, caller: Caller, outset: Outset, id: u64, many: usize) {
         let name = caller.name;
         self.book.asked.insert(name, self.now);
         self.book.asked_of.insert((name, id), self.book.reported.get(&name).copied().unwrap_or_default());
@@ -241,14 +279,14 @@ impl World<'_> {
         if self.book.restored.is_some() {
             return;
         }
-        let calm = i64::try_from(giving.policy.calm.as_millis()).unwrap_or_default();
-        let restless = giving.restless;
+        let calm = i64::try_from(outset.release.calm.as_millis()).unwrap_or_default();
+        let restless = outset.restless;
         let skew = self.replicas.iter().map(|replica| replica.skew.abs()).max().unwrap_or_default();
         if self.now + SLACK + skew < restless + calm {
             self.trace
                 .violated(|| format!("I9: n{name}: release {id} {} s after it joined or was uncordoned", (self.now - restless) / 1000));
         }
-        if many > usize::from(giving.policy.batch) {
+        if many > usize::from(outset.release.batch) {
             self.trace.violated(|| format!("I9: n{name}: release {id} names {many} addresses"));
         }
     }
@@ -261,11 +299,27 @@ impl World<'_> {
         }
     }
 
+    /// An intent is closed. Whether its writes may still land is a question of clocks, which who closes it cannot know to differ.
+    pub fn note_end(&mut self, replica: usize, name: usize, intent: &Intent) {
+        let (Some(created), Some(end)) = (&intent.created_at, &intent.not_after) else { return };
+        let Some(opened) = self.book.opened.get(&(name, intent.id)).copied() else { return };
+        let millis = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let lives = end.0.as_millisecond() - created.0.as_millisecond();
+        let grace = self.policy(name).map_or(0, |policy| millis(policy.grace));
+        let behind = opened - (created.0.as_millisecond() - time(0).as_millisecond());
+        if self.now < opened + lives + grace && self.replicas[replica].skew + behind > REQUEST {
+            self.book.early.insert((name, intent.id));
+        }
+    }
+
     /// A status is stored: what a new intent may name.
-    pub fn check_status(&mut self, caller: Caller, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+    pub fn check_status(&mut self, caller: Caller, outset: Outset, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
         let (trace, name) = (self.trace.clone(), caller.name);
         let intent = |object: &AzureVnetNode| object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.clone());
         let old = before.and_then(intent);
+        if let Some(old) = old.as_ref().filter(|old| intent(after).is_none_or(|new| new.id != old.id)) {
+            self.note_end(caller.replica, name, old);
+        }
         let Some(new) = intent(after).filter(|new| old.as_ref() != Some(new)) else { return };
         if let Some(old) = &old {
             trace.violated(|| format!("I4: n{name}: intent {} replaces the open intent {}", new.id, old.id));
@@ -278,12 +332,10 @@ impl World<'_> {
         if new.add.iter().any(|slot| known.contains(slot)) {
             trace.violated(|| format!("I5: n{name}: intent {} adds {:?}, some of which are known", new.id, new.add));
         }
-        let most = match self.policy(name).map(|policy| policy.pool) {
-            Some(Pool::Fixed(most) | Pool::Floating { max: most, .. }) => usize::from(most),
-            None => usize::MAX,
-        };
-        if new.op == IntentOp::Add && new.add.len() > most {
-            trace.violated(|| format!("I8: n{name}: intent {} adds {} of at most {most}", new.id, new.add.len()));
+        let (Pool::Fixed(most) | Pool::Floating { max: most, .. }) = outset.pool;
+        let (added, most) = (new.add.len() * usize::from(new.unit.size()), usize::from(new.unit.whole(most)));
+        if new.op == IntentOp::Add && added > most {
+            trace.violated(|| format!("I8: n{name}: intent {} adds {added} of at most {most}", new.id));
         }
         if old.as_ref().is_none_or(|old| old.id != new.id) {
             self.check_leaving(caller, "intent", new.id);
@@ -297,23 +349,27 @@ impl World<'_> {
         let reset = self.book.reset_at.get(&name).copied().unwrap_or_default();
         for at in &new.remove {
             let store = &self.machines[name].store;
-            let unlisted = store.disk.adopted.as_ref().is_some_and(|adopted| !adopted.addresses.contains(at));
-            let aside = store.disk.markers.get(&at.address) == Some(at) || (new.release_id.is_none() && unlisted);
+            let lists = |at: SlotAddress| store.disk.adopted.as_ref().is_some_and(|adopted| adopted.addresses.contains(&at));
+            let unlisted = store.disk.adopted.is_some() && !at.each().any(lists);
+            let marked = at.each().all(|at| store.disk.markers.get(&at.address) == Some(&at));
+            let aside = marked || (new.release_id.is_none() && unlisted);
             if !aside && self.now - reset > 60_000 {
                 trace.violated(|| format!("RE1: n{name}: intent {} removes {at}, which is not set aside", new.id));
             }
         }
-        self.check_cordoned(name, after, new.add.len());
+        self.check_cordoned(name, after, &new);
     }
 
     /// A cordoned node gets what its pods need (safety rule UP1).
-    fn check_cordoned(&mut self, name: usize, object: &AzureVnetNode, added: usize) {
+    fn check_cordoned(&mut self, name: usize, object: &AzureVnetNode, intent: &Intent) {
+        let unit = usize::from(intent.unit.size());
+        let added = intent.add.len() * unit;
         let since = self.book.cordoned.get(&name).copied();
         let long =
             since.is_some_and(|since| self.now - since > 120_000) && self.replicas.iter().all(|one| one.stalled_until < self.now - 60_000);
         let Some(agent) = object.status.as_ref().and_then(|status| status.agent.as_ref()).filter(|_| long && added > 0) else { return };
         let attached = self.nics[name].good().count();
-        if attached + added > usize::from(agent.demand + agent.counts.quarantined) {
+        if attached + added > usize::from(agent.demand + agent.counts.quarantined) + unit - 1 {
             self.trace.violated(|| format!("UP1: n{name} is cordoned, has {attached} and gets {added} for {} pods", agent.demand));
         }
     }
@@ -369,7 +425,7 @@ impl World<'_> {
             let etag = self.nics[name].etag().to_string();
             let late = |flight: &Flight| {
                 flight.caller.name == name
-                    && flight.send.change.remove.contains(at)
+                    && flight.send.change.remove.iter().any(|leaving| leaving.slot == at.slot && leaving.contains(at.address))
                     && flight.write.etag().is_some_and(|of| of.trim_start_matches("W/").trim_matches('"') == etag)
             };
             if self.flights.values().any(late) {

@@ -8,6 +8,7 @@ use std::{
     rc::Rc,
 };
 
+use azure_vnet_crds::node::{SlotAddress, Unit};
 use azure_vnet_operator_core::{
     arm::{Document, Write},
     nic::{name_of, slot_of},
@@ -60,6 +61,8 @@ pub struct Nic {
     pub primary: Ipv4Addr,
     pub foreign: Vec<(String, Ipv4Addr)>,
     pub entries: BTreeMap<u8, Entry>,
+    /// Those of them that carry, or carried, a block.
+    blocks: BTreeSet<u8>,
     /// What the model of an instance wants.
     wanted: BTreeSet<u8>,
     pub operation: Option<Operation>,
@@ -67,8 +70,11 @@ pub struct Nic {
     pub running: bool,
     etag: u64,
     failed: bool,
+    /// When the last operation ended.
+    pub done_at: i64,
     past: VecDeque<Past>,
-    shown: VecDeque<(i64, Rc<BTreeSet<Ipv4Addr>>)>,
+    shown: VecDeque<(i64, Shown)>,
+    shows: Shows,
 }
 
 /// What a NIC was like since some time; printed when somebody reads it.
@@ -78,6 +84,7 @@ struct Past {
     primary: Ipv4Addr,
     foreign: Vec<(String, Ipv4Addr)>,
     entries: BTreeMap<u8, Entry>,
+    blocks: BTreeSet<u8>,
     wanted: BTreeSet<u8>,
     state: &'static str,
     etag: u64,
@@ -98,12 +105,59 @@ pub struct Documents {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {
     pub add: BTreeSet<u8>,
+    /// Those of them that are to carry blocks.
+    pub blocks: BTreeSet<u8>,
     pub remove: BTreeMap<u8, Option<Ipv4Addr>>,
+}
+
+/// What was on a NIC at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// What carries traffic.
+    pub there: Rc<BTreeSet<Ipv4Addr>>,
+    /// What metadata tells of it.
+    pub told: Rc<BTreeSet<Ipv4Addr>>,
+}
+
+/// What metadata shows of blocks: nobody says which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shows {
+    /// Each address.
+    Each,
+    /// The first address.
+    First,
+    /// Nothing.
+    NoBlock,
 }
 
 impl Subnet {
     pub fn take(&mut self) -> Option<Ipv4Addr> {
         self.free.pop()
+    }
+
+    /// The first address of what it gives: a block is aligned, and all of it was free.
+    fn give(&mut self, unit: Unit) -> Option<Ipv4Addr> {
+        match unit {
+            Unit::Address => self.take(),
+            Unit::Block28 => {
+                let first = *self.blocks().first()?;
+                self.free.retain(|address| unit.first(*address) != first);
+                Some(first)
+            }
+        }
+    }
+
+    /// Whether it has room for all that a write adds.
+    pub fn holds(&self, blocks: usize, singles: usize) -> bool {
+        self.free.len() >= blocks * 16 + singles && (blocks == 0 || self.blocks().len() >= blocks)
+    }
+
+    fn blocks(&self) -> Vec<Ipv4Addr> {
+        let mut free: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
+        for address in &self.free {
+            *free.entry(Unit::Block28.first(*address)).or_default() += 1;
+        }
+        free.into_iter().filter(|(_, count)| *count == 16).map(|(first, _)| first).collect()
     }
 }
 
@@ -117,14 +171,36 @@ impl Nic {
             primary: Ipv4Addr::UNSPECIFIED,
             foreign: vec![],
             entries: BTreeMap::new(),
+            blocks: BTreeSet::new(),
             wanted: BTreeSet::new(),
             operation: None,
             exists: false,
             running: true,
             etag: 0,
             failed: false,
+            done_at: 0,
             past: VecDeque::new(),
             shown: VecDeque::new(),
+            shows: Shows::Each,
+        }
+    }
+
+    /// The same, of which metadata shows blocks in this way.
+    pub fn showing(self, shows: Shows) -> Self {
+        Self { shows, ..self }
+    }
+
+    /// Whether nothing but Resource Manager tells of its blocks.
+    pub fn hides_blocks(&self) -> bool {
+        self.shows == Shows::NoBlock
+    }
+
+    fn is_told(&self, slot: u8, address: Ipv4Addr) -> bool {
+        let unit = self.unit(slot);
+        match self.shows {
+            Shows::Each => true,
+            Shows::First => unit.first(address) == address,
+            Shows::NoBlock => unit == Unit::Address,
         }
     }
 
@@ -133,6 +209,7 @@ impl Nic {
         self.primary = subnet.take().unwrap_or(Ipv4Addr::UNSPECIFIED);
         self.foreign = (0..foreign).filter_map(|n| Some((format!("other{n}"), subnet.take()?))).collect();
         (self.entries, self.wanted, self.operation) = (BTreeMap::new(), BTreeSet::new(), None);
+        self.blocks.clear();
         (self.exists, self.running, self.failed) = (true, true, false);
         self.past.clear();
         self.shown.clear();
@@ -141,18 +218,36 @@ impl Nic {
 
     /// A machine is deleted: all of its addresses are free.
     pub fn delete(&mut self, subnet: &mut Subnet, now: i64) {
-        let leaving = self.operation.iter().flat_map(|operation| operation.remove.values().copied());
-        let ours: BTreeSet<Ipv4Addr> = self.entries.values().filter_map(|entry| entry.address()).chain(leaving).collect();
+        let leaving = self.operation.iter().flat_map(|operation| operation.remove.iter().map(|(slot, address)| (*slot, *address)));
+        let held = self.entries.iter().filter_map(|(slot, entry)| Some((*slot, entry.address()?)));
+        let ours: BTreeSet<Ipv4Addr> = held.chain(leaving).flat_map(|(slot, address)| self.each(slot, address)).collect();
         subnet.free.extend(self.foreign.drain(..).map(|(_, address)| address));
         subnet.free.extend(ours);
         subnet.free.push(self.primary);
         (self.entries, self.wanted, self.operation) = (BTreeMap::new(), BTreeSet::new(), None);
+        self.blocks.clear();
         self.exists = false;
         self.touch(now);
     }
 
+    /// Each address that carries traffic, with its slot.
     pub fn good(&self) -> impl Iterator<Item = (u8, Ipv4Addr)> + '_ {
-        self.entries.iter().filter_map(|(slot, entry)| if let Entry::Good(address) = entry { Some((*slot, *address)) } else { None })
+        let good =
+            self.entries.iter().filter_map(|(slot, entry)| if let Entry::Good(address) = entry { Some((*slot, *address)) } else { None });
+        good.flat_map(|(slot, address)| self.each(slot, address).map(move |address| (slot, address)))
+    }
+
+    /// What a slot carries, by its first address.
+    pub fn carried(&self, slot: u8, address: Ipv4Addr) -> SlotAddress {
+        SlotAddress::of(slot, address, self.unit(slot))
+    }
+
+    fn unit(&self, slot: u8) -> Unit {
+        if self.blocks.contains(&slot) { Unit::Block28 } else { Unit::Address }
+    }
+
+    fn each(&self, slot: u8, address: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        self.carried(slot, address).each().map(|at| at.address)
     }
 
     /// What carries traffic, and goes on to: the next write takes away what the model of an instance does not name.
@@ -161,9 +256,9 @@ impl Nic {
     }
 
     /// What the node's metadata shows, so many milliseconds late.
-    pub fn shown(&self, now: i64, late: i64) -> Rc<BTreeSet<Ipv4Addr>> {
+    pub fn shown(&self, now: i64, late: i64) -> Shown {
         let at = self.shown.iter().rev().find(|(at, _)| *at <= now - late).or(self.shown.front());
-        at.map(|(_, shown)| Rc::clone(shown)).unwrap_or_default()
+        at.map(|(_, shown)| shown.clone()).unwrap_or_default()
     }
 
     /// What a GET answers, as it was so many milliseconds ago.
@@ -183,14 +278,26 @@ impl Nic {
             (None, false) => "Succeeded",
         };
         let (foreign, entries, wanted) = (self.foreign.clone(), self.entries.clone(), self.wanted.clone());
-        Past { since: now, primary: self.primary, foreign, entries, wanted, state, etag: self.etag, printed: OnceCell::new() }
+        Past {
+            since: now,
+            primary: self.primary,
+            foreign,
+            entries,
+            blocks: self.blocks.clone(),
+            wanted,
+            state,
+            etag: self.etag,
+            printed: OnceCell::new(),
+        }
     }
 
     /// Something changed.
     pub fn touch(&mut self, now: i64) {
         self.etag += 1;
-        let shown: BTreeSet<Ipv4Addr> = self.good().map(|(_, address)| address).collect();
-        self.shown.push_back((now, Rc::new(shown)));
+        let there: Rc<BTreeSet<Ipv4Addr>> = Rc::new(self.good().map(|(_, address)| address).collect());
+        let told = || self.good().filter(|(slot, address)| self.is_told(*slot, *address)).map(|(_, address)| address).collect();
+        let told = if self.blocks.is_empty() { Rc::clone(&there) } else { Rc::new(told()) };
+        self.shown.push_back((now, Shown { there, told }));
         while self.shown.len() > 2 && self.shown.get(1).is_some_and(|(at, _)| *at < now - 20 * HISTORY) {
             self.shown.pop_front();
         }
@@ -212,7 +319,7 @@ impl Nic {
 
     /// All that counts of it then.
     pub fn gist(&self) -> impl std::fmt::Debug + '_ {
-        (&self.entries, &self.wanted, &self.operation, self.failed)
+        (&self.entries, &self.blocks, &self.wanted, &self.operation, self.failed)
     }
 
     pub fn etag(&self) -> u64 {
@@ -241,12 +348,18 @@ impl Nic {
         }
         let (old, new): (BTreeMap<u8, &Value>, BTreeMap<u8, &Value>) =
             [old, new].map(|list| list.iter().filter_map(|entry| Some((slot(entry)?, entry))).collect()).into();
-        if old.iter().any(|(slot, entry)| new.get(slot).is_some_and(|other| other != entry)) {
+        let differs = |slot: &u8| old.get(slot).is_some_and(|entry| new.get(slot).is_some_and(|other| other != entry));
+        // One that Azure failed to make may be made anew as a single address.
+        let is_renewed = |slot: &u8| self.blocks.contains(slot) && self.entries.get(slot) == Some(&Entry::Failed) && differs(slot);
+        if old.keys().any(|slot| differs(slot) && !is_renewed(slot)) {
             return Err("an ipConfiguration that stays differs");
         }
         let address = |slot: &u8| self.entries.get(slot).and_then(|entry| entry.address());
+        let is_block = |entry: &Value| entry.pointer("/properties/privateIPAddressPrefixLength") == Some(&json!(28));
+        let add: BTreeSet<u8> = new.keys().filter(|slot| !old.contains_key(slot) || is_renewed(slot)).copied().collect();
         Ok(Effect {
-            add: new.keys().filter(|slot| !old.contains_key(slot)).copied().collect(),
+            blocks: add.iter().filter(|slot| new.get(slot).is_some_and(|entry| is_block(entry))).copied().collect(),
+            add,
             remove: old.keys().filter(|slot| !new.contains_key(slot)).map(|slot| (*slot, address(slot))).collect(),
         })
     }
@@ -260,17 +373,21 @@ impl Nic {
             self.wanted.retain(|slot| !effect.remove.contains_key(slot));
         } else if end != End::Superseded {
             for slot in &effect.add {
-                let address = (end != End::FullSubnet).then(|| subnet.take()).flatten();
+                self.blocks.remove(slot);
+                self.blocks.extend(effect.blocks.get(slot));
+                let address = (end != End::FullSubnet).then(|| subnet.give(self.unit(*slot))).flatten();
                 self.entries.insert(*slot, Entry::Updating(address));
             }
             self.entries.retain(|slot, _| !effect.remove.contains_key(slot));
         }
         // A slot that failed is repaired by any write that keeps it.
         let whole = self.instance.is_none();
-        for entry in self.entries.values_mut().filter(|entry| whole && **entry == Entry::Failed) {
-            *entry = Entry::Updating(subnet.take());
+        let failed: Vec<u8> = self.entries.iter().filter(|(_, entry)| whole && **entry == Entry::Failed).map(|(slot, _)| *slot).collect();
+        for slot in failed {
+            self.entries.insert(slot, Entry::Updating(subnet.give(self.unit(slot))));
         }
-        let gone = if self.instance.is_none() && end != End::Superseded { remove.values().copied().collect() } else { vec![] };
+        let goes = whole && end != End::Superseded;
+        let gone = remove.iter().filter(|_| goes).flat_map(|(slot, address)| self.each(*slot, *address)).collect();
         self.operation = Some(Operation { id, end, add: effect.add.clone(), remove });
         self.touch(now);
         gone
@@ -279,10 +396,12 @@ impl Nic {
     /// An operation ends. Answers the addresses that no longer carry traffic.
     pub fn finish(&mut self, subnet: &mut Subnet, now: i64) -> Vec<Ipv4Addr> {
         let Some(Operation { end, add, remove, .. }) = self.operation.take() else { return vec![] };
+        self.done_at = now;
         let gone = if self.instance.is_some() {
             self.finish_instance(subnet, end, &add, &remove)
         } else {
             self.finish_whole(subnet, end, &remove);
+            self.blocks.retain(|slot| self.entries.contains_key(slot));
             vec![]
         };
         self.touch(now);
@@ -292,25 +411,27 @@ impl Nic {
     fn finish_whole(&mut self, subnet: &mut Subnet, end: End, remove: &BTreeMap<u8, Ipv4Addr>) {
         self.failed = matches!(end, End::Partly | End::Fails);
         let mut spare = matches!(end, End::Partly | End::Fails);
-        for entry in self.entries.values_mut() {
+        for (slot, entry) in &mut self.entries {
             let Entry::Updating(address) = *entry else { continue };
+            let unit = if self.blocks.contains(slot) { Unit::Block28 } else { Unit::Address };
             *entry = match address {
                 Some(address) if spare => {
-                    subnet.free.push(address);
+                    subnet.free.extend(SlotAddress::of(*slot, address, unit).each().map(|at| at.address));
                     // Partly: the first of them fails; else all of them.
                     spare = end == End::Fails;
                     Entry::Failed
                 }
                 Some(address) => Entry::Good(address),
-                None => subnet.take().map_or(Entry::Failed, Entry::Good),
+                None => subnet.give(unit).map_or(Entry::Failed, Entry::Good),
             };
         }
+        let leaving: Vec<Ipv4Addr> = remove.iter().flat_map(|(slot, address)| self.each(*slot, *address)).collect();
         match end {
             // Nothing was done to them.
             End::Superseded => {}
             // Rolled back.
             End::Fails => self.entries.extend(remove.iter().map(|(slot, address)| (*slot, Entry::Good(*address)))),
-            End::Well | End::Partly | End::FullSubnet => subnet.free.extend(remove.values()),
+            End::Well | End::Partly | End::FullSubnet => subnet.free.extend(leaving),
         }
     }
 
@@ -346,6 +467,9 @@ impl Nic {
 
     /// A foreign writer makes one of ours anew, with another address.
     pub fn swap_slot(&mut self, slot: u8, subnet: &mut Subnet, now: i64) -> Option<Ipv4Addr> {
+        if self.blocks.contains(&slot) {
+            return None;
+        }
         let old = self.entries.get(&slot)?.address()?;
         let new = subnet.take()?;
         self.entries.insert(slot, Entry::Good(new));
@@ -355,12 +479,14 @@ impl Nic {
     }
 
     /// A foreign writer takes one of ours away.
-    pub fn drop_slot(&mut self, slot: u8, subnet: &mut Subnet, now: i64) -> Option<Ipv4Addr> {
-        let address = self.entries.remove(&slot)?.address();
+    pub fn drop_slot(&mut self, slot: u8, subnet: &mut Subnet, now: i64) -> Vec<Ipv4Addr> {
+        let address = self.entries.remove(&slot).and_then(Entry::address);
+        let gone: Vec<Ipv4Addr> = address.into_iter().flat_map(|address| self.each(slot, address)).collect();
         self.wanted.remove(&slot);
-        subnet.free.extend(address);
+        self.blocks.remove(&slot);
+        subnet.free.extend(&gone);
         self.touch(now);
-        address
+        gone
     }
 
     fn print(&self, past: &Past) -> Documents {
@@ -385,7 +511,12 @@ impl Nic {
                 Entry::Updating(address) => (*address, "Updating"),
                 Entry::Failed => (None, "Failed"),
             };
-            configuration(&name_of(*slot), address, state, false)
+            let mut entry = configuration(&name_of(*slot), address, state, false);
+            if let Some(properties) = entry.get_mut("properties").and_then(Value::as_object_mut).filter(|_| past.blocks.contains(slot)) {
+                properties.insert("privateIPAddressPrefixLength".into(), json!(28));
+                properties.extend(address.map(|address| ("privateIPAddress".to_owned(), json!(format!("{address}/28")))));
+            }
+            entry
         }));
         let Past { state, etag, .. } = past;
         let Some(instance) = &self.instance else {

@@ -12,7 +12,7 @@ use azure_vnet_operator_core::{
     arm::{Budget, Error},
     decide::{Leader, NodeFacts, may_vanish},
     pass::{Effect, End, Known, Pass, Present, Subject, newer},
-    policy::ReleasePolicy,
+    policy::{Pool, ReleasePolicy},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -74,14 +74,15 @@ pub struct Replica<'p> {
 struct Running<'p> {
     number: u64,
     pass: Pass<'p>,
-    giving: Giving,
+    outset: Outset,
     node: Rc<NodeObject>,
 }
 
-/// What a pass knows of giving back when it begins.
+/// What a pass knows when it begins, and goes by to its end.
 #[derive(Clone, Copy, Debug)]
-pub struct Giving {
-    pub policy: ReleasePolicy,
+pub struct Outset {
+    pub pool: Pool,
+    pub release: ReleasePolicy,
     /// When the leader last had a reason for calm.
     pub restless: i64,
 }
@@ -289,10 +290,11 @@ impl<'p> World<'p> {
         if one.cordons.remove(&name) {
             known.note_cordon();
         }
-        let giving = Giving { policy: policy.release, restless: self.book.restless.get(&name).copied().unwrap_or_default() };
+        let restless = self.book.restless.get(&name).copied().unwrap_or_default();
+        let outset = Outset { pool: policy.pool, release: policy.release, restless };
         one.passes += 1;
         let number = one.passes;
-        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), giving, node }));
+        one.running.insert(name, Box::new(Running { number, pass: Pass::new(subject, known), outset, node }));
         self.go_on(replica, name);
     }
 
@@ -315,6 +317,9 @@ impl<'p> World<'p> {
     pub fn let_go(&mut self, replica: usize, name: usize, object: &AzureVnetNode) {
         self.replicas[replica].leaving.remove(&name);
         self.check_vanishing(name, object);
+        if let Some(intent) = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref()) {
+            self.note_end(replica, name, intent);
+        }
         let cut_off = self.replicas[replica].cut_off;
         let done = if cut_off { Err(crate::server::Denied::Failed) } else { self.server.let_go(name, &object.metadata) };
         match done {
@@ -392,8 +397,8 @@ impl<'p> World<'p> {
             Effect::Tell(_) => return false,
             Effect::ReadObject => Task::ReadObject,
             Effect::Delete => Task::Delete(ground()),
-            Effect::WriteSpec(spec) => Task::WriteSpec(spec, ground(), running.giving),
-            Effect::WriteStatus(cloud, conditions) => Task::WriteStatus(cloud, conditions, ground()),
+            Effect::WriteSpec(spec) => Task::WriteSpec(spec, ground(), running.outset),
+            Effect::WriteStatus(cloud, conditions) => Task::WriteStatus(cloud, conditions, ground(), running.outset),
             Effect::ReadNic(_) => Task::ReadNic { began: now },
             Effect::Send(send) => match running.pass.prepare(&send) {
                 Err(result) => {
@@ -443,8 +448,14 @@ impl<'p> World<'p> {
     }
 
     /// Notes that Azure has no address left in a node's subnet.
-    pub fn exhaust(&mut self, caller: Caller, error: &Error) {
-        if error.class == azure_vnet_operator_core::arm::Class::SubnetFull {
+    pub fn exhaust(&mut self, caller: Caller, intent: u64, error: &Error) {
+        // That there is no room for a block tells nothing of single addresses.
+        let is_of_blocks = |object: &std::sync::Arc<AzureVnetNode>| {
+            let open = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref());
+            open.is_some_and(|open| open.id == intent && !open.unit.is_address())
+        };
+        let of_blocks = self.server.objects.get(&caller.name).is_some_and(is_of_blocks);
+        if !of_blocks && error.class == azure_vnet_operator_core::arm::Class::SubnetFull {
             let subnet = format!("{}/subnets/{}", crate::cloud::NETWORK, self.nics[caller.name].subnet);
             self.replicas[caller.replica].exhausted.insert(subnet, self.now);
         }
@@ -452,11 +463,7 @@ impl<'p> World<'p> {
 
     /// Moves the time of day where a process runs.
     pub fn jump(&mut self, replica: usize, by: i64) {
-        let one = &mut self.replicas[replica];
-        one.wall += by;
-        if one.wall.abs() > APART {
-            self.book.clock_moved = Some(self.now);
-        }
+        self.replicas[replica].wall += by;
         let (life, pause) = (self.replicas[replica].life, self.dice.time(1, 1_000));
         self.after(pause, Event::KeepTime { replica, life });
     }

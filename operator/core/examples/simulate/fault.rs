@@ -25,6 +25,7 @@ pub enum Fault {
     A16ForeignWriterReplaces,
     A17ForeignWriterAdds,
     A18SubnetFull,
+    A18SubnetFragmented,
     A19SubnetFullUntrue,
     A20SubnetGrows,
     A21NicIsFull,
@@ -41,6 +42,7 @@ pub enum Fault {
     K05RequestLate,
     K06ConfigInvalid,
     K07OtherConfigCounts,
+    K07UnitChanges,
     K08ConfigDeleted,
     K10ObjectDeletedByHand,
     K11NodeMadeAnew,
@@ -75,7 +77,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 69] = [
+    pub const ALL: [Self; 71] = [
         Self::A01ThrottledWithTime,
         Self::A02ThrottledWithoutTime,
         Self::A03ThrottledWrites,
@@ -98,6 +100,7 @@ impl Fault {
         Self::A16ForeignWriterReplaces,
         Self::A17ForeignWriterAdds,
         Self::A18SubnetFull,
+        Self::A18SubnetFragmented,
         Self::A19SubnetFullUntrue,
         Self::A20SubnetGrows,
         Self::A21NicIsFull,
@@ -114,6 +117,7 @@ impl Fault {
         Self::K05RequestLate,
         Self::K06ConfigInvalid,
         Self::K07OtherConfigCounts,
+        Self::K07UnitChanges,
         Self::K08ConfigDeleted,
         Self::K10ObjectDeletedByHand,
         Self::K11NodeMadeAnew,
@@ -187,6 +191,8 @@ pub enum Mutation {
     ForeignDropped,
     /// The agent acknowledges what it does not set aside (ST6).
     AcknowledgedAtOnce,
+    /// The agent acknowledges a block of which it set something aside (ST6).
+    AcknowledgedInPart,
     /// What is to be read from the API server's store is answered by a cache (RE1).
     ReadsItsCache,
     /// Every removal ends in vain.
@@ -194,7 +200,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::EtagIgnored,
         Self::IntentNotStored,
         Self::SendsAnyway,
@@ -211,6 +217,7 @@ impl Mutation {
         Self::NoCooling,
         Self::ForeignDropped,
         Self::AcknowledgedAtOnce,
+        Self::AcknowledgedInPart,
         Self::ReadsItsCache,
         Self::RemovalsFail,
     ];

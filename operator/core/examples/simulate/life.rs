@@ -8,7 +8,7 @@ use std::{
 };
 
 use azure_vnet_crds::{AzureVnetNode, node};
-use azure_vnet_operator_core::{decide::Ready, demand};
+use azure_vnet_operator_core::{blocks, decide::Ready, demand};
 
 use crate::{
     agent::{self, Agent, Seen},
@@ -197,11 +197,15 @@ impl World<'_> {
         }
         let (late, mute) = (machine.late, machine.mute);
         let shown = (poll && !mute).then(|| self.nics[name].shown(self.now, late));
+        let hides_blocks = self.nics[name].hides_blocks();
         let machine = &mut self.machines[name];
-        machine.witnessed.extend(shown.iter().flat_map(|shown| shown.iter()));
+        // Where it tells of the first address of a block, that stands for all.
+        let confirmed = shown.as_ref().map(|shown| if hides_blocks { &shown.told } else { &shown.there });
+        machine.witnessed.extend(confirmed.into_iter().flat_map(|confirmed| confirmed.iter()));
+        let shown = shown.map(|shown| shown.told);
         let is_noted = |object: &&Arc<AzureVnetNode>| machine.noted.as_ref().is_some_and(|noted| Arc::ptr_eq(noted, object));
         if let Some(object) = machine.agent.object.as_ref().filter(|object| !is_noted(object)) {
-            machine.witnessed.extend(object.spec.addresses.iter().map(|at| at.address));
+            machine.witnessed.extend(blocks::each(&object.spec.addresses).iter().map(|at| at.address));
             machine.noted = Some(Arc::clone(object));
         }
         let seen = Seen {
@@ -304,17 +308,33 @@ impl World<'_> {
         if schedulable {
             let burst = if self.dice.chance(120) { 2 + self.dice.below(8) } else { 1 };
             for _ in 0..burst.min(24_usize.saturating_sub(self.machines[name].pods.len())) {
-                let pod = format!("pod-{}", self.next_number());
-                self.machines[name].pods.insert(pod.clone(), Pod::new(&pod));
                 let (start, job) = (self.dice.time(50, 500), self.dice.chance(150));
                 let lives = if job { self.dice.time(5_000, 60_000) } else { self.dice.time(60_000, 2_400_000) };
-                self.after(start, Event::Add { name, pod: pod.clone() });
-                self.after(lives, Event::EndPod { name, pod });
+                self.bind(name, start, lives);
             }
             self.wake_agent(name, 100);
         }
         let pause = self.dice.time(self.plan.churn / 4, self.plan.churn * 2);
         self.after(pause, Event::Churn { name });
+    }
+
+    /// Pods come together and go together, so that whole blocks are needed, and then none of their addresses.
+    pub fn burst(&mut self, name: usize, many: usize) {
+        if self.calm || self.server.nodes.get(&name).is_none_or(|node| node.cordoned || node.ready != Ready::True) {
+            return;
+        }
+        for _ in 0..many {
+            let (start, lives) = (self.dice.time(50, 5_000), self.dice.time(90_000, 180_000));
+            self.bind(name, start, lives);
+        }
+        self.wake_agent(name, 100);
+    }
+
+    fn bind(&mut self, name: usize, start: i64, lives: i64) {
+        let pod = format!("pod-{}", self.next_number());
+        self.machines[name].pods.insert(pod.clone(), Pod::new(&pod));
+        self.after(start, Event::Add { name, pod: pod.clone() });
+        self.after(lives, Event::EndPod { name, pod });
     }
 
     /// The runtime calls ADD.

@@ -1,5 +1,7 @@
 //! What a seed means: machines, configs, and what goes wrong when.
 
+mod units;
+
 use std::net::Ipv4Addr;
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec};
@@ -88,6 +90,11 @@ pub enum Strike {
         name: usize,
         policy: Option<usize>,
         fault: Fault,
+    },
+    /// So many pods for a few minutes.
+    Burst {
+        name: usize,
+        many: usize,
     },
     DeleteObject(usize),
     Remake(usize),
@@ -232,18 +239,21 @@ impl Plan {
         let mut dice = Dice::new(seed);
         let count = 5 + dice.below(3);
         let machines = (0..count).map(|n| Ids::new(n, dice.chance(400), dice.below(2))).collect();
-        let policies = (0..3).map(|n| policy(&mut dice, n)).collect();
+        let mut policies: Vec<Policy> = (0..3).map(|n| policy(&mut dice, n)).collect();
+        units::give(seed, &mut policies);
         let capacity = [450 + dice.below(100), 450 + dice.below(100)];
         let churn = dice.time(2 * MINUTE, 6 * MINUTE);
         let mut plan =
             Self { seed, mutation, thorough: false, machines, policies, strikes: vec![], churn, calm_from: CALM_FROM, end: END, capacity };
         plan.set_up(&mut dice);
         plan.storm(&mut dice);
+        plan.change_units();
         plan
     }
 
     pub fn nics(&self) -> Vec<Nic> {
-        self.machines.iter().enumerate().map(|(n, ids)| Nic::new(&ids.nic, ids.instance.as_deref(), n, ids.subnet)).collect()
+        let nic = |(n, ids): (usize, &Ids)| Nic::new(&ids.nic, ids.instance.as_deref(), n, ids.subnet).showing(units::shown(self.seed));
+        self.machines.iter().enumerate().map(nic).collect()
     }
 
     pub fn subnets(&self) -> Vec<Subnet> {

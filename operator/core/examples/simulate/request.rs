@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cloud::{Documents, End, NETWORK, document},
-    controller::{Caller, Giving, time},
+    controller::{Caller, Outset, time},
     fault::{Fault, Mutation},
     plan::Point,
     server::Denied,
@@ -52,8 +52,8 @@ impl World<'_> {
                 }
                 Answer::Deleted
             }
-            Task::WriteSpec(spec, ground, giving) => self.write_spec(caller, *spec, &ground, giving),
-            Task::WriteStatus(cloud, conditions, ground) => self.write_status(caller, *cloud, conditions, &ground),
+            Task::WriteSpec(spec, ground, outset) => self.write_spec(caller, *spec, &ground, outset),
+            Task::WriteStatus(cloud, conditions, ground, outset) => self.write_status(caller, *cloud, conditions, (&ground, outset)),
         };
         if let Answer::Written(None) = &answer {
             self.trace.hit(Fault::K04Conflict);
@@ -66,7 +66,7 @@ impl World<'_> {
         self.server.objects.get(&name).is_some_and(|stored| stored.metadata.resource_version == metadata.resource_version)
     }
 
-    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec, ground: &Ground, giving: Giving) -> Answer {
+    fn write_spec(&mut self, caller: Caller, spec: AzureVnetNodeSpec, ground: &Ground, outset: Outset) -> Answer {
         let (name, at) = (caller.name, time(self.now));
         let before = self.server.objects.get(&name).cloned();
         match self.server.apply_spec(name, ground.as_deref(), spec, at) {
@@ -79,7 +79,7 @@ impl World<'_> {
                     format!("n{name}: spec {} [{addresses}] release {asked:?} lost [{gone}] by {}", object.spec.revision, caller.replica)
                 });
                 self.check_ground(caller, before.as_deref(), ground.as_deref());
-                self.check_spec(caller, giving, before.as_deref(), &object);
+                self.check_spec(caller, outset, before.as_deref(), &object);
                 self.changed(name);
                 if open_intent(&object).is_some() {
                     self.reach(Point::Published, caller);
@@ -91,7 +91,13 @@ impl World<'_> {
         }
     }
 
-    fn write_status(&mut self, caller: Caller, mut cloud: Cloud, conditions: Vec<Condition>, ground: &Ground) -> Answer {
+    fn write_status(
+        &mut self,
+        caller: Caller,
+        mut cloud: Cloud,
+        conditions: Vec<Condition>,
+        (ground, outset): (&Ground, Outset),
+    ) -> Answer {
         let Some(ground) = ground else { return Answer::Failed };
         let name = caller.name;
         let before = self.server.objects.get(&name).cloned();
@@ -109,7 +115,7 @@ impl World<'_> {
                     format!("n{name}: status, intent {intent:?} by {}", caller.replica)
                 });
                 self.check_ground(caller, before.as_deref(), Some(ground));
-                self.check_status(caller, before.as_deref(), &object);
+                self.check_status(caller, outset, before.as_deref(), &object);
                 if intent.is_some_and(|intent| before.as_deref().and_then(open_intent).is_none_or(|before| before.id != intent.id)) {
                     self.reach(Point::Recorded, caller);
                 }
@@ -134,7 +140,7 @@ impl World<'_> {
                 return self.after(until - self.now, Event::Task { caller, task: Task::ReadNic { began } });
             }
             let result = Box::new(Err(gated(until - self.now)));
-            return self.reply(caller, 1, Answer::Nic { began, result });
+            return self.reply(caller, 1, Answer::Nic { began, of: self.now, result });
         }
         let fate = self.roll(&[
             Fault::A01ThrottledWithTime,
@@ -166,7 +172,7 @@ impl World<'_> {
             let shown = result.as_ref().map(|(nic, _)| (nic.view().state, nic.view().slots.clone())).map_err(|error| error.code.clone());
             format!("n{name}: NIC {shown:?} for {}", caller.replica)
         });
-        self.reply(caller, pause, Answer::Nic { began, result: Box::new(result) });
+        self.reply(caller, pause, Answer::Nic { began, of: self.now - ago, result: Box::new(result) });
         if self.server.objects.get(&name).is_some_and(|object| open_intent(object).is_some()) {
             self.reach(Point::ReadBack, caller);
         }
@@ -374,9 +380,10 @@ impl World<'_> {
         }
         let whole = self.nics[name].instance.is_none();
         let subnet = self.nics[name].subnet;
-        let full = self.subnets[subnet].free.len() < effect.add.len();
+        let full = !self.subnets[subnet].holds(effect.blocks.len(), effect.add.len() - effect.blocks.len());
         if full {
-            self.trace.hit(Fault::A18SubnetFull);
+            let fragmented = !effect.blocks.is_empty() && self.subnets[subnet].holds(0, effect.add.len());
+            self.trace.hit(if fragmented { Fault::A18SubnetFragmented } else { Fault::A18SubnetFull });
             if whole {
                 return Err(refusal(400, "SubnetIsFull", "the subnet is full"));
             }

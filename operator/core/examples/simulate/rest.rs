@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use azure_vnet_crds::{
     config::Mode,
-    node::{Intent, SlotAddress},
+    node::{Intent, SlotAddress, Unit},
 };
-use azure_vnet_operator_core::policy::Pool;
+use azure_vnet_operator_core::{blocks, policy::Pool};
 
 use crate::{controller::time, world::World};
 
@@ -25,6 +25,7 @@ const ADOPTED: i64 = 10_000;
 #[derive(Debug, Default)]
 pub struct Want {
     add: Vec<u8>,
+    unit: Unit,
     remove: Vec<SlotAddress>,
     times: u32,
     adds: u32,
@@ -33,10 +34,10 @@ pub struct Want {
 impl Want {
     /// Takes note of one more intent.
     fn note(&mut self, intent: &Intent) {
-        let same = self.add == intent.add && self.remove == intent.remove;
+        let same = self.add == intent.add && self.unit == intent.unit && self.remove == intent.remove;
         let times = if same { self.times + 1 } else { 1 };
         let adds = self.adds + u32::from(!intent.add.is_empty());
-        *self = Self { add: intent.add.clone(), remove: intent.remove.clone(), times, adds };
+        *self = Self { add: intent.add.clone(), unit: intent.unit, remove: intent.remove.clone(), times, adds };
     }
 
     /// Whether they lead nowhere.
@@ -48,7 +49,10 @@ impl Want {
 impl World<'_> {
     /// Once the storms are over, what is begun comes to its end: nothing is begun over and over.
     pub fn check_want(&mut self, name: usize, intent: &Intent) {
-        let room = self.subnets[self.nics[name].subnet].free.len() >= intent.add.len();
+        let room = match intent.unit {
+            Unit::Address => self.subnets[self.nics[name].subnet].holds(0, intent.add.len()),
+            Unit::Block28 => self.subnets[self.nics[name].subnet].holds(intent.add.len(), 0),
+        };
         if !self.calm || !room {
             return;
         }
@@ -90,7 +94,7 @@ impl World<'_> {
         if adopted != spec.revision && !lately {
             return Some(format!("revision {adopted} is adopted, {} is published", spec.revision));
         }
-        let listed: BTreeSet<(u8, Ipv4Addr)> = spec.addresses.iter().map(|at| (at.slot, at.address)).collect();
+        let listed: BTreeSet<(u8, Ipv4Addr)> = blocks::each(&spec.addresses).iter().map(|at| (at.slot, at.address)).collect();
         let good: BTreeSet<(u8, Ipv4Addr)> = self.nics[name].good().collect();
         if listed != good {
             return Some(format!("the object lists {listed:?}, the NIC has {good:?}"));
@@ -109,8 +113,12 @@ impl World<'_> {
             return Some(format!("{starving} pods wait for an address"));
         }
         let step = usize::from(policy.pool.step(false));
-        let lately = self.book.asked.get(&name).is_some_and(|at| self.now - at < 1_800_000);
-        let idle = listed.len() > machine.store.leased().count() + machine.store.quarantined().len();
+        // A block that Azure once did not give may come an hour later, beside what took its place.
+        let since = cloud.surplus_since.as_ref().is_some_and(|since| since.0 > time(self.now - 1_800_000));
+        let lately = since || self.book.asked.get(&name).is_some_and(|at| self.now - at < 1_800_000);
+        let (quarantined, over) = (machine.store.quarantined(), holding.saturating_sub(target));
+        let is_idle = |at: SlotAddress| !machine.store.leases(at.address) && !quarantined.contains(&at);
+        let idle = spec.addresses.iter().any(|at| usize::from(at.unit.size()) <= over && at.each().all(is_idle));
         if policy.release.enabled && holding >= target + step && idle && spec.release.is_empty() && !lately {
             return Some(format!("it holds {holding}, {target} would do, and gives nothing back"));
         }

@@ -262,6 +262,12 @@ impl Store {
         self.run.records.values().filter_map(|record| if let Record::Leased(pod) = record { Some(pod) } else { None })
     }
 
+    /// Addresses with a record of any kind but a marker.
+    pub fn recorded(&self) -> BTreeSet<Ipv4Addr> {
+        let records = self.run.records.iter().filter(|(_, record)| !matches!(record, Record::Quarantined(_)));
+        records.map(|(address, _)| *address).collect()
+    }
+
     pub fn leases(&self, address: Ipv4Addr) -> bool {
         matches!(self.run.records.get(&address), Some(Record::Leased(_)))
     }

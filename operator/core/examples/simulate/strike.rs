@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 use azure_vnet_crds::AzureVnetNode;
 
 use crate::{
+    check::Loss,
     controller::time,
     fault::{Fault, Mutation},
     plan::{Strike, Undo},
@@ -53,6 +54,7 @@ impl World<'_> {
                 let pause = self.dice.time(60_000, 900_000);
                 self.ends(pause, Undo::Config(name));
             }
+            Strike::Burst { name, many } => self.burst(name, many),
             Strike::DeleteObject(name) => {
                 let at = time(self.now);
                 if !self.server.down && self.server.objects.contains_key(&name) {
@@ -363,10 +365,11 @@ impl World<'_> {
         let slots: Vec<u8> = self.nics[name].good().map(|(slot, _)| slot).collect();
         let Some(slot) = self.dice.pick(&slots).filter(|_| self.nics[name].operation.is_none()) else { return };
         let subnet = self.nics[name].subnet;
-        if let Some(address) = self.nics[name].drop_slot(slot, &mut self.subnets[subnet], self.now) {
+        let gone = self.nics[name].drop_slot(slot, &mut self.subnets[subnet], self.now);
+        for address in &gone {
             self.trace.hit(Fault::A16ForeignWriterDrops);
             self.trace.note(&[42, name as u64], || format!("n{name}: somebody takes {slot}/{address} away"));
-            self.book.dropped.insert(address, self.now);
+            self.book.dropped.insert(*address, Loss { name, at: self.now, of_block: gone.len() > 1, read: None });
         }
     }
 
@@ -385,7 +388,7 @@ impl World<'_> {
         if let Some(address) = self.nics[name].swap_slot(slot, &mut self.subnets[subnet], self.now) {
             self.trace.hit(Fault::A16ForeignWriterReplaces);
             self.trace.note(&[45, name as u64], || format!("n{name}: somebody gives slot {slot} another address than {address}"));
-            self.book.dropped.insert(address, self.now);
+            self.book.dropped.insert(address, Loss { name, at: self.now, of_block: false, read: None });
         }
     }
 

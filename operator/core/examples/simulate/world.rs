@@ -14,6 +14,7 @@ use azure_vnet_crds::{
 use azure_vnet_operator_core::{
     arm::{Error, Write},
     decide::Send,
+    nic::State,
     policy::Policy,
 };
 use jiff::Timestamp;
@@ -22,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use crate::{
     check::Book,
     cloud::{Nic, Subnet},
-    controller::{Caller, Giving, Replica},
+    controller::{Caller, Outset, Replica},
     dice::Dice,
     fault::{Fault, Mutation},
     life::Machine,
@@ -78,8 +79,8 @@ pub enum Task {
     ReadObject,
     /// Writes name the object that they were decided on.
     Delete(Ground),
-    WriteSpec(Box<AzureVnetNodeSpec>, Ground, Giving),
-    WriteStatus(Box<Cloud>, Vec<Condition>, Ground),
+    WriteSpec(Box<AzureVnetNodeSpec>, Ground, Outset),
+    WriteStatus(Box<Cloud>, Vec<Condition>, Ground, Outset),
     ReadNic {
         began: Timestamp,
     },
@@ -95,8 +96,16 @@ pub enum Answer {
     Object(Option<Arc<AzureVnetNode>>),
     Written(Option<Arc<AzureVnetNode>>),
     Deleted,
-    Nic { began: Timestamp, result: Box<Result<(azure_vnet_operator_core::nic::Nic, node::Machine), Error>> },
-    Sent { intent: u64, result: Result<(), Error> },
+    /// As the NIC was at a time.
+    Nic {
+        began: Timestamp,
+        of: i64,
+        result: Box<Result<(azure_vnet_operator_core::nic::Nic, node::Machine), Error>>,
+    },
+    Sent {
+        intent: u64,
+        result: Result<(), Error>,
+    },
     Failed,
 }
 
@@ -302,10 +311,19 @@ impl<'p> World<'p> {
             Answer::Object(object) => self.answer(caller, |pass, _| pass.object_read(object)),
             Answer::Written(object) => self.answer(caller, |pass, _| pass.written(object)),
             Answer::Deleted => self.answer(caller, |_, _| {}),
-            Answer::Nic { began, result } => self.answer(caller, |pass, now| pass.nic_read(began, *result, now)),
+            Answer::Nic { began, of, result } => {
+                // Of an object made anew nothing is published before writes of the former one have ended (safety rule RE4).
+                let publishes = self.server.objects.get(&caller.name).is_some_and(|object| object.spec.revision > 0);
+                if result.is_err() {
+                    self.book.looked_in_vain(caller.name);
+                } else if publishes && (*result).as_ref().is_ok_and(|(nic, _)| nic.view().state == State::Settled) {
+                    self.book.looked(caller, of, self.now);
+                }
+                self.answer(caller, |pass, now| pass.nic_read(began, *result, now));
+            }
             Answer::Sent { intent, result } => {
                 if let Err(error) = &result {
-                    self.exhaust(caller, error);
+                    self.exhaust(caller, intent, error);
                     self.gate(caller, error);
                 }
                 self.answer(caller, |pass, now| pass.attempted(intent, result, now));
