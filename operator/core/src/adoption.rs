@@ -409,9 +409,10 @@ pub fn offer(
 ) -> Offer {
     let leaving: BTreeSet<SlotAddress> = spec.release.iter().flat_map(|release| &release.addresses).chain(removing).copied().collect();
     let leaves = |at: &SlotAddress| leaving.iter().any(|leaving| leaving.slot == at.slot || leaving.address == at.address);
-    let (set_aside, stays): (Vec<_>, Vec<_>) = listed.iter().copied().partition(leaves);
-    let offered = stays.into_iter().filter(|at| sightings.offerable(now, at.address)).collect();
-    Offer { offered, set_aside: set_aside.into_iter().collect() }
+    let stays = listed.iter().copied().filter(|at| !leaves(at));
+    let offered = stays.filter(|at| sightings.offerable(now, at.address)).collect();
+    // What pods do not get anyway is set aside with the rest of its block.
+    Offer { offered, set_aside: spec.addresses.iter().copied().filter(leaves).collect() }
 }
 
 /// What is to be done about addresses that are set aside.
@@ -801,16 +802,16 @@ mod tests {
 
     #[test]
     fn st8_nothing_that_leaves_is_offered_by_slot_or_by_address() {
-        let mut spec = spec(1, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4", "5/10.0.0.5", "6/10.0.0.6"]);
-        spec.release = vec![release(1, &["2/10.0.0.2"]), release(2, &["3/10.0.0.9"])];
+        let mut spec = spec(1, &["1/10.0.0.1", "2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4", "5/10.0.0.5", "6/10.0.0.6", "7/10.0.0.7"]);
+        spec.release = vec![release(1, &["2/10.0.0.2"]), release(2, &["3/10.0.0.9", "7/10.0.0.7"])];
         spec.lost = all(&["5/10.0.0.5"]);
-        spec.effective.reserved = vec!["10.0.0.6/32".into()];
+        spec.effective.reserved = vec!["10.0.0.6/32".into(), "10.0.0.7/32".into()];
         let known: BTreeSet<_> = spec.addresses.iter().map(|at| at.address).collect();
         let mut sightings = Sightings::default();
         sightings.list(secs(0), Listed::ByObject, &known, &offered(&known));
         let offer = offer(&spec, &listed(&spec), &all(&["9/10.0.0.4"]), &sightings, secs(0));
         assert_eq!(offer.offered, all(&["1/10.0.0.1"]).into_iter().collect());
-        assert_eq!(offer.set_aside, all(&["2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4"]).into_iter().collect());
+        assert_eq!(offer.set_aside, all(&["2/10.0.0.2", "3/10.0.0.3", "4/10.0.0.4", "7/10.0.0.7"]).into_iter().collect());
     }
 
     fn pass(now: u64, last_read: u64) -> Pass<u64> {

@@ -1,7 +1,10 @@
 //! The agent's side of blocks. A node's store knows single addresses only, each with the slot that it belongs to: here a block is taken apart into
 //! them. What goes back, and what the node's metadata shows, is a block as a whole.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use azure_vnet_crds::{
     AzureVnetNodeSpec,
@@ -60,6 +63,22 @@ pub fn held_back(releases: &[Release], refused: &BTreeSet<(u64, SlotAddress)>) -
     releases.iter().flat_map(of_release).collect()
 }
 
+/// What to say of addresses that pods do not get, since they are reserved or lost, and that do not go back either, with what uses them; nothing where
+/// there are none.
+#[must_use]
+pub fn stuck(published: &[SlotAddress], stuck: &BTreeMap<SlotAddress, String>) -> Option<String> {
+    let whole =
+        |at: &SlotAddress| published.iter().find(|whole| whole.slot == at.slot && whole.contains(at.address)).copied().unwrap_or(*at);
+    let parts: Vec<String> = stuck.iter().map(|(at, why)| format!("{} because of {} ({why})", whole(at), at.address)).collect();
+    (!parts.is_empty()).then(|| {
+        format!(
+            "asked for back, and kept: {}. Pods do not get these addresses, as they are in pool.reserved or lost, and something else on the node uses them: \
+             end that use, and what is kept goes back the next time",
+            parts.join("; ")
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +124,14 @@ mod tests {
         let release = Release { id: 5, nonce: "n".into(), addresses: asked.iter().map(|(_, at)| *at).collect() };
         let refused = BTreeSet::from([(5, at("1/10.0.0.4")), (5, at("7/10.0.0.20")), (6, at("8/10.0.0.32"))]);
         assert_eq!(held_back(&[release], &refused), each(&[at("7/10.0.0.16/28")]).into_iter().collect());
+    }
+    #[test]
+    fn what_does_not_go_back_though_no_pod_has_it_is_told_with_its_block() {
+        assert_eq!(stuck(&[], &BTreeMap::new()), None);
+        let text = stuck(&[at("7/10.0.0.16/28")], &BTreeMap::from([(at("7/10.0.0.20"), "the host has it".into())])).unwrap();
+        assert!(
+            text.starts_with("asked for back, and kept: 7/10.0.0.16/28 because of 10.0.0.20 (the host has it). Pods do not get"),
+            "{text}"
+        );
     }
 }

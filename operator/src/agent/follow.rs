@@ -80,6 +80,9 @@ impl Node {
             self.keep_in_mind(basis, problems);
         }
         outcome.withheld = self.tell_withheld(&entries, problems, now);
+        if let Some(message) = blocks::stuck(&basis.published.addresses, &self.stuck) {
+            problems.remark(Topic::PoolAdopted, "KeptInUse", message);
+        }
         let spec = &basis.spec;
         let addresses: BTreeSet<Ipv4Addr> = adoption::listed(spec).iter().map(|slot| slot.address).collect();
         let held: BTreeSet<Ipv4Addr> =
@@ -196,16 +199,24 @@ impl Node {
                 self.set_aside(basis, *release, *slot)?;
             }
         }
+        let listed = adoption::listed(&basis.spec);
+        self.stuck.retain(|slot, _| basis.spec.addresses.contains(slot) && !listed.contains(slot));
         Ok(())
     }
 
     fn set_aside(&mut self, basis: &Basis, release: u64, slot: SlotAddress) -> Result<(), KeeperError> {
         let kernel = &mut self.kernel;
-        match self.keeper.quarantine(&marker(basis, slot), &mut |address| kernel.in_use(address))? {
-            Quarantining::Done => info!(%slot, release, "set aside"),
+        let named = basis.spec.release.iter().filter(|of| of.id == release).flat_map(|of| &of.addresses);
+        let whole = named.filter(|at| at.slot == slot.slot).map(|at| to_store(*at)).collect();
+        match self.keeper.quarantine_of(&marker(basis, slot), &whole, &mut |address| kernel.in_use(address))? {
+            Quarantining::Done => {
+                info!(%slot, release, "set aside");
+                self.stuck.remove(&slot);
+            }
             Quarantining::Refused(why) => {
                 info!(%slot, release, why, "stays in use");
                 self.refused.insert((release, slot));
+                self.stuck.insert(slot, why);
             }
         }
         Ok(())

@@ -113,6 +113,8 @@ pub struct Node {
     pub(super) withheld: Withheld,
     pub(super) probation: Probation<Timestamp>,
     pub(super) refused: BTreeSet<(u64, SlotAddress)>,
+    /// Addresses that pods do not get and that could not be set aside, with what uses them.
+    pub(super) stuck: BTreeMap<SlotAddress, String>,
     pub(super) orphans: Orphans,
     /// The last pod of each address, by UID, as far as it was seen with a lease.
     pub(super) holders: BTreeMap<Ipv4Addr, String>,
@@ -163,6 +165,7 @@ impl Node {
             withheld: Withheld::default(),
             probation: Probation::default(),
             refused: BTreeSet::new(),
+            stuck: BTreeMap::new(),
             orphans: Orphans::default(),
             holders: BTreeMap::new(),
             adoption: None,

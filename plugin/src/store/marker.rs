@@ -77,12 +77,25 @@ impl Keeper {
         Ok(restored)
     }
 
-    /// Sets an address aside, in the order of safety rule ST6. Repeating it is harmless.
+    /// Sets an address aside that is all of its slot, in the order of safety rule ST6. Repeating it is harmless.
     ///
     /// # Errors
     /// See [`KeeperError`]; it may be half done, which a repetition or a start mends.
     pub fn quarantine(&self, marker: &Quarantine, kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse) -> Result<Quarantining, KeeperError> {
-        if let Some(why) = self.contradiction(marker.slot)? {
+        self.quarantine_of(marker, &BTreeSet::from([marker.slot]), kernel)
+    }
+
+    /// The same of a slot with several addresses, of which the adopted pool may lack some: `whole` is all that the release names of the slot.
+    ///
+    /// # Errors
+    /// As [`Keeper::quarantine`].
+    pub fn quarantine_of(
+        &self,
+        marker: &Quarantine,
+        whole: &BTreeSet<SlotAddress>,
+        kernel: &mut dyn FnMut(Ipv4Addr) -> KernelUse,
+    ) -> Result<Quarantining, KeeperError> {
+        if let Some(why) = self.contradiction(marker.slot, whole)? {
             return Ok(Quarantining::Refused(why));
         }
         self.complete(marker, Replacing::Free, kernel)
@@ -229,10 +242,11 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether the adopted pool knows the slot by other addresses only, or the address by another slot (safety rule RE2). A slot may have several.
-    fn contradiction(&self, slot: SlotAddress) -> Result<Option<String>, KeeperError> {
+    /// Whether the adopted pool knows the slot by an address that the release does not name, or the address by another slot (safety rule RE2).
+    fn contradiction(&self, slot: SlotAddress, whole: &BTreeSet<SlotAddress>) -> Result<Option<String>, KeeperError> {
         let Some(adopted) = self.adopted()?.filter(|adopted| adopted.find(slot.address) != Some(slot)) else { return Ok(None) };
-        let other = adopted.addresses().iter().find(|known| known.slot == slot.slot || known.address == slot.address);
+        let differs = |known: &SlotAddress| known.address == slot.address || (known.slot == slot.slot && !whole.contains(known));
+        let other = adopted.addresses().iter().find(|known| differs(known));
         Ok(other.map(|known| format!("the adopted pool has {known}, and the release names {slot}")))
     }
 }

@@ -57,6 +57,37 @@ fn st8_of_a_block_of_which_a_pod_has_an_address_nothing_is_set_aside() {
 }
 
 #[test]
+fn re2_a_block_of_which_one_address_is_reserved_goes_back_as_a_whole_unless_the_host_has_that_one() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", BLOCK]);
+        object.spec.effective.reserved = vec!["10.0.0.20/32".into()];
+        let mut node = machine.start();
+        let shown = seen(Some(&object), vec![imds("vm-1", &["10.0.0.5", "10.0.0.16"])]);
+        until(&mut node, &shown, |node, _| offered(node).is_some_and(|pool| pool.len() == 16));
+        run("ip", &["address", "add", "10.0.0.20/32", "dev", "lo"]);
+        let mut asking = asking_for_all(&object);
+        let refused = node.reconcile(&seen(Some(&asking), vec![])).unwrap().report.unwrap();
+        assert_eq!(
+            (&refused.agent.release_acks[0].quarantined, &refused.agent.release_acks[0].refused),
+            (&all(&["1/10.0.0.5"]), &all(&[BLOCK]))
+        );
+        let told = |report: &super::super::problems::Report| report.conditions(&[], &Time(jiff::Timestamp::UNIX_EPOCH))[0].message.clone();
+        assert!(told(&refused).contains("3/10.0.0.16/28 because of 10.0.0.20"), "{}", told(&refused));
+        run("ip", &["address", "del", "10.0.0.20/32", "dev", "lo"]);
+        asking.spec.revision += 1;
+        asking.spec.release[0].id += 1;
+        for revision in [asking.spec.revision, asking.spec.revision + 1] {
+            asking.spec.revision = revision;
+            let acknowledged = |outcome: &Outcome| outcome.report.as_ref().is_some_and(|report| !report.agent.release_acks.is_empty());
+            let aside = until(&mut node, &seen(Some(&asking), vec![]), |_, outcome| acknowledged(outcome)).report.unwrap();
+            assert_eq!(aside.agent.release_acks[0].quarantined, asking.spec.addresses);
+            assert_eq!((told(&aside), fs::read_dir(machine.path("state/quarantine")).unwrap().count()), (String::new(), 17));
+        }
+    });
+}
+
+#[test]
 fn pk1_each_address_of_a_block_is_unreachable_and_re7_of_a_lost_block_those_that_pods_have_are_told() {
     apart(|| {
         let machine = Machine::new();

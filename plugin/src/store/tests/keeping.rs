@@ -358,6 +358,21 @@ fn re2_each_address_of_a_slot_with_several_is_set_aside_and_none_that_it_lacks()
 }
 
 #[test]
+fn re2_what_the_pool_lacks_of_a_slot_is_set_aside_with_the_rest_unless_it_has_what_the_release_does_not_name() {
+    let node = Node::with_pool(&[4]);
+    let slot = |last: u8| SlotAddress { slot: 4, address: address(last) };
+    let keeper = node.open();
+    keeper.adopt(&Adoption { addresses: [4, 6].map(slot).into(), ..revision(5, &[4]) }).unwrap();
+    let aside = |named: &[u8]| {
+        let whole = named.iter().copied().map(slot).collect();
+        keeper.quarantine_of(&Quarantine { slot: slot(5), ..marker(4, 1) }, &whole, &mut free).unwrap()
+    };
+    assert!(matches!(aside(&[4, 5]), Quarantining::Refused(_)), "the pool has 10.240.0.6 there too");
+    assert_eq!(aside(&[4, 5, 6]), Quarantining::Done);
+    assert_eq!(keeper.quarantined().unwrap(), [Quarantine { slot: slot(5), ..marker(4, 1) }]);
+}
+
+#[test]
 fn re3_an_older_revision_is_not_adopted_even_after_a_boot() {
     let mut node = Node::with_pool(&[4]);
     node.open().adopt(&revision(5, &[4, 5])).unwrap();
