@@ -87,8 +87,10 @@ impl Cloud {
         let fixed = wanted.iter().filter_map(|want| want.address.map(|address| (want, address)));
         let mut taken = BTreeSet::new();
         for (want, address) in fixed.filter(|(want, address)| known(&want.name).is_none_or(|config| config.address != Some(*address))) {
-            taken.extend(range_of(address, want.block));
-            check(subnet, &self.ledger, address).map_err(|refusal| self.refused(&refusal, want, address, &subnet.id))?;
+            for address in range_of(address, want.block) {
+                check(subnet, &self.ledger, address).map_err(|refusal| self.refused(&refusal, want, address, &subnet.id))?;
+                taken.insert(address);
+            }
         }
         let full = |_| ArmError::subnet_is_full(&subnet.id, &subnet.prefix_text(), fresh.len());
         let blocks = lowest_blocks(subnet, &self.ledger, &taken, blocks.len()).map_err(full)?;

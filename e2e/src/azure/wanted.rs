@@ -119,7 +119,7 @@ fn parse_one(config: &Value, nic: &str) -> Result<Wanted, ArmError> {
         Some(length) => return Err(invalid(&format!("IP configuration {id}: a prefix length of {length} is not supported, only 28."))),
     };
     let address = match text("privateIPAllocationMethod") {
-        Some("Static") => Some(fixed(text("privateIPAddress"), &id)?),
+        Some("Static") => Some(fixed(text("privateIPAddress"), block, &id)?),
         _ => None,
     };
     let primary = properties.get("primary").and_then(Value::as_bool).unwrap_or(false);
@@ -129,13 +129,13 @@ fn parse_one(config: &Value, nic: &str) -> Result<Wanted, ArmError> {
     Ok(Wanted { id, name: name.into(), subnet, primary, address, block, properties: writable(properties, &APART) })
 }
 
-fn fixed(address: Option<&str>, id: &str) -> Result<Ipv4Addr, ArmError> {
+/// The address asked for; of a block the first, on a boundary of 16.
+fn fixed(address: Option<&str>, block: bool, id: &str) -> Result<Ipv4Addr, ArmError> {
     let address = address.ok_or_else(|| invalid(&format!("IP configuration {id} is static and has no private IP address.")))?;
-    address
-        .strip_suffix("/28")
-        .unwrap_or(address)
-        .parse()
-        .map_err(|_| ArmError::network(400, "InvalidIPAddressFormat", format!("IP address {address} of {id} is not valid.")))
+    let invalid = || ArmError::network(400, "InvalidIPAddressFormat", format!("IP address {address} of {id} is not valid."));
+    let text = if block { address.strip_suffix("/28").unwrap_or(address) } else { address };
+    let first: Ipv4Addr = text.parse().map_err(|_| invalid())?;
+    if block && !first.to_bits().is_multiple_of(16) { Err(invalid()) } else { Ok(first) }
 }
 
 pub(super) fn ids(properties: &Map<String, Value>, name: &str) -> BTreeSet<String> {

@@ -30,7 +30,7 @@ use crate::{
 pub use cluster::{ConfigRow, Overview, Problem, SubnetRow, overview};
 pub use connectivity::{Asked, Connectivity, Failure, Goal, Heard, Outcome, Probe, Way, choose_nodes, connectivity};
 pub use explain::{ExplainError, Explanation, Sees, Target, explain};
-pub use node::{NodeRow, NodeView, Rows, node, nodes};
+pub use node::{NodeRow, NodeView, Rows, carried, node, nodes};
 pub use plan::{PlanRow, Plans, plan};
 pub use preflight::{Check, Preflight, Verdict, preflight};
 pub use redact::{Redaction, redact};

@@ -60,6 +60,32 @@ pub fn room(limit: u16, slots: u16, carried: u16, unit: Unit) -> u16 {
     limit.checked_sub(slots).map_or(limit, |left| carried.saturating_add(left.saturating_mul(unit.size())))
 }
 
+/// What may go of so many that are too many, and from how many on, where slots of these units are attached: nothing where each carries more; anything as
+/// long as some are not of the unit that the pool is to consist of, else as many as the pool's `step`.
+#[must_use]
+pub fn surplus(attached: impl IntoIterator<Item = Unit>, over: u16, wanted: Unit, step: u16) -> (u16, u16) {
+    let fits: Vec<Unit> = attached.into_iter().filter(|unit| unit.size() <= over).collect();
+    let surplus = if fits.is_empty() { 0 } else { over };
+    (surplus, if fits.iter().all(|unit| *unit == wanted) { step } else { 1 })
+}
+
+/// What to ask for back: of the unit that the pool is not to consist of first, then the highest slots, so that the pool stays dense. As much as fits into
+/// the surplus and into a batch, but one slot at least.
+#[must_use]
+pub fn candidates(mut idle: Vec<SlotAddress>, wanted: Unit, surplus: u16, batch: u16) -> Vec<SlotAddress> {
+    idle.sort_by_key(|at| (at.unit == wanted, std::cmp::Reverse(at.slot)));
+    let (mut chosen, mut sum) = (vec![], 0_u16);
+    for at in idle {
+        let with = sum.saturating_add(at.unit.size());
+        if with <= surplus && (with <= batch || chosen.is_empty()) {
+            chosen.push(at);
+            sum = with;
+        }
+    }
+    chosen.sort();
+    chosen
+}
+
 impl Pool {
     /// The size of the steps in which the pool grows and shrinks.
     #[must_use]

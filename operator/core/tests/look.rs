@@ -188,6 +188,20 @@ fn a_plan_says_what_would_be_done() {
 }
 
 #[test]
+fn a_plan_gives_whole_blocks_back_or_none() {
+    let mut cluster = cluster();
+    let idle = |cluster: &mut Cluster, addresses: &[&str], attached: u16| {
+        let pool = &mut cluster.pools[0];
+        pool.spec.addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        pool.status.as_mut().unwrap().cloud.as_mut().unwrap().attached = attached;
+        let row = plan(cluster).nodes.remove(0);
+        (row.holds - row.target, row.change)
+    };
+    assert_eq!(idle(&mut cluster, &["1/10.0.0.16/28"], 16), (4, 0), "it stays as a whole");
+    assert_eq!(idle(&mut cluster, &["1/10.0.0.16/28", "2/10.0.0.32/28", "3/10.0.0.9"], 33), (21, -16), "and is more than a batch");
+}
+
+#[test]
 fn a_plan_has_what_new_nodes_are_filled_with_beforehand() {
     let mut cluster = cluster();
     let status = json!({"learned": [{"pool": "a", "nodes": 9, "needed": 30}]});
@@ -246,6 +260,10 @@ fn a_preflight_says_what_stands_in_the_way() {
     let mut cluster = cluster();
     snapshot("preflight.txt", &preflight(&cluster));
     assert!(preflight(&cluster).passed());
+    cluster.pools[0].spec.addresses.push("200/10.0.0.240/28".parse().unwrap());
+    let checks = preflight(&cluster).checks;
+    let blocks = checks.iter().find(|check| check.name == "blocks").unwrap();
+    assert!(blocks.found.starts_with("1 node with a /28: aks-1."), "{}", blocks.found);
     cluster.version = "v1.30.1".into();
     let checks = preflight(&cluster).checks;
     assert_eq!(checks[0].verdict, Verdict::Bad);

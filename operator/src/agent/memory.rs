@@ -9,7 +9,7 @@ use std::{
 };
 
 use azure_vnet_crds::AzureVnetNodeSpec;
-use azure_vnet_operator_core::adoption;
+use azure_vnet_operator_core::{adoption, blocks};
 use serde::{Deserialize, Serialize};
 
 const FORMAT: u32 = 1;
@@ -60,7 +60,7 @@ impl Memory {
     /// The addresses of the spec, to which packets were refused while no pod had them (safety rule PK1).
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<Ipv4Addr> {
-        adoption::listed(&self.spec).iter().map(|slot| slot.address).collect()
+        adoption::listed(&blocks::apart(self.spec.clone())).iter().map(|slot| slot.address).collect()
     }
 
     /// Replaces the record.
@@ -93,9 +93,18 @@ mod tests {
         let spec = AzureVnetNodeSpec { revision: 7, addresses: vec!["3/10.1.4.7".parse().unwrap()], ..AzureVnetNodeSpec::default() };
         let addresses = BTreeSet::from([[10, 1, 4, 7].into()]);
         let memory = Memory { object_uid: "u".into(), vm_id: "v".into(), spec, shown: addresses.clone(), hidden: addresses };
+        assert_eq!(memory.addresses().len(), 1);
         memory.save(folder.path()).unwrap();
         assert_eq!(Memory::load(folder.path()), Some(memory));
         fs::write(folder.path().join(FILE), "{\"format\": 9").unwrap();
         assert_eq!(Memory::load(folder.path()), None);
+    }
+
+    #[test]
+    fn pk1_of_a_block_packets_were_refused_to_each_address() {
+        let spec = AzureVnetNodeSpec { addresses: vec!["3/10.1.4.16/28".parse().unwrap()], ..AzureVnetNodeSpec::default() };
+        let memory = Memory { object_uid: "u".into(), vm_id: "v".into(), spec, shown: BTreeSet::new(), hidden: BTreeSet::new() };
+        let addresses = memory.addresses();
+        assert_eq!((addresses.len(), addresses.last()), (16, Some(&[10, 1, 4, 31].into())));
     }
 }

@@ -1,7 +1,7 @@
 //! One node's pool.
 
 use azure_vnet_crds::node::IntentOp;
-use azure_vnet_operator_core::look::{self, NodeView, ago};
+use azure_vnet_operator_core::look::{self, NodeView, ago, carried};
 use maud::{Markup, html};
 
 use super::{
@@ -54,9 +54,9 @@ fn map(view: &NodeView, max: u16) -> Vec<(u8, Slot, String)> {
         let lost = view.lost.iter().find(|at| at.slot == slot).copied();
         let leaving = released(slot) || removed(slot);
         match (lost, published) {
-            (Some(at), _) => (Slot::Lost, at.address.to_string()),
-            (None, at) if leaving => (Slot::Leaving, at.map(|at| at.address.to_string()).unwrap_or_default()),
-            (None, Some(at)) => (Slot::Published, at.address.to_string()),
+            (Some(at), _) => (Slot::Lost, carried(at)),
+            (None, at) if leaving => (Slot::Leaving, at.map(carried).unwrap_or_default()),
+            (None, Some(at)) => (Slot::Published, carried(at)),
             (None, None) if added(slot) => (Slot::Coming, String::new()),
             (None, None) => (Slot::Empty, String::new()),
         }

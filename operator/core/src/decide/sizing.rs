@@ -52,11 +52,8 @@ impl Sizes {
         let need = Need { used, room, exhausted, cordoned: step.observed.node.cordoned, holding, free: step.observed.free, unit };
         let (target, usual) = pool.sizes(begin::first(step), need);
         let wanted = blocks::wanted(step);
-        let over = holding.saturating_sub(target);
-        let fits: Vec<Unit> =
-            view.attached().filter(|at| !leaving.contains(at)).map(|at| at.unit).filter(|unit| unit.size() <= over).collect();
-        let surplus = if fits.is_empty() { 0 } else { over };
-        let least = if fits.iter().all(|unit| *unit == wanted) { pool.step(exhausted) } else { 1 };
+        let units = view.attached().filter(|at| !leaving.contains(at)).map(|at| at.unit);
+        let (surplus, least) = size::surplus(units, holding.saturating_sub(target), wanted, pool.step(exhausted));
         Self { holding, target, usual, used, cap: unit.whole(pool.most()).min(room), unit, surplus, least }
     }
 }
@@ -129,23 +126,11 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     step.spec.release.push(Release { id, nonce, addresses: candidates });
 }
 
-/// What to ask for: of the unit that the pool is not to consist of first, then the highest slots, so that the pool stays dense. As much as fits into
-/// the surplus and into a batch, but one slot at least.
+/// What to ask for: nothing that the agent refused lately.
 fn candidates(step: &Step<'_>, sizes: &Sizes, view: &View) -> Vec<SlotAddress> {
-    let wanted = blocks::wanted(step);
     let is_candidate = |at: &&SlotAddress| view.shows(**at) && !step.memory.refused.contains(at);
-    let mut all: Vec<SlotAddress> = step.spec.addresses.iter().filter(is_candidate).copied().collect();
-    all.sort_by_key(|at| (at.unit == wanted, std::cmp::Reverse(at.slot)));
-    let (mut chosen, mut sum) = (vec![], 0_u16);
-    for at in all {
-        let with = sum.saturating_add(at.unit.size());
-        if with <= sizes.surplus && (with <= step.policy.release.batch || chosen.is_empty()) {
-            chosen.push(at);
-            sum = with;
-        }
-    }
-    chosen.sort();
-    chosen
+    let all = step.spec.addresses.iter().filter(is_candidate).copied().collect();
+    size::candidates(all, blocks::wanted(step), sizes.surplus, step.policy.release.batch)
 }
 
 /// Whether the agent knows of an address that it could set aside: one that is listed, and neither leased nor set aside already.

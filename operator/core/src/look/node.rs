@@ -234,7 +234,8 @@ fn list(slots: &[SlotAddress]) -> String {
 }
 
 /// The address of a slot, or its block.
-pub(super) fn carried(at: SlotAddress) -> String {
+#[must_use]
+pub fn carried(at: SlotAddress) -> String {
     match at.unit {
         Unit::Address => at.address.to_string(),
         Unit::Block28 => format!("{}/{}", at.address, at.unit.prefix_len()),

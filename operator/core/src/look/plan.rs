@@ -100,6 +100,7 @@ fn sized(cluster: &Cluster, machine: &Machine, policy: &Policy, pool: &AzureVnet
     let status = pool.status.clone().unwrap_or_default();
     let (cloud, agent) = (status.cloud.unwrap_or_default(), status.agent.unwrap_or_default());
     let leaving: Vec<SlotAddress> = pool.spec.release.iter().flat_map(|release| release.addresses.clone()).collect();
+    let stays: Vec<SlotAddress> = pool.spec.addresses.iter().filter(|at| !leaving.contains(at)).copied().collect();
     let leaving = size::addresses(&leaving);
     let used = size::used(&agent, pool.spec.revision, leaving).saturating_add(size::kept_from_pods(&pool.spec));
     let exhausted = cloud.last_error.as_ref().is_some_and(|error| error.code.starts_with("SubnetIsFull"));
@@ -111,7 +112,8 @@ fn sized(cluster: &Cluster, machine: &Machine, policy: &Policy, pool: &AzureVnet
     let need = Need { used, room, exhausted, cordoned: machine.cordoned, holding, free, unit };
     let (target, usual) = policy.pool.sizes(first(cluster, machine, policy, pool), need);
     let holds = holding;
-    let step = policy.pool.step(exhausted);
+    let (wanted, over) = (policy.unit_on(pool.spec.node.kind), holds.saturating_sub(target));
+    let (surplus, least) = size::surplus(stays.iter().map(|at| at.unit), over, wanted, policy.pool.step(exhausted));
     let difference = i32::from(target) - i32::from(holds);
     let idle = difference < 0;
     let (change, why) = if policy.mode == Mode::Paused {
@@ -123,10 +125,10 @@ fn sized(cluster: &Cluster, machine: &Machine, policy: &Policy, pool: &AzureVnet
     } else if difference > 0 {
         let asked = if known { "attaches at once" } else { "a new node: attaches at once" };
         (difference, format!("{asked}, in one write"))
-    } else if idle && holds - target >= step && policy.release.enabled && !machine.cordoned {
-        let batch = (holds - target).min(policy.release.batch);
+    } else if surplus > 0 && surplus >= least && policy.release.enabled && !machine.cordoned {
+        let batch = size::addresses(&size::candidates(stays, wanted, surplus, policy.release.batch));
         let after = policy.release.after.as_secs() / 60;
-        (-i32::from(batch), format!("gives back {batch} of {} once idle for {after} min, the agent's word given", holds - target))
+        (-i32::from(batch), format!("gives back {batch} of {surplus} once idle for {after} min, the agent's word given"))
     } else if idle && !policy.release.enabled {
         (0, "idle addresses stay: pool.release.enabled is false".to_owned())
     } else if cloud.last_error.is_some() && holds < target {

@@ -5,8 +5,9 @@ use std::{
     fmt,
 };
 
-use azure_vnet_crds::{STARTUP_TAINT, config::PreflightFinding};
+use azure_vnet_crds::{AzureVnetNode, STARTUP_TAINT, config::PreflightFinding, node::SlotAddress};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Cluster, Machine, condition, last_segment, name, policy, text::plural};
 use crate::{
@@ -14,6 +15,9 @@ use crate::{
     policy::{Policy, Pool},
     provider::ProviderId,
 };
+
+/// How many nodes a line names.
+const NAMED: usize = 5;
 
 /// What was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,7 +62,7 @@ impl Preflight {
 /// Looks at a cluster.
 #[must_use]
 pub fn preflight(cluster: &Cluster) -> Preflight {
-    let checks = [version, definitions, configs, machines, other_plugin, taint, sizing, subnets, network, rights, parts];
+    let checks = [version, definitions, configs, machines, other_plugin, taint, sizing, subnets, network, rights, parts, blocks];
     Preflight { checks: checks.iter().map(|check| check(cluster)).collect() }
 }
 
@@ -185,6 +189,36 @@ fn taint(cluster: &Cluster) -> Check {
                 stuck.join(", ")
             ),
         ),
+    }
+}
+
+/// A version that does not know blocks cannot read an object that names one: whoever wants to go back to it has to see whether any does.
+fn blocks(cluster: &Cluster) -> Check {
+    let names_one = |pool: &&AzureVnetNode| serde_json::to_value(pool).is_ok_and(|object| names_block(&object));
+    let found: Vec<&str> = cluster.pools.iter().filter(names_one).map(|pool| name(&pool.metadata)).collect();
+    match found.as_slice() {
+        [] => good("blocks", "no node has a /28"),
+        found => {
+            let named = found.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+            let more = if found.len() > NAMED { " and others" } else { "" };
+            let found = plural(found.len(), "node");
+            good(
+                "blocks",
+                format!(
+                    "{found} with a /28: {named}{more}. A version without blocks cannot read them: before you go back to one, see docs/upgrade.md"
+                ),
+            )
+        }
+    }
+}
+
+/// Whether anything of an object is a block, or asks for one.
+fn names_block(part: &Value) -> bool {
+    match part {
+        Value::String(text) => text == "Block28" || text.parse::<SlotAddress>().is_ok_and(|at| !at.unit.is_address()),
+        Value::Array(items) => items.iter().any(names_block),
+        Value::Object(members) => members.values().any(names_block),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
