@@ -76,7 +76,7 @@ pub fn install_chart(cluster: &Cluster, chart: &Path, extra: &[&str]) -> Result<
 /// # Errors
 /// If `kubectl` or `helm` fails.
 pub fn upgrade(cluster: &Cluster, extra: &[&str]) -> Result<String> {
-    cluster.kubectl(&["apply", "--server-side", "-f", &chart().join("crds").to_string_lossy()])?;
+    cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &chart().join("crds").to_string_lossy()])?;
     helm(cluster, "upgrade", &chart(), extra)
 }
 

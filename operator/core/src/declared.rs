@@ -11,7 +11,8 @@ use crate::network::Finding;
 /// What the API server says of a field that it does not know.
 pub(crate) const WORDS: &str = ": field not declared in schema";
 /// What makes the cluster know all that the controller names.
-pub(crate) const REMEDY: &str = "apply those of the controller's version: `kubectl apply --server-side -f charts/azure-vnet/crds`";
+pub(crate) const REMEDY: &str =
+    "apply those of the controller's version: `kubectl apply --server-side --force-conflicts -f charts/azure-vnet/crds`";
 /// What the finding about it is called.
 pub const OUTDATED: &str = "CrdsOutdated";
 /// Fields that are remembered.
