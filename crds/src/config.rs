@@ -370,7 +370,8 @@ pub struct CniSpec {
     /// CNI version of the file: Auto, 0.3.0, 0.3.1, 0.4.0, 1.0.0 or 1.1.0. Auto takes the newest up to 1.0.0 that every plugin of the chain speaks.
     #[schemars(extend("enum" = ["Auto", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]))]
     pub cni_version: String,
-    /// How pods are wired to the node. Transparent: routed, one veth pair a pod.
+    /// How pods are wired to the node. Transparent: routed, one veth pair a pod. Bridge: by a bridge that takes over the node's addresses. Tunnel: by such
+    /// a bridge, and pods of one node reach one another through Azure's network. After a change new pods have the new mode; those that are there keep theirs.
     pub mode: WiringMode,
     /// The node's uplink, as in eth0; empty finds the NIC by its MAC address.
     #[schemars(length(max = 15), extend("x-kubernetes-validations" = schema::rules([
@@ -413,6 +414,10 @@ pub enum WiringMode {
     /// Routed, one veth a pod.
     #[default]
     Transparent,
+    /// On a bridge with the node's NIC.
+    Bridge,
+    /// On such a bridge, which passes everything on to Azure's network.
+    Tunnel,
 }
 
 /// How the controller uses Azure Resource Manager.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,16 +74,24 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins on all nodes.
+    /// Begins on all nodes, with five ADDs a second on each.
     ///
     /// # Errors
     /// If the API server refuses the pods.
     pub fn start(cluster: &Cluster) -> Result<Self> {
+        Self::every(BEAT, cluster)
+    }
+
+    /// Begins on all nodes, with so long between two ADDs of one.
+    ///
+    /// # Errors
+    /// If the API server refuses the pods.
+    pub fn every(beat: Duration, cluster: &Cluster) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let mut threads = vec![];
         for node in cluster.lab.nodes() {
             cluster.apply(&churn(node.name()))?;
-            let driver = Driver { node, shared: Arc::clone(&shared), boot: None, held: VecDeque::new(), number: 0 };
+            let driver = Driver { node, beat, shared: Arc::clone(&shared), boot: None, held: VecDeque::new(), number: 0 };
             threads.push(thread::spawn(move || driver.run()));
         }
         Ok(Self { shared, threads })
@@ -92,6 +101,18 @@ impl Load {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until more pods have run to their end than by now, and so many ADDs more were answered.
+    ///
+    /// # Errors
+    /// If that does not happen in time.
+    pub fn goes_on(&self, cluster: &Cluster, adds: u64) -> Result<()> {
+        let (before, ended_before) = (self.counts().adds, ended(cluster)?);
+        wait_for("pods and ADDs meanwhile", Duration::from_mins(1), || {
+            let done = self.counts().adds >= before + adds && ended(cluster)? > ended_before;
+            Ok(if done { Ok(()) } else { Err(self.counts().to_string()) })
+        })
     }
 
     /// Stops, takes all back, and looks for what is left.
@@ -104,10 +125,7 @@ impl Load {
             thread.join().map_err(|_| anyhow!("a driver panicked"))?;
         }
         let mut counts = self.counts();
-        for node in cluster.lab.nodes() {
-            let job = cluster.read(&format!("{}/churn-{}", api::JOBS, node.name()))?;
-            counts.pods += job["status"]["succeeded"].as_u64().unwrap_or_default();
-        }
+        counts.pods = ended(cluster)?;
         cluster.kubectl(&["delete", "jobs", "-l", "app=churn", "--cascade=foreground", "--timeout=90s"])?;
         counts.faults.extend(said_by_kubelets(cluster)?);
         counts.faults.extend(leaked(cluster)?);
@@ -124,6 +142,8 @@ impl Drop for Load {
 /// One node's driver.
 struct Driver {
     node: Node,
+    /// Between two ADDs.
+    beat: Duration,
     shared: Arc<Shared>,
     /// The boot, and when it was first seen.
     boot: Option<(String, Instant)>,
@@ -134,7 +154,7 @@ struct Driver {
 impl Driver {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let next = Instant::now() + BEAT;
+            let next = Instant::now() + self.beat;
             self.turn();
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
@@ -226,9 +246,12 @@ impl Driver {
         }
     }
 
-    /// Of our own plugin, from the list that the runtime reads.
+    /// Of our own plugin, from the list that the runtime reads: the first.
     fn configuration(&self) -> Result<Value> {
-        let path = self.node.host_path("/etc/cni/net.d/10-azure-vnet.conflist").context("the node is off")?;
+        let folder = self.node.host_path("/etc/cni/net.d").context("the node is off")?;
+        let mut lists = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+        lists.retain(|path| path.extension().is_some_and(|extension| extension == "conflist"));
+        let path = lists.into_iter().min().context("the node has no configuration")?;
         let list: Value = serde_json::from_slice(&std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
         let mut plugin = list["plugins"][0].clone();
         for field in ["cniVersion", "name"] {
@@ -236,6 +259,12 @@ impl Driver {
         }
         Ok(plugin)
     }
+}
+
+/// How many pods have run to their end.
+fn ended(cluster: &Cluster) -> Result<u64> {
+    let jobs = cluster.read(&format!("{}?labelSelector=app=churn", api::JOBS))?;
+    Ok(jobs["items"].as_array().into_iter().flatten().filter_map(|job| job["status"]["succeeded"].as_u64()).sum())
 }
 
 /// Two at a time that rest for a second each: about one a second.
@@ -265,7 +294,7 @@ spec:
 const YOUNG_WORDS: [&str; 2] = ["is not sealed in this boot", "no address is free: of 0 in the pool"];
 
 /// What kubelets told of sandboxes that were not made or not taken down.
-fn said_by_kubelets(cluster: &Cluster) -> Result<Vec<String>> {
+pub(super) fn said_by_kubelets(cluster: &Cluster) -> Result<Vec<String>> {
     let mut found = vec![];
     for reason in ["FailedCreatePodSandBox", "FailedKillPod"] {
         let events = cluster.read(&format!("{}?fieldSelector=reason={reason}", api::ALL_EVENTS))?;

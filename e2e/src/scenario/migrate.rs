@@ -1,16 +1,19 @@
-//! Nodes that change from another plugin's bridge to the VNET, one at a time, and back, as docs/migrate.md says.
+//! Nodes that change from another plugin to this project, one at a time, and back, as docs/migrate.md says.
 
-use std::net::Ipv4Addr;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Cluster, Pod, wait_for};
+use super::{Cluster, Pod, uninstall, wait_for};
 use crate::build::{OPERATOR_IMAGE, PROBE_IMAGE};
-use crate::lab::api;
+use crate::lab::{Node, api};
 
-/// The other plugin's configuration.
-const OTHER: &str = "/etc/cni/net.d/10-bridge.conflist";
+/// Where a runtime looks for configurations.
+const CONFIGURATIONS: &str = "/etc/cni/net.d";
+/// What the operator installs over.
+const PLUGINS: [&str; 2] = ["/opt/cni/bin/azure-vnet", "/opt/cni/bin/azure-vnet-ipam"];
 /// The set whose pods move.
 pub const MOVER: &str = "mover";
 const SOON: Duration = Duration::from_secs(90);
@@ -63,28 +66,47 @@ pub fn all_reach_all(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     Ok(())
 }
 
-/// Takes a node over: cordon, drain, the other's configuration away, label, reboot, uncordon. Answers that configuration.
+/// What another plugin has on a node, by path.
+pub type Files = Vec<(String, Vec<u8>)>;
+
+/// Takes a node over: cordon, drain, the other's configuration away, label, reboot, uncordon. Answers what the way back takes.
 ///
 /// # Errors
-/// If the node does not get ready, or its pod no address of the VNET.
-pub fn take_over(cluster: &Cluster, name: &str) -> Result<String> {
+/// If the node does not get ready, or its pod no address of ours.
+pub fn take_over(cluster: &Cluster, name: &str) -> Result<Files> {
     let node = cluster.lab.node(name).context("no such node")?;
     cluster.drain(name, &[])?;
-    let file = node.host_path(OTHER).context("the node is off")?;
-    let other = std::fs::read_to_string(&file)?;
-    std::fs::remove_file(&file)?;
+    let files = files(&node)?;
+    for (path, _) in files.iter().filter(|(path, _)| path.starts_with(CONFIGURATIONS)) {
+        std::fs::remove_file(node.host_path(path).context("the node is off")?)?;
+    }
     cluster.kubectl(&["label", "node", name, "azure-vnet=yes"])?;
     cluster.lab.reboot(name)?;
     cluster.kubectl(&["uncordon", name])?;
     await_address(cluster, name, true)?;
-    Ok(other)
+    Ok(files)
 }
 
-/// Gives a node back: drain, unlabel, restore it, the other's configuration back, reboot, uncordon.
+fn files(node: &Node) -> Result<Files> {
+    let folder = node.host_path(CONFIGURATIONS).context("the node is off")?;
+    let names = std::fs::read_dir(folder)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let lists = names.map(|name| format!("{CONFIGURATIONS}/{name}"));
+    let mut files = vec![];
+    for path in lists.chain(PLUGINS.map(str::to_owned)) {
+        match std::fs::read(node.host_path(&path).context("the node is off")?) {
+            Ok(content) => files.push((path, content)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {path}")),
+        }
+    }
+    Ok(files)
+}
+
+/// Gives a node back: drain, unlabel, restore it, the other's files back, reboot, uncordon.
 ///
 /// # Errors
 /// If anything of ours is left on it, or its pod has no address of the other plugin.
-pub fn give_back(cluster: &Cluster, name: &str, other: &str) -> Result<()> {
+pub fn give_back(cluster: &Cluster, name: &str, files: &Files) -> Result<()> {
     let node = cluster.lab.node(name).context("no such node")?;
     cluster.drain(name, &[])?;
     // A set's own pod stays through a drain, and would keep its address.
@@ -98,7 +120,12 @@ pub fn give_back(cluster: &Cluster, name: &str, other: &str) -> Result<()> {
     })?;
     restore(cluster, name)?;
     cluster.kubectl(&["taint", "node", name, "azure-vnet.dev/leaving-"])?;
-    std::fs::write(node.host_path(OTHER).context("the node is off")?, other)?;
+    for (path, content) in files {
+        let there = node.host_path(path).context("the node is off")?;
+        std::fs::write(&there, content)?;
+        let mode = if path.starts_with(CONFIGURATIONS) { 0o644 } else { 0o755 };
+        std::fs::set_permissions(&there, std::fs::Permissions::from_mode(mode))?;
+    }
     cluster.lab.reboot(name)?;
     cluster.kubectl(&["uncordon", name])?;
     await_address(cluster, name, false)
@@ -136,12 +163,14 @@ pub fn restore(cluster: &Cluster, node: &str) -> Result<()> {
     cluster.kubectl(&["delete", "pod", &pod, "--wait=false"]).map(drop)
 }
 
-fn await_address(cluster: &Cluster, node: &str, of_vnet: bool) -> Result<()> {
+/// Until the node's pod has an address that this project attached, or one that it did not.
+fn await_address(cluster: &Cluster, node: &str, ours: bool) -> Result<()> {
     wait_for("the node's pod to have an address of its new network", SOON, || {
+        let attached = uninstall::attached(cluster)?;
         let pods = cluster.pods(&format!("app={MOVER}"))?;
         let address = pods.iter().find(|pod| pod.node == node).map(|pod| pod.address);
-        let is_of_vnet = |address: Ipv4Addr| address.octets()[..2] == [10, 240];
-        Ok(if address.map(is_of_vnet) == Some(of_vnet) { Ok(()) } else { Err(format!("{address:?}")) })
+        let is_there = address.is_some_and(|address| attached.contains(&address) == ours);
+        Ok(if is_there { Ok(()) } else { Err(format!("{address:?}")) })
     })
 }
 

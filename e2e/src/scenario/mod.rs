@@ -14,6 +14,7 @@ pub mod flows;
 mod install;
 pub mod load;
 pub mod migrate;
+mod modes;
 mod names;
 mod planned;
 mod quarantine;

@@ -4,12 +4,13 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use azure_vnet_plugin_core::attachment::Mode;
 use serde_json::Value;
 
 use super::failover::Leader;
 use super::flows::Flows;
 use super::load::{self, Load};
-use super::{Checker, Cluster, Pod, wait_for, wait_ready};
+use super::{Checker, Cluster, Pod, modes, wait_for, wait_ready};
 use crate::build::{Cache, EARLIER_IMAGE, EARLIER_MARK, earlier};
 use crate::lab::api;
 use crate::lab::{Lab, LabOptions};
@@ -144,9 +145,9 @@ pub fn kill_leader(cluster: &Cluster) -> Result<()> {
 /// How much is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// An upgrade, a dead controller, one renewed node, and a rollback.
+    /// An upgrade, a change to bridge mode and back, a dead controller, one renewed node, and a rollback.
     Short,
-    /// So many rounds of it, each with all nodes and two dead controllers.
+    /// So many rounds of it, each with all nodes and two dead controllers; every second one with tunnel mode.
     Rounds(u32),
 }
 
@@ -170,6 +171,9 @@ pub fn run(extent: Extent, tell: &mut dyn FnMut(&str)) -> Result<load::Counts> {
         let bytes = undisturbed(&cluster, || {
             upgrade(&cluster)?;
             step("upgraded");
+            let mode = if round % 2 == 1 { Mode::Bridge } else { Mode::Tunnel };
+            modes::there_and_back(&cluster, &load, mode)?;
+            step(&format!("changed to {mode} mode and back"));
             kill_leader(&cluster)?;
             step("killed the leader");
             Ok(())

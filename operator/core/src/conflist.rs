@@ -92,6 +92,8 @@ impl Conflist {
 fn ours(mode: WiringMode, master: &str, mtu: u32) -> Value {
     let mode = match mode {
         WiringMode::Transparent => "transparent",
+        WiringMode::Bridge => "bridge",
+        WiringMode::Tunnel => "tunnel",
     };
     let mut plugin = Map::new();
     plugin.insert("type".into(), PLUGIN.into());
@@ -221,10 +223,11 @@ mod tests {
     #[test]
     fn what_is_set_is_passed_on() {
         let chain = vec![json!({"type": "bandwidth", "ipam": {"type": "host-local"}}).as_object().cloned().unwrap()];
-        let cni = CniSpec { master: "eth0".into(), mtu: 1400, chain, ..CniSpec::default() };
+        let cni = CniSpec { mode: WiringMode::Tunnel, master: "eth0".into(), mtu: 1400, chain, ..CniSpec::default() };
         let conflist = desire(&cni).unwrap();
         let list: Value = serde_json::from_str(&conflist.render("1.1.0")).unwrap();
         assert_eq!(list["cniVersion"], "1.1.0");
+        assert_eq!(list["plugins"][0]["mode"], "tunnel");
         assert_eq!(list["plugins"][0]["master"], "eth0");
         assert_eq!(list["plugins"][0]["mtu"], 1400);
         let names: Vec<_> = conflist.plugins.iter().map(PluginName::as_str).collect();
