@@ -12,7 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::build::Architecture;
-use crate::scenario::rolling;
+use crate::scenario::{original, rolling};
 
 /// Builds, shows, tests and measures azure-vnet on this machine.
 #[derive(Debug, Parser)]
@@ -54,7 +54,7 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Upgrades, rolls back, drains, reboots and kills in a lab while pods come and go, and counts what fails. Needs root.
+    /// Upgrades, changes modes, rolls back, drains, reboots, kills and takes over from the original while pods come and go, and counts what fails. Needs root.
     Soak {
         /// How many rounds of all of it, of about three minutes each.
         #[arg(long, default_value_t = 5)]
@@ -147,7 +147,8 @@ fn run(command: Command) -> Result<()> {
 
 fn soak(rounds: u32) -> Result<()> {
     let mut tell = |line: &str| _ = writeln!(std::io::stdout(), "{line}");
-    rolling::run(rolling::Extent::Rounds(rounds), &mut tell).map(drop)
+    rolling::run(rolling::Extent::Rounds(rounds), &mut tell)?;
+    original::run(rounds, &mut tell)
 }
 
 fn dist(folder: &std::path::Path, version: Option<&str>, architectures: &[Architecture]) -> Result<()> {

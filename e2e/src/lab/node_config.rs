@@ -64,6 +64,12 @@ metricsBindAddress: 127.0.0.1:10249
     )
 }
 
+/// As the original ships it.
+pub const ORIGINAL_CONFLIST: &str = r#"{"cniVersion":"0.3.0","name":"azure","plugins":[
+ {"type":"azure-vnet","mode":"transparent","ipsToRouteViaHost":["169.254.20.10"],"ipam":{"type":"azure-vnet-ipam"}},
+ {"type":"portmap","capabilities":{"portMappings":true},"snat":true}]}
+"#;
+
 /// The reference plugins, to try the lab itself. Debian's speak CNI 1.0.0 at most.
 #[must_use]
 pub fn bridge_conflist(machine: &Machine) -> String {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount};
 
-use super::node_config::{CONTAINERD, KUBELET, bridge_conflist, kube_proxy};
+use super::node_config::{CONTAINERD, KUBELET, ORIGINAL_CONFLIST, bridge_conflist, kube_proxy};
 use super::options::{Cni, LabOptions};
 use super::plan::{HIERARCHIES, Machine, WIRESERVER};
 use super::run::{run, start, write};
@@ -39,6 +39,8 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("kernel/keys/root_maxkeys", "1000000"),
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
+/// The original's stand-in.
+const ORIGINAL: &str = include_str!("original.sh");
 const DEVICES: &[(&str, u32, u32)] = &[
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -211,13 +213,7 @@ fn run_node(machine: &Machine, options: &LabOptions) -> Result<()> {
     write("/etc/containerd/config.toml", CONTAINERD)?;
     write("/etc/kubelet.yaml", KUBELET)?;
     write("/etc/kube-proxy.yaml", &kube_proxy(&machine.name, options))?;
-    // As a machine's image brings them: who takes them away has taken them away for good.
-    if options.cni == Cni::Bridge && !Path::new("/opt/cni/bin/bridge").exists() {
-        for plugin in ["bridge", "host-local", "loopback", "portmap"] {
-            fs::copy(Path::new("/usr/lib/cni").join(plugin), Path::new("/opt/cni/bin").join(plugin))?;
-        }
-        write("/etc/cni/net.d/10-bridge.conflist", &bridge_conflist(machine))?;
-    }
+    bring_plugins(machine, options.cni)?;
     let program = |name: &str| {
         let mut command = Command::new(Path::new("/kube/bin").join(name));
         command.env_clear().env("PATH", "/kube/bin:/usr/sbin:/usr/bin").env("HOME", "/root");
@@ -248,6 +244,33 @@ fn run_node(machine: &Machine, options: &LabOptions) -> Result<()> {
     start(&mut kubelet, Path::new("/var/log/kubelet"))?;
     start(program("kube-proxy").arg("--config=/etc/kube-proxy.yaml"), Path::new("/var/log/kube-proxy"))?;
     Ok(())
+}
+
+/// As a machine's image brings them: who takes them away has taken them away for good.
+fn bring_plugins(machine: &Machine, cni: Cni) -> Result<()> {
+    let (reference, list): (&[&str], _) = match cni {
+        Cni::None => return Ok(()),
+        Cni::Bridge => (&["bridge", "host-local", "loopback", "portmap"], ("10-bridge.conflist", bridge_conflist(machine))),
+        Cni::Original => {
+            // The original leaves this to who sets the machine up.
+            write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            (&["loopback", "portmap"], ("10-azure.conflist", ORIGINAL_CONFLIST.to_owned()))
+        }
+    };
+    let bin = Path::new("/opt/cni/bin");
+    if bin.join("loopback").exists() {
+        return Ok(());
+    }
+    for plugin in reference {
+        fs::copy(Path::new("/usr/lib/cni").join(plugin), bin.join(plugin))?;
+    }
+    if cni == Cni::Original {
+        for plugin in ["azure-vnet", "azure-vnet-ipam"] {
+            write(bin.join(plugin), ORIGINAL)?;
+            fs::set_permissions(bin.join(plugin), fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    write(Path::new("/etc/cni/net.d").join(list.0), &list.1)
 }
 
 fn await_containerd(program: &dyn Fn(&str) -> Command) -> Result<()> {

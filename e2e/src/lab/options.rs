@@ -17,6 +17,8 @@ pub enum Cni {
     None,
     /// The reference plugins `bridge` and `host-local`.
     Bridge,
+    /// A stand-in for the original azure-vnet, in transparent mode.
+    Original,
 }
 
 /// How kube-proxy programs the kernel.

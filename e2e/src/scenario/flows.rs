@@ -51,6 +51,14 @@ impl<'a> Flows<'a> {
         })
     }
 
+    /// All pods of the connections.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub fn pods(&self) -> Result<Vec<Pod>> {
+        self.cluster.pods("app%20in%20(echo,flow)")
+    }
+
     /// The same for the last time; answers how many bytes came back in all.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ pub mod load;
 pub mod migrate;
 mod modes;
 mod names;
+pub mod original;
 mod planned;
 mod quarantine;
 mod reach;

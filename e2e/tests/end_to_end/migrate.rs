@@ -1,9 +1,9 @@
-//! From another plugin's bridge to the VNET and back, node by node.
+//! From another plugin's bridge to the VNET and back, node by node; from the original plugins to ours, node by node and back, and in place.
 
 use std::time::Duration;
 
 use azure_vnet_e2e::lab::{Cni, Lab, LabOptions};
-use azure_vnet_e2e::scenario::{self, Cluster, migrate, uninstall};
+use azure_vnet_e2e::scenario::{self, Cluster, migrate, original, uninstall};
 
 #[test]
 fn nodes_change_from_a_bridge_with_private_addresses_to_the_vnet_one_by_one_and_back() {
@@ -26,4 +26,9 @@ fn nodes_change_from_a_bridge_with_private_addresses_to_the_vnet_one_by_one_and_
     let pods = migrate::pods(&cluster, migrate::MOVER).unwrap();
     migrate::all_reach_all(&cluster, &pods).unwrap();
     lab.down().unwrap();
+}
+
+#[test]
+fn nodes_change_from_the_original_one_by_one_and_back_and_in_place_under_lasting_connections() {
+    original::run(1, &mut |line| println!("{line}")).unwrap();
 }
