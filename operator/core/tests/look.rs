@@ -195,10 +195,12 @@ fn a_plan_gives_whole_blocks_back_or_none() {
         pool.spec.addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
         pool.status.as_mut().unwrap().cloud.as_mut().unwrap().attached = attached;
         let row = plan(cluster).nodes.remove(0);
-        (row.holds - row.target, row.change)
+        (row.holds - row.target, row.change, row.why)
     };
-    assert_eq!(idle(&mut cluster, &["1/10.0.0.16/28"], 16), (4, 0), "it stays as a whole");
-    assert_eq!(idle(&mut cluster, &["1/10.0.0.16/28", "2/10.0.0.32/28", "3/10.0.0.9"], 33), (21, -16), "and is more than a batch");
+    let (over, change, why) = idle(&mut cluster, &["1/10.0.0.16/28"], 16);
+    assert_eq!((over, change, why.as_str()), (4, 0, "as it should be"), "it stays as a whole");
+    let (over, change, _) = idle(&mut cluster, &["1/10.0.0.16/28", "2/10.0.0.32/28", "3/10.0.0.9"], 33);
+    assert_eq!((over, change), (21, -16), "and is more than a batch");
 }
 
 #[test]

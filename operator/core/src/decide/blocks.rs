@@ -91,8 +91,12 @@ pub fn was_denied(step: &Step<'_>, last: &Attempt) -> bool {
     last.intent.is_some() && last.intent == step.memory.asked_for_blocks && why(last).is_some()
 }
 
-/// Notes that Azure gave no block, and forgets it after a while.
+/// Notes that Azure gave no block, and forgets it after a while, or once none is asked for.
 pub fn keep(step: &mut Step<'_>) {
+    if step.policy.unit != Unit::Block28 {
+        step.memory.denied = None;
+        return;
+    }
     let last = step.observed.last.as_ref().filter(|last| was_denied(step, last));
     let denied = last.and_then(|last| Some(Denied { at: last.at, why: why(last)? }));
     if let Some(denied) = denied.filter(|denied| step.memory.denied.as_ref().is_none_or(|known| known.at < denied.at)) {
@@ -101,7 +105,7 @@ pub fn keep(step: &mut Step<'_>) {
     }
     let Some(begun) = step.memory.denied.as_ref().map(|denied| denied.at) else { return };
     match REST.checked_sub(since(begun, step.now)) {
-        Some(rest) if !rest.is_zero() && step.policy.unit == Unit::Block28 => step.wake(rest),
+        Some(rest) if !rest.is_zero() => step.wake(rest),
         Some(_) | None => step.memory.denied = None,
     }
 }

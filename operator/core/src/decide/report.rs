@@ -40,14 +40,14 @@ pub fn write(step: &mut Step<'_>) {
     });
     step.cloud.last_id = step.cloud.last_id.max(step.memory.last_id);
     let writes = step.observed.last.as_ref();
-    let failed = step.observed.read_failure.as_ref().or(writes).and_then(|last| Some((last, last.result.as_ref().err()?)));
+    // Single addresses are asked for in place of blocks.
+    let standing = writes.filter(|last| !blocks::was_denied(step, last));
+    let failed = step.observed.read_failure.as_ref().or(standing).and_then(|last| Some((last, last.result.as_ref().err()?)));
     match failed {
         Some((last, error)) => step.cloud.last_error = Some(cloud_error(last, error)),
         None if writes.is_some() || sizes.is_some_and(|sizes| sizes.holding >= sizes.target) => step.cloud.last_error = None,
         None => {}
     }
-    // Single addresses are asked for in place of blocks.
-    let standing = writes.filter(|last| !blocks::was_denied(step, last));
     let error = gone(step.observed.read_failure.as_ref()).or(standing.and_then(|last| last.result.as_ref().err()));
     let found = conditions(step, sizes.as_ref(), error);
     let none = Cloud::default();

@@ -150,6 +150,7 @@ fn a_fragmented_subnet_gives_single_addresses_at_once_and_is_told() {
     world.ended(send.intent, failure(Class::SubnetFull, Trace::None));
     let next = sent(&mut world);
     assert_eq!((next.change.unit, next.change.add.len()), (Unit::Address, 8), "with all that is usual: the subnet is not full");
+    assert_eq!(world.cloud().last_error, None, "nothing is in the way of single addresses");
     world.apply(&next.change);
     world.pass(1);
     world.ended(next.intent, Ok(()));
@@ -181,6 +182,21 @@ fn blocks_that_azure_refuses_are_named_and_a_full_subnet_is_full_for_single_addr
     world.store(&decision);
     assert_eq!(world.condition("NicWritable").reason, "SubnetExhausted", "now it is");
     assert!(world.events.contains(&"BlocksRefused"));
+}
+
+#[test]
+fn nothing_is_told_of_blocks_that_are_asked_for_no_more() {
+    let mut world = World::new(&[]).with_blocks();
+    let send = sent(&mut world);
+    world.policy.unit = Unit::Address;
+    world.pass(1);
+    world.ended(send.intent, failure(Class::Rejected, Trace::None));
+    for _ in 0..3 {
+        world.read();
+        let decision = world.decide();
+        world.store(&decision);
+        assert!(!world.events.contains(&"BlocksRefused"), "{:?}", world.events);
+    }
 }
 
 #[test]
