@@ -43,8 +43,8 @@ impl Run<'_> {
     pub(super) fn add(&self, add: &Add) -> Result<Done, CniError> {
         let host_link = wiring::host_link(add.conf.mode, &add.conf.name, &add.attachment, add.pod.as_ref())
             .map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?;
-        let netns = Netns::open(add.netns.as_str()).map_err(|error| errors::netns(&error))?;
         let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
+        let netns = Netns::beside(&host, add.netns.as_str()).map_err(|error| errors::netns(&error))?;
         let (pod, cookie) = netns.netlink_and_cookie().map_err(|error| errors::netns(&error))?;
         match (self.role, &add.conf.ipam) {
             (Role::Ipam, Ipam::Own(own)) => self.lease_only(add, own, host_link, cookie, &mut host),

@@ -83,9 +83,9 @@ fn check_wiring(check: &Add, lease: Option<Settled>) -> Result<Done, CniError> {
 
 /// What the kernel does not show, in words.
 fn missing(check: &Add, previous: &Answer, settled: Settled, addresses: Vec<IpNet>) -> Result<Vec<String>, CniError> {
-    let netns = Netns::open(check.netns.as_str()).map_err(|error| errors::netns(&error))?;
     let netlink = |error| errors::netlink(&error);
     let mut host = Netlink::open().map_err(netlink)?;
+    let netns = Netns::beside(&host, check.netns.as_str()).map_err(|error| errors::netns(&error))?;
     let mut pod = netns.netlink().map_err(|error| errors::netns(&error))?;
     let (mut rules, mut way) = (Vec::new(), Way::Routed);
     let frames = match settled.mode {
