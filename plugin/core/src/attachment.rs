@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 
 use sha1_smol::Sha1;
 
+use crate::hex;
+
 /// Why a text is none of the names of this module.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?} is not valid: {rule}")]
@@ -127,8 +129,7 @@ pub struct AttachmentHash([u8; 20]);
 
 impl fmt::Display for AttachmentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (words, _) = self.0.as_chunks();
-        words.iter().try_for_each(|word| write!(f, "{:08x}", u32::from_be_bytes(*word)))
+        f.write_str(&hex::of(&self.0))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::attachment::NameError;
+use crate::{attachment::NameError, hex};
 
 /// The kernel's random id of a boot, as `/proc/sys/kernel/random/boot_id` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,12 +46,7 @@ impl StoreId {
     /// Makes an id of random bytes.
     #[must_use]
     pub fn from_random(bytes: [u8; 16]) -> Self {
-        use fmt::Write as _;
-        let mut text = String::with_capacity(32);
-        for byte in bytes {
-            let _ = write!(text, "{byte:02x}");
-        }
-        Self(text)
+        Self(hex::of(&bytes))
     }
 }
 

@@ -22,8 +22,11 @@ impl<'a> Object<'a> {
 
     /// The field, unless it is absent or null.
     pub(crate) fn get(self, key: &str) -> Option<&'a Value> {
-        let any_case = || self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
-        self.0.get(key).or_else(any_case).filter(|value| !value.is_null())
+        let mut same = self.0.iter().filter(|(name, _)| name.eq_ignore_ascii_case(key));
+        let first = same.next()?;
+        // Others come into question only where two names differ in nothing but their casing.
+        let (_, value) = if first.0 == key { first } else { same.find(|(name, _)| *name == key).unwrap_or(first) };
+        Some(value).filter(|value| !value.is_null())
     }
 
     pub(crate) fn object(self, key: &str) -> Result<Option<Self>, TypeError> {

@@ -8,6 +8,7 @@ pub mod conf;
 pub mod error;
 pub mod frames;
 pub mod gc;
+mod hex;
 pub mod ipam;
 mod json;
 pub mod lease;

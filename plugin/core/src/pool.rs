@@ -42,12 +42,15 @@ impl FromStr for SlotAddress {
 
 /// Reads what is printed as `slot/a.b.c.d`, in one go, and answers what follows it: a pool has hundreds of them, and each ADD reads it.
 fn slot_and_address(text: &[u8]) -> Option<(SlotAddress, &[u8])> {
-    let (slot, text) = number(text)?;
-    let (a, text) = number(text.strip_prefix(b"/")?)?;
-    let (b, text) = number(text.strip_prefix(b".")?)?;
-    let (c, text) = number(text.strip_prefix(b".")?)?;
-    let (d, text) = number(text.strip_prefix(b".")?)?;
-    (slot > 0).then(|| (SlotAddress { slot, address: Ipv4Addr::new(a, b, c, d) }, text))
+    let (mut numbers, mut rest) = ([0; 5], text);
+    for (value, mark) in numbers.iter_mut().zip([None, Some(b'/'), Some(b'.'), Some(b'.'), Some(b'.')]) {
+        if let Some(mark) = mark {
+            rest = rest.strip_prefix(&[mark])?;
+        }
+        (*value, rest) = number(rest)?;
+    }
+    let [slot, octets @ ..] = numbers;
+    (slot > 0).then(|| (SlotAddress { slot, address: octets.into() }, rest))
 }
 
 /// The number up to 255 that a text begins with, without a leading zero, and the rest.

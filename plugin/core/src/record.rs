@@ -2,9 +2,12 @@
 //! What is torn, damaged or of another version is refused as a whole; nothing is read by halves.
 
 use std::{
+    borrow::Cow,
     fmt::{Display, Write as _},
     str::FromStr,
 };
+
+use crate::hex;
 
 const MAGIC: &str = "azure-vnet";
 const VERSION: u32 = 1;
@@ -46,7 +49,7 @@ impl Writer {
     pub(crate) fn field(mut self, key: &'static str, value: impl Display) -> Self {
         let start = self.body.len();
         let _ = write!(self.body, "{key} {value}");
-        if self.body.get(start..).is_some_and(|line| line.contains(['\n', '\\'])) {
+        if self.body.bytes().skip(start).any(|byte| matches!(byte, b'\n' | b'\\')) {
             let escaped = escape(self.body.get(start..).unwrap_or_default());
             self.body.truncate(start);
             self.body.push_str(&escaped);
@@ -65,7 +68,7 @@ impl Writer {
 
     pub(crate) fn finish(self) -> String {
         let Self { kind, body } = self;
-        format!("{MAGIC} {VERSION} {kind} {:08x}\n{body}", checksum(kind, &body))
+        format!("{MAGIC} {VERSION} {kind} {}\n{body}", checksum(kind, &body))
     }
 }
 
@@ -89,7 +92,7 @@ impl<'a> Reader<'a> {
             return Err(RecordError::Version(version));
         }
         let (Some(kind), Some(sum), None) = (words.next(), words.next(), words.next()) else { return Err(RecordError::Foreign) };
-        if sum != format!("{:08x}", checksum(kind, body)) {
+        if sum != checksum(kind, body) {
             return Err(RecordError::Checksum);
         }
         if !body.is_empty() && !body.ends_with('\n') {
@@ -108,11 +111,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn text(&mut self, key: &'static str) -> Result<String, RecordError> {
-        self.next_if(key).and_then(unescape).ok_or(RecordError::Field(key))
+        self.unescaped(key).map(Cow::into_owned)
     }
 
     pub(crate) fn field<T: FromStr>(&mut self, key: &'static str) -> Result<T, RecordError> {
-        self.text(key)?.parse().map_err(|_| RecordError::Field(key))
+        self.unescaped(key)?.parse().map_err(|_| RecordError::Field(key))
     }
 
     pub(crate) fn optional<T: FromStr>(&mut self, key: &'static str) -> Result<Option<T>, RecordError> {
@@ -145,6 +148,10 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(RecordError::Surplus) }
     }
 
+    fn unescaped(&mut self, key: &'static str) -> Result<Cow<'a, str>, RecordError> {
+        self.next_if(key).and_then(unescape).ok_or(RecordError::Field(key))
+    }
+
     /// The value of the next line, if that has this key.
     fn next_if(&mut self, key: &str) -> Option<&'a str> {
         let value = self.rest.strip_prefix(key)?.strip_prefix(' ')?;
@@ -155,21 +162,22 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn checksum(kind: &str, body: &str) -> u32 {
+/// As eight digits.
+fn checksum(kind: &str, body: &str) -> String {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(kind.as_bytes());
     hasher.update(b"\n");
     hasher.update(body.as_bytes());
-    hasher.finalize()
+    hex::of(&hasher.finalize().to_be_bytes())
 }
 
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\n', "\\n")
 }
 
-fn unescape(text: &str) -> Option<String> {
+fn unescape(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains('\\') {
-        return Some(text.to_owned());
+        return Some(Cow::Borrowed(text));
     }
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -183,5 +191,5 @@ fn unescape(text: &str) -> Option<String> {
             c => c,
         });
     }
-    Some(plain)
+    Some(Cow::Owned(plain))
 }

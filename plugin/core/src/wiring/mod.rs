@@ -17,7 +17,10 @@ pub use self::{
     plan::{Bridged, HostEnd, Observed, PodEnd, Step, Way, Wiring},
     takeover::Takeover,
 };
-use crate::attachment::{Attachment, IfName, Mode, NameError, NetworkName, PodRef};
+use crate::{
+    attachment::{Attachment, IfName, Mode, NameError, NetworkName, PodRef},
+    hex,
+};
 
 /// What every host link's name starts with; policy engines look for it.
 pub const HOST_LINK_PREFIX: &str = "azv";
@@ -46,9 +49,11 @@ pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = self.0.iter();
-        bytes.next().map_or(Ok(()), |first| write!(f, "{first:02x}"))?;
-        bytes.try_for_each(|byte| write!(f, ":{byte:02x}"))
+        let pairs = self.0.iter().flat_map(|byte| {
+            let [high, low] = hex::digits(*byte);
+            [':', high, low]
+        });
+        f.write_str(&pairs.skip(1).collect::<String>())
     }
 }
 
@@ -95,7 +100,7 @@ pub fn host_link(mode: Mode, network: &NetworkName, attachment: &Attachment, pod
         (Mode::Transparent, Some(pod)) if attachment.if_name.as_str() == POD_INTERFACE => format!("{}.{}", pod.namespace, pod.name),
         (Mode::Transparent | Mode::Bridge | Mode::Tunnel, _) => format!("{network}{}{}", attachment.container, attachment.if_name),
     };
-    let hex = hex(&Sha1::from(key).digest().bytes());
+    let hex = hex::of(&Sha1::from(key).digest().bytes());
     format!("{HOST_LINK_PREFIX}{}", hex.get(..11).unwrap_or_default()).parse()
 }
 
@@ -119,14 +124,6 @@ fn first_bytes(attachment: &Attachment) -> [u8; 4] {
     sha1.update(b"link\0");
     sha1.update(attachment.to_string().as_bytes());
     sha1.digest().bytes().first_chunk().copied().unwrap_or_default()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// What a host link says of itself: `azure-vnet:<container>/<interface> <address>` (safety rule CM6).
