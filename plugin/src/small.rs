@@ -9,8 +9,8 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-/// Longer than any file of the store, but for pools of many addresses.
-const MOST_LIKELY: usize = 4096;
+/// Longer than most of what is read: a configuration, a lease. What room is left over moves all that comes later on by as much, onto other pages.
+const MOST_LIKELY: usize = 1024;
 /// Longer than any pool; what is longer is read in pieces.
 const LONGEST: usize = 1 << 16;
 
@@ -61,14 +61,25 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) fn input() -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(MOST_LIKELY);
     while retry_on_intr(|| rustix::io::read(rustix::stdio::stdin(), spare_capacity(&mut bytes)))? > 0 {
-        bytes.reserve(MOST_LIKELY / 2);
+        bytes.reserve(1);
     }
     Ok(bytes)
 }
 
-/// The content of an open file up to `most`, wherever its offset stands.
-pub(crate) fn read_whole(file: &File, most: usize) -> io::Result<Vec<u8>> {
-    collect(MOST_LIKELY, |bytes| match bytes.len() {
+/// Writes all of it to standard output, without the buffer that the standard library would have for it.
+pub(crate) fn output(mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match retry_on_intr(|| rustix::io::write(rustix::stdio::stdout(), bytes))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes = bytes.get(written..).unwrap_or_default(),
+        }
+    }
+    Ok(())
+}
+
+/// The content of an open file up to `most`, wherever its offset stands. It is `likely` shorter than that.
+pub(crate) fn read_whole(file: &File, likely: usize, most: usize) -> io::Result<Vec<u8>> {
+    collect(likely, |bytes| match bytes.len() {
         read if read >= most => Ok(0),
         read => rustix::io::pread(file, spare_capacity(bytes), read.try_into().unwrap_or(u64::MAX)),
     })

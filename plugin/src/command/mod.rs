@@ -254,7 +254,9 @@ fn fail(version: CniVersion, error: &CniError) -> ExitCode {
 
 /// Writes an answer in one call.
 fn write_json(answer: &Value) -> io::Result<()> {
-    say(&mut io::stdout(), &answer.to_string())
+    let mut text = serde_json::to_vec(answer)?;
+    text.push(b'\n');
+    small::output(&text)
 }
 
 fn say(out: &mut dyn Write, text: &str) -> io::Result<()> {

@@ -26,6 +26,8 @@ pub(super) const NEW: &str = ".new-";
 
 /// No record is longer; a file that is gets cut here, and with it becomes unreadable.
 const MOST_READ: usize = 1 << 16;
+/// Most are shorter.
+const LIKELY: usize = 1 << 10;
 
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     absent(small::read(path)).map_err(failed("read", path))
@@ -43,7 +45,7 @@ pub(super) fn is_seen_at(seen: &Seen, path: &Path) -> Result<bool, FileError> {
 
 /// The content of an open record, wherever the file's offset stands.
 pub(super) fn read_whole(file: &File, path: &Path) -> Result<Vec<u8>, FileError> {
-    small::read_whole(file, MOST_READ).map_err(failed("read", path))
+    small::read_whole(file, LIKELY, MOST_READ).map_err(failed("read", path))
 }
 
 pub(super) fn open(path: &Path) -> Result<Option<File>, FileError> {

@@ -21,6 +21,7 @@ use super::{
     FileError, Held, LeaseError, Lock, Origin, PoolError, Store, Supply, files,
     supply::{Offer, Seal},
 };
+use crate::small;
 
 /// Addresses that others took between choosing and linking, before ADD gives up: far more than there are addresses.
 const MOST_LOSSES: usize = 1024;
@@ -242,9 +243,10 @@ impl Store {
         if self.indexed(&request.attachment)?.is_some_and(|lease| lease.boot == self.boot) {
             return Ok(Commit::AlreadyHeld);
         }
-        let made = self.place(&lock, &lease).map_err(|error| self.vanished(error))?;
+        let record = lease.print();
+        let made = self.place(&lock, &lease, &record).map_err(|error| self.vanished(error))?;
         Ok(made.map_or(Commit::Taken, |file| {
-            let held = Held::new(self, lease, file, Origin::Created);
+            let held = Held::new(self, lease, record.into_bytes(), file, Origin::Created);
             Commit::Granted(Box::new(Granted { held, pool, skipped: Vec::new(), seal }))
         }))
     }
@@ -262,9 +264,9 @@ impl Store {
 
     /// Puts a lease in place of nothing, or of a record that its caller found to be free. The index comes first: a lease that no
     /// index leads to would be lost to DEL, while an index without its lease is nothing. `None` where the address is taken after all.
-    pub(super) fn place(&self, _: &Lock, lease: &Lease) -> Result<Option<File>, FileError> {
+    pub(super) fn place(&self, _: &Lock, lease: &Lease, record: &str) -> Result<Option<File>, FileError> {
         let (path, index) = (self.lease_path(lease.address), self.index_path_of(&lease.attachment));
-        let (file, new) = files::create_new(&self.folder, &lease.print())?;
+        let (file, new) = files::create_new(&self.folder, record)?;
         let placed = Self::place_new(&file, [&new, &index, &path]);
         if !matches!(placed, Ok(true)) {
             let _ = files::remove(&new);
@@ -276,9 +278,10 @@ impl Store {
     fn place_new(file: &File, [new, index, path]: [&Path; 3]) -> Result<bool, FileError> {
         files::wait_for(file, new, Duration::ZERO)?;
         files::rename(new, index)?;
-        if files::inode(path)?.is_some() {
-            files::remove(path)?;
+        if files::link(index, path)? {
+            return Ok(true);
         }
+        files::remove(path)?;
         files::link(index, path)
     }
 
@@ -306,9 +309,7 @@ impl Store {
 impl Lock {
     /// The free addresses in their order (safety rule ST14). A hint: what cannot be read is empty.
     fn queue(&self) -> FreeQueue {
-        let mut bytes = [0; FreeQueue::LONGEST];
-        let length = self.0.read_at(&mut bytes, 0).unwrap_or_default();
-        FreeQueue::parse(bytes.get(..length).unwrap_or_default())
+        FreeQueue::parse(&small::read_whole(&self.0, FreeQueue::LONGEST, FreeQueue::LONGEST).unwrap_or_default())
     }
 
     fn set_queue(&self, queue: &FreeQueue) {

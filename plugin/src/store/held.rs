@@ -24,6 +24,8 @@ pub enum Origin {
 pub struct Held<'a> {
     store: &'a Store,
     lease: Lease,
+    /// The lease as its file has it.
+    record: Vec<u8>,
     file: File,
     origin: Origin,
 }
@@ -43,8 +45,8 @@ impl Store {
             if !self.is_at(&file, &path)? {
                 continue;
             }
-            if let Some(lease) = self.lease_in(&file, attachment)? {
-                return Ok(Some(Held::new(self, lease, file, Origin::Found)));
+            if let Some((lease, record)) = self.lease_in(&file, attachment)? {
+                return Ok(Some(Held::new(self, lease, record, file, Origin::Found)));
             }
             // Left by a process that died between index and lease: its flock is ours, so no one will complete it.
             let _lock = self.lock_if_there()?;
@@ -89,17 +91,17 @@ impl Store {
     /// The attachment's lease by the index.
     pub(super) fn indexed(&self, attachment: &Attachment) -> Result<Option<Lease>, FileError> {
         match files::open(&self.index_path_of(attachment))? {
-            Some(file) => self.lease_in(&file, attachment),
+            Some(file) => Ok(self.lease_in(&file, attachment)?.map(|(lease, _)| lease)),
             None => Ok(None),
         }
     }
 
-    /// The attachment's lease, if `file` is one. The address's own name decides: an index that leads to anything else is of the past.
-    fn lease_in(&self, file: &File, attachment: &Attachment) -> Result<Option<Lease>, FileError> {
+    /// The attachment's lease and its record, if `file` is one. The address's own name decides: an index that leads to anything else is of the past.
+    fn lease_in(&self, file: &File, attachment: &Attachment) -> Result<Option<(Lease, Vec<u8>)>, FileError> {
         let bytes = files::read_whole(file, &self.index_path_of(attachment))?;
         let Ok(Entry::Leased(lease)) = Entry::parse(&bytes) else { return Ok(None) };
         let is_current = lease.attachment == *attachment && self.is_at(file, &self.lease_path(lease.address))?;
-        Ok(is_current.then_some(lease))
+        Ok(is_current.then_some((lease, bytes)))
     }
 
     /// Whether `file` is what `path` names.
@@ -158,8 +160,8 @@ impl Granted<'_> {
 }
 
 impl<'a> Held<'a> {
-    pub(super) fn new(store: &'a Store, lease: Lease, file: File, origin: Origin) -> Self {
-        Self { store, lease, file, origin }
+    pub(super) fn new(store: &'a Store, lease: Lease, record: Vec<u8>, file: File, origin: Origin) -> Self {
+        Self { store, lease, record, file, origin }
     }
 
     /// The lease.
@@ -221,13 +223,12 @@ impl<'a> Held<'a> {
         Ok(self.store.remove_index(self.lease.attachment.hash(), &self.file)?)
     }
 
-    /// Whether the address's name still leads to the file that this process holds, and that file still is the lease.
+    /// Whether the address's name still leads to the file that this process holds, and that file still says what it said.
     fn is_mine(&self) -> Result<bool, FileError> {
         let path = self.store.lease_path(self.lease.address);
         if !self.store.is_at(&self.file, &path)? {
             return Ok(false);
         }
-        let bytes = files::read_whole(&self.file, &path)?;
-        Ok(matches!(Entry::parse(&bytes), Ok(Entry::Leased(lease)) if lease == self.lease))
+        Ok(files::read_whole(&self.file, &path)? == self.record)
     }
 }

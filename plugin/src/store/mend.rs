@@ -227,7 +227,7 @@ impl Store {
             Some(entry @ (Entry::Leased(_) | Entry::Quarantined(_))) => return Ok(Rebuilt::Conflict(address, Box::new(entry))),
             Some(Entry::Cooling(_) | Entry::Unreadable(_)) | None => {}
         }
-        match self.place(lock, &lease)? {
+        match self.place(lock, &lease, &lease.print())? {
             Some(_) => Ok(Rebuilt::Made(address)),
             None => Err(KeeperError::Raced { address }),
         }

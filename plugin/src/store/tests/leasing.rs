@@ -179,6 +179,18 @@ fn st3_nothing_is_leased_from_a_store_that_is_not_sealed_in_this_boot() {
 }
 
 #[test]
+fn st3_a_lease_that_was_written_over_is_not_confirmed() {
+    let node = Node::with_pool(&[4]);
+    let (store, path) = (node.store(), node.path("run/lease/10.240.0.4"));
+    let granted = store.lease(&request("a"), &mut free).unwrap();
+    let record = fs::read_to_string(&path).unwrap();
+    fs::write(&path, record.replace('a', "b")).unwrap();
+    assert!(matches!(granted.confirm(), Err(LeaseError::Lost { .. })));
+    fs::write(&path, record).unwrap();
+    granted.confirm().unwrap();
+}
+
+#[test]
 fn st3_a_lease_that_was_lost_while_the_pod_was_wired_is_not_confirmed() {
     let node = Node::with_pool(&[4]);
     let store = node.store();
