@@ -35,13 +35,14 @@ pub fn used(agent: &Agent, revision: u64, leaving: u16) -> u16 {
     agent.demand.saturating_add(aside)
 }
 
-/// Addresses of a node that pods never get, as they are reserved or lost, and that are not leaving: the node has none of them to spare.
+/// Addresses of a node that pods never get, as they are reserved, and that are not leaving: the node has none of them to spare.
 #[must_use]
 pub fn kept_from_pods(spec: &AzureVnetNodeSpec) -> u16 {
-    if spec.effective.reserved.is_empty() && spec.lost.is_empty() {
+    if spec.effective.reserved.is_empty() {
         return 0;
     }
-    let spec = blocks::apart(spec.clone());
+    // Of what is lost, what came again is for pods as soon as the agent has seen it.
+    let spec = blocks::apart(AzureVnetNodeSpec { lost: vec![], ..spec.clone() });
     let listed = adoption::listed(&spec);
     let leaves = |at: &SlotAddress| spec.release.iter().any(|release| release.addresses.contains(at));
     let kept = spec.addresses.iter().filter(|at| !listed.contains(at) && !leaves(at)).count();
