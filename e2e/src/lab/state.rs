@@ -114,11 +114,16 @@ impl State {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let folder = self.folder.to_string_lossy();
         ensure!(!mounts.contains(&*folder), "a mount below {folder} is left");
-        match fs::remove_dir_all(&self.folder) {
-            // Two labs that come up at once both remove what an earlier one left.
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {folder}")),
-            Ok(()) | Err(_) => Ok(()),
+        // Another lab that comes up removes what an ended one left, and may be at it: something is gone then, and not all of it yet.
+        while let Err(error) = fs::remove_dir_all(&self.folder) {
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error).with_context(|| format!("cannot remove {folder}"));
+            }
+            if !self.folder.exists() {
+                break;
+            }
         }
+        Ok(())
     }
 
     /// The folder's last part, which also names the lab's cgroups.
