@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::{
     frames::Frames,
     lock,
-    netlink::{Change, Errno, Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError, Route},
+    netlink::{Change, Errno, Family, Link, LinkBy, LinkIndex, Lookup, Netlink, NetlinkError, Route},
     resolvers,
     store::LOCK_WAIT,
     switch::{self, SwitchError},
@@ -186,12 +186,12 @@ pub fn forget_pod(host: &mut Netlink, attachment: &Attachment, known: &[IpAddr])
     Ok(Forgotten { rules: count, _socket: frames })
 }
 
-/// Route and entry of an address that a bridge of these plugins leads to.
+/// Route and entry of an address that a bridge of these plugins leads to. Others may have taken the route away, or led it elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
     address: IpAddr,
     link: LinkIndex,
-    route: Route,
+    route: Option<Route>,
 }
 
 impl Way {
@@ -200,10 +200,19 @@ impl Way {
     /// # Errors
     /// The kernel does not answer.
     pub fn to(host: &mut Netlink, address: IpAddr) -> Result<Option<Self>, NetlinkError> {
-        let Lookup::Route(route) = host.route_to(address)? else { return Ok(None) };
-        let (true, Some(link)) = (route.destination == IpNet::from(address), route.link) else { return Ok(None) };
-        let leads = host.link(LinkBy::Index(link))?.is_some_and(|link| uplink_of(&link).is_some());
-        Ok(leads.then_some(Self { address, link, route }))
+        if let Lookup::Route(route) = host.route_to(address)?
+            && let (true, Some(link)) = (route.destination == IpNet::from(address), route.link)
+            && is_ours(host, link)?
+        {
+            return Ok(Some(Self { address, link, route: Some(route) }));
+        }
+        let entries = host.neighbours(Family::of(address))?.into_iter().filter(|entry| entry.permanent && entry.address == address);
+        for entry in entries {
+            if is_ours(host, entry.link)? {
+                return Ok(Some(Self { address, link: entry.link, route: None }));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes it.
@@ -214,8 +223,12 @@ impl Way {
         let Self { address, link, route } = self;
         // The route leads to the entry.
         gone(host.change(Change::DeleteNeighbour { link, address }))?;
-        gone(host.change(Change::DeleteRoute(route)))
+        route.map_or(Ok(()), |route| gone(host.change(Change::DeleteRoute(route))))
     }
+}
+
+fn is_ours(host: &mut Netlink, bridge: LinkIndex) -> Result<bool, NetlinkError> {
+    Ok(host.link(LinkBy::Index(bridge))?.is_some_and(|link| uplink_of(&link).is_some()))
 }
 
 /// How pods that are there are wired, by their links and rules. The rules are read once, and only if a pod is bridged.

@@ -89,7 +89,7 @@ impl Node {
             entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
         // Before the rules, whose programs may take their time (safety rule RE7).
         let lost = spec.lost.iter().map(|slot| slot.address).collect();
-        let cut_off = self.kernel.remove_host_routes(view, &lost);
+        let cut_off = self.kernel.cut_off(view, &lost);
         outcome.cut_off = problems.check(Topic::RulesInSync, "RoutesFailed", cut_off).unwrap_or_default();
         if basis.whole {
             self.host.converge(&self.options, (&mut self.kernel, view), spec, (&addresses, &held), (seen.look, problems));

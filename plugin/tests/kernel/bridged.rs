@@ -26,8 +26,23 @@ fn cm2_del_of_a_bridged_pod_leaves_another_bridges_route_to_its_address() {
         let bridge = Netlink::open().unwrap().link(LinkBy::Name("br0")).unwrap().unwrap().index;
         let neighbours = Netlink::open().unwrap().neighbours(Family::V4).unwrap();
         assert!(node.pod_routes().contains(&address));
-        assert!(neighbours.iter().any(|entry| entry.link == bridge && entry.address == IpAddr::V4(address)), "{neighbours:?}");
+        let of_address = neighbours.iter().filter(|entry| entry.address == IpAddr::V4(address));
+        assert_eq!(of_address.map(|entry| entry.link).collect::<Vec<_>>(), [bridge]);
     });
+}
+
+#[test]
+fn cm2_del_of_a_bridged_pod_whose_route_was_taken_away_leaves_nothing_of_it() {
+    for mode in ["bridge", "tunnel"] {
+        on_a_node(10, move |node| {
+            let (pod, other) = (node.sandbox("c1", "web-0"), node.sandbox("c2", "web-1"));
+            let [address, others] = [&pod, &other].map(|pod| add(node, pod, mode).address());
+            let uplink = Netlink::open().unwrap().link(LinkBy::Name("eth0")).unwrap().unwrap().index;
+            run("ip", &["route", "del", &format!("{address}/32"), "dev", &format!("azure{uplink}")]);
+            assert!(node.run(&pod, "DEL", &conf(mode)).ok);
+            node.assert_holds(&[others], mode);
+        });
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What outlives a bridged pod's links: the agent frees no address before it is gone.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use azure_vnet_plugin::{frames::Frames, store::KernelUse};
 use azure_vnet_plugin_core::{
@@ -11,7 +14,7 @@ use azure_vnet_plugin_core::{
     wiring::pod_mac,
 };
 
-use super::{super::kernel::Kernel, Machine, apart, object, run, seen};
+use super::{super::kernel::Kernel, Machine, address, all, apart, object, run, seen};
 
 #[test]
 fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
@@ -82,4 +85,50 @@ fn cm4_what_pods_left_whose_leases_were_lost_goes_when_the_agent_makes_the_store
         assert!(ways.iter().all(|ways| ways.contains("10.0.0.5") && !ways.contains("10.0.0.6")), "{ways:?}");
         assert_eq!(node.kernel.in_use([10, 0, 0, 6].into()), KernelUse::Free, "it can go back to the subnet");
     });
+}
+
+#[test]
+fn re7_nothing_leads_to_a_bridged_pod_whose_address_is_lost_and_it_can_go_back_once_the_pod_is_gone() {
+    apart(|| {
+        // Made with a hardware address, it keeps that when ports come and go, and with it its entries.
+        run("ip", &["link", "add", "azure2", "address", "02:00:00:00:00:05", "type", "bridge"]);
+        run("ip", &["link", "set", "azure2", "up", "alias", "azure-vnet:bridge eth0"]);
+        let mut frames = Frames::open().unwrap();
+        let [keeps, loses, without_route] = [5, 6, 7].map(|last| on_bridge(&mut frames, last, last < 7));
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6", "3/10.0.0.7"]);
+        let mut node = machine.start();
+        node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        (object.spec.revision, object.spec.addresses, object.spec.lost) = (2, all(&["1/10.0.0.5"]), all(&["2/10.0.0.6", "3/10.0.0.7"]));
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert_eq!(outcome.cut_off, ["10.0.0.6", "10.0.0.7"].map(address));
+        let left: BTreeSet<_> = frames.observe().unwrap().into_iter().filter_map(|rule| rule.comment.address).collect();
+        assert_eq!(left, BTreeSet::from([keeps]), "what others on the bridge find it by");
+        for ways in [run("ip", &["neighbour", "show", "nud", "permanent", "dev", "azure2"]), run("ip", &["route", "show", "dev", "azure2"])]
+        {
+            assert!(ways.contains(&keeps.to_string()), "{ways}");
+            assert!(!ways.contains(&loses.to_string()) && !ways.contains(&without_route.to_string()), "{ways}");
+        }
+        let ports = run("ip", &["link", "show", "master", "azure2"]);
+        assert!(ports.contains("azv5") && !ports.contains("azv6") && !ports.contains("azv7"), "{ports}");
+        assert_eq!(node.reconcile(&seen(Some(&object), vec![])).unwrap().cut_off, <[Ipv4Addr; 0]>::default(), "told once");
+        run("ip", &["link", "del", "azv6"]);
+        assert_eq!(node.kernel.in_use(address("10.0.0.6")), KernelUse::Free);
+    });
+}
+
+/// A bridged pod's link, entry and rules, with its route or without.
+fn on_bridge(frames: &mut Frames, last: u8, with_route: bool) -> IpAddr {
+    let (port, address) = (format!("azv{last}"), IpAddr::from([10, 0, 0, last]));
+    let attachment = Attachment { container: format!("c{last}").parse().unwrap(), if_name: "eth0".parse().unwrap() };
+    run("ip", &["link", "add", &port, "type", "veth", "peer", "name", &format!("pod{last}")]);
+    run("ip", &["link", "set", &port, "master", "azure2", "alias", &format!("azure-vnet:{attachment} {address}")]);
+    let rules =
+        PodRule::desire(FramesGo::Direct, &port.parse().unwrap(), &"eth0".parse().unwrap(), pod_mac(&attachment), [address].into_iter());
+    frames.apply(&RulePlan::of_pod(&attachment, &rules, &[])).unwrap();
+    if with_route {
+        run("ip", &["route", "add", &format!("{address}/32"), "dev", "azure2"]);
+    }
+    run("ip", &["neighbour", "add", &address.to_string(), "lladdr", "02:61:00:00:00:09", "nud", "permanent", "dev", "azure2"]);
+    address
 }
