@@ -234,6 +234,7 @@ impl Network {
         rules.extend(addresses.iter().copied().map(|address| Rule::ToHost { address }));
         let mut all: Vec<_> = rules.into_iter().map(|rule| (Chain::Network, None, rule)).collect();
         all.push((Chain::Out, None, Rule::FromUplink { uplink: uplink(), mac: self.mac }));
+        all.push((Chain::Services, None, Rule::MasqueradeRouted { bridge: self.bridge.clone() }));
         all
     }
 
@@ -496,6 +497,7 @@ mod tests {
                 "AZURE-VNET -p IPv4 -i az+ --ip-dst 10.240.0.4 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET -p IPv6 -i az+ --ip6-dst fd00::4 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET-OUT -s Unicast -o eth0 -j snat --to-src 02:00:00:00:00:04 --snat-arp --snat-target ACCEPT",
+                "services -m conntrack --ctstate DNAT -i azv+ -o azure2 -j MASQUERADE",
             ];
             assert_eq!(text(network.rules(&host)), expected);
             let local = "AZURE-VNET -p IPv4 -i az+ --ip-dst 169.254.20.10 -j redirect --redirect-target ACCEPT";

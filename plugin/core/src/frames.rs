@@ -1,13 +1,13 @@
 //! The rules for the frames of bridged pods, as values: their text is how they are known again. Nothing here touches a kernel.
 //!
-//! Three chains of the kernel's `nat` table for bridges are ours: network rules, pods' rules, and rules for what leaves. Where pods' frames go
-//! to the fabric, so is a table of IPv4.
+//! Three chains of the kernel's `nat` table for bridges are ours: network rules, pods' rules, and rules for what leaves. So is a table of IPv4, for
+//! what services lead from pod to pod.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, net::Ipv4Addr};
 
 use crate::{
     attachment::{Attachment, IfName},
-    wiring::{FABRIC_MAC, Mac},
+    wiring::{FABRIC_MAC, HOST_LINK_PREFIX, Mac},
 };
 
 /// Where the frames of a network's pods go.
@@ -143,6 +143,12 @@ pub enum Rule {
     /// What a service's address led from a pod to a pod comes from the host: else the answer would go to the fabric, under an address that is
     /// not the pod's (safety rule PK3).
     MasqueradeServices,
+    /// What a service's address led from a pod that the host routes for to one on this bridge comes from the host: else the answer would leave by the
+    /// uplink, under an address that is not the pod's (safety rule PK3).
+    MasqueradeRouted {
+        /// The bridge.
+        bridge: IfName,
+    },
     /// What leaves by the uplink has its hardware address, also within ARP.
     FromUplink {
         /// The uplink.
@@ -178,6 +184,9 @@ impl fmt::Display for Rule {
             Self::ToFabric { port } => write!(f, "-d Unicast -i {port} -j dnat --to-dst {FABRIC_MAC} --dnat-target ACCEPT"),
             Self::MasqueradeServices => {
                 f.write_str("-m conntrack --ctstate DNAT -m physdev --physdev-is-bridged --physdev-in az+ --physdev-out az+ -j MASQUERADE")
+            }
+            Self::MasqueradeRouted { bridge } => {
+                write!(f, "-m conntrack --ctstate DNAT -i {HOST_LINK_PREFIX}+ -o {bridge} -j MASQUERADE")
             }
             Self::FromUplink { uplink, mac } => {
                 write!(f, "-s Unicast -o {uplink} -j snat --to-src {mac} --snat-arp --snat-target ACCEPT")

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use azure_vnet_plugin_core::{
     frames::{Chain, NewRule, Rule, RulePlan},
-    wiring::{FABRIC_MAC, Mac},
+    wiring::{FABRIC_MAC, HOST_LINK_PREFIX, Mac},
 };
 
 use super::Table;
@@ -304,6 +304,13 @@ impl Expressions {
             Rule::MasqueradeServices => {
                 self.translated();
                 self.matching("physdev", &physdev_info());
+                self.counter();
+                self.expression("masq", |_| {});
+            }
+            Rule::MasqueradeRouted { bridge } => {
+                self.translated();
+                self.link(META_IN, HOST_LINK_PREFIX.as_bytes());
+                self.link(META_OUT, &exact(bridge.as_str()));
                 self.counter();
                 self.expression("masq", |_| {});
             }

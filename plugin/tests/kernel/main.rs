@@ -19,6 +19,7 @@ mod commands;
 mod fabric;
 mod faults;
 mod guards;
+mod mixed;
 mod modes;
 mod node;
 mod services;
