@@ -30,7 +30,7 @@ pub const MASQ: &str = "AZURE-VNET-MASQ";
 pub const EGRESS: &str = "AZURE-VNET-EGRESS";
 /// Chain of `filter` that accepts forwarded pod traffic.
 pub const FORWARD: &str = "AZURE-VNET-FORWARD";
-/// Chain of `filter` that keeps pods off the host agent's ports of the wireserver.
+/// Chain of `mangle` that keeps pods off the host agent's ports of the wireserver.
 pub const GUARD: &str = "AZURE-VNET-GUARD";
 /// Azure's wireserver, which is also DNS for pods and the source of load balancer probes.
 pub const WIRESERVER: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);

@@ -1,6 +1,6 @@
 //! Runs the node's iptables: finds out which of the two it uses, reads our own chains, and carries out one restore transaction.
 //!
-//! Only chains that are ours, and the two chains of the kernel that jump to them, are read where the kernel can be asked so: a dump of
+//! Only chains that are ours, and the chains of the kernel that jump to them, are read where the kernel can be asked so: a dump of
 //! kube-proxy's tables every few seconds would cost more than all else that the agent does.
 
 use std::{
@@ -82,7 +82,7 @@ impl Iptables {
     }
 
     fn observe_chains(&self, table: Table, chains: &mut Chains, limit: Limit) -> Result<(), IptablesError> {
-        for chain in std::iter::once(&table.base()).chain(table.chains()) {
+        for chain in table.read() {
             let output = self.run("", &["-w", LOCK_SECONDS, "-t", table.name(), "-S", chain], ("", limit))?;
             match output.status.code() {
                 Some(0) => chains.record(table, chain, &String::from_utf8_lossy(&output.stdout)),

@@ -7,6 +7,8 @@ use super::{EGRESS, FORWARD, GUARD, MASQ};
 /// An iptables table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
+    /// `mangle`.
+    Mangle,
     /// `nat`.
     Nat,
     /// `filter`.
@@ -14,13 +16,14 @@ pub enum Table {
 }
 
 impl Table {
-    /// All that we touch.
-    pub const ALL: [Self; 2] = [Self::Nat, Self::Filter];
+    /// All that we touch, in the order in which they are written: what is closed to pods comes before what is opened to them.
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Nat, Self::Filter];
 
     /// Its name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Mangle => "mangle",
             Self::Nat => "nat",
             Self::Filter => "filter",
         }
@@ -30,8 +33,18 @@ impl Table {
     #[must_use]
     pub const fn chains(self) -> &'static [&'static str] {
         match self {
+            Self::Mangle => &[GUARD],
             Self::Nat => &[MASQ, EGRESS],
-            Self::Filter => &[GUARD, FORWARD],
+            Self::Filter => &[FORWARD],
+        }
+    }
+
+    /// Chains in it that earlier versions of the agent had, and that go.
+    #[must_use]
+    pub const fn former(self) -> &'static [&'static str] {
+        match self {
+            Self::Mangle | Self::Nat => &[],
+            Self::Filter => &[GUARD],
         }
     }
 
@@ -40,16 +53,23 @@ impl Table {
     pub const fn base(self) -> &'static str {
         match self {
             Self::Nat => "POSTROUTING",
-            Self::Filter => "FORWARD",
+            Self::Mangle | Self::Filter => "FORWARD",
         }
     }
 
-    /// Our chains that the base chain jumps to. The guard stands first, since a rule that accepts before it (kube-proxy accepts what it
-    /// marked) would open the wireserver; the others stand last and leave room for everybody else's.
-    pub(super) const fn jumps(self) -> &'static [(&'static str, Place)] {
+    /// Every chain in it that is read.
+    pub fn read(self) -> impl Iterator<Item = &'static str> {
+        [self.base()].into_iter().chain(self.chains().iter().copied()).chain(self.former().iter().copied())
+    }
+
+    /// Our chain that the base chain jumps to, and where the jump stands when it is made. The guard is in a table of its own: an ACCEPT ends only
+    /// the chains of its own table, and in `filter` network policy engines and kube-proxy accept on top, in whatever order they came. It is in
+    /// FORWARD and not in PREROUTING since destinations of services are known only then, and what the host itself sends does not pass there.
+    pub(super) const fn jump(self) -> (&'static str, Place) {
         match self {
-            Self::Nat => &[(MASQ, Place::Last)],
-            Self::Filter => &[(GUARD, Place::First), (FORWARD, Place::Last)],
+            Self::Mangle => (GUARD, Place::First),
+            Self::Nat => (MASQ, Place::Last),
+            Self::Filter => (FORWARD, Place::Last),
         }
     }
 }
@@ -74,7 +94,7 @@ impl Chains {
 
     /// Records what `iptables-save` printed of a table, as far as it is ours or jumps to ours.
     pub fn record_table(&mut self, table: Table, saved: &str) {
-        for chain in std::iter::once(&table.base()).chain(table.chains()) {
+        for chain in table.read() {
             let declared = format!(":{chain} ");
             if saved.lines().any(|line| line.starts_with(&declared)) {
                 self.record(table, chain, saved);

@@ -16,7 +16,7 @@ pub fn desire(policy: &Policy) -> Chains {
     let picked = if egress.is_empty() { vec![] } else { blocks.iter().map(|net| format!("-s {net} -j {EGRESS}")).collect() };
     chains.set(Table::Nat, MASQ, picked);
     chains.set(Table::Nat, EGRESS, egress);
-    chains.set(Table::Filter, GUARD, vec![format!("-d {WIRESERVER}/32 -p tcp -m multiport --dports 80,32526 -j DROP")]);
+    chains.set(Table::Mangle, GUARD, vec![format!("-d {WIRESERVER}/32 -p tcp -m multiport --dports 80,32526 -j DROP")]);
     chains.set(Table::Filter, FORWARD, accepted(&blocks, *forward));
     chains
 }

@@ -4,23 +4,24 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::{Chains, FORWARD, MASQ, Table};
+use super::{Chains, Table, WIRESERVER};
 
 /// Rules of others that come before ours and decide about pods' packets in their place. They stay: whose they are is not for us to know.
 #[must_use]
 pub fn foreign(observed: &Chains, pool: &BTreeSet<Ipv4Addr>) -> Vec<String> {
-    let decides = |table: Table, rule: &Foreign<'_>| match table {
-        Table::Nat => matches!(rule.target, "MASQUERADE" | "SNAT" | "NETMAP" | "ACCEPT" | "IP-MASQ-AGENT"),
-        Table::Filter => matches!(rule.target, "DROP" | "REJECT"),
+    let decides = |table: Table, rule: &Foreign<'_>| match (table, rule.target) {
+        (Table::Mangle, "ACCEPT" | "RETURN") => rule.opens_wireserver(pool),
+        (Table::Nat, "MASQUERADE" | "SNAT" | "NETMAP" | "ACCEPT" | "IP-MASQ-AGENT")
+        | (Table::Filter, "DROP" | "REJECT")
+        | (Table::Mangle, "DROP") => rule.concerns(pool),
+        (Table::Nat | Table::Filter | Table::Mangle, _) => false,
     };
     let mut found = vec![];
     for table in Table::ALL {
-        let ours = match table {
-            Table::Nat => format!("-j {MASQ}"),
-            Table::Filter => format!("-j {FORWARD}"),
-        };
+        let (ours, _) = table.jump();
+        let ours = format!("-j {ours}");
         let before = observed.get(table, table.base()).unwrap_or_default().iter().take_while(|rule| **rule != ours);
-        let decisive = before.filter(|text| Foreign::read(text).is_some_and(|rule| decides(table, &rule) && rule.concerns(pool)));
+        let decisive = before.filter(|text| Foreign::read(text).is_some_and(|rule| decides(table, &rule)));
         found.extend(decisive.map(|rule| format!("{}/{}: {rule}", table.name(), table.base())));
     }
     found
@@ -31,6 +32,7 @@ struct Foreign<'a> {
     target: &'a str,
     source: Option<Ipv4Net>,
     destination: Option<Ipv4Net>,
+    protocol: Option<&'a str>,
 }
 
 impl<'a> Foreign<'a> {
@@ -45,13 +47,20 @@ impl<'a> Foreign<'a> {
         };
         let net = |flag: &str| value(flag).and_then(|text| text.parse().ok());
         let target = value("-j").filter(|_| !is_narrow)?;
-        Some(Self { target, source: net("-s"), destination: net("-d") })
+        Some(Self { target, source: net("-s"), destination: net("-d"), protocol: value("-p") })
     }
 
     /// Whether it is about pods: rules for a single other destination are somebody's intention.
     fn concerns(&self, pool: &BTreeSet<Ipv4Addr>) -> bool {
         let holds = |net: &Option<Ipv4Net>| net.is_none_or(|net| pool.iter().any(|address| net.contains(address)));
         holds(&self.source) && holds(&self.destination)
+    }
+
+    /// Whether it lets pods pass to the host agent, before our guard has seen them.
+    fn opens_wireserver(&self, pool: &BTreeSet<Ipv4Addr>) -> bool {
+        let from_pods = self.source.is_none_or(|net| pool.iter().any(|address| net.contains(address)));
+        let to_wireserver = self.destination.is_none_or(|net| net.contains(&WIRESERVER));
+        from_pods && to_wireserver && self.protocol.is_none_or(|protocol| protocol == "tcp")
     }
 }
 

@@ -26,6 +26,7 @@ fn apply(before: &Chains, plan: &Plan) -> Chains {
     for line in plan.restore.lines() {
         let mut words = line.splitn(3, ' ');
         match (words.next().unwrap(), words.next(), words.next()) {
+            ("*mangle", ..) => table = Table::Mangle,
             ("*nat", ..) => table = Table::Nat,
             ("*filter", ..) => table = Table::Filter,
             ("COMMIT", ..) => {}
@@ -69,7 +70,12 @@ fn only_rules_that_stand_in_the_kernels_own_chain_hide_what_others_forward() {
 #[test]
 fn the_first_transaction_reads_like_this() {
     let plan = plan(&kernel(&["-j KUBE-X".into()]), &desire(&policy(&["10.240.0.8", "10.240.0.9", "10.240.0.12"])));
-    let expected = "*nat
+    let expected = "*mangle
+:AZURE-VNET-GUARD - [0:0]
+-A AZURE-VNET-GUARD -d 168.63.129.16/32 -p tcp -m multiport --dports 80,32526 -j DROP
+-I FORWARD 1 -j AZURE-VNET-GUARD
+COMMIT
+*nat
 :AZURE-VNET-MASQ - [0:0]
 :AZURE-VNET-EGRESS - [0:0]
 -A AZURE-VNET-MASQ -s 10.240.0.8/31 -j AZURE-VNET-EGRESS
@@ -84,16 +90,13 @@ fn the_first_transaction_reads_like_this() {
 -A POSTROUTING -j AZURE-VNET-MASQ
 COMMIT
 *filter
-:AZURE-VNET-GUARD - [0:0]
 :AZURE-VNET-FORWARD - [0:0]
--A AZURE-VNET-GUARD -d 168.63.129.16/32 -p tcp -m multiport --dports 80,32526 -j DROP
 -A AZURE-VNET-FORWARD -i azv+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A AZURE-VNET-FORWARD -o azv+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A AZURE-VNET-FORWARD -s 10.240.0.8/31 -j ACCEPT
 -A AZURE-VNET-FORWARD -s 10.240.0.12/32 -j ACCEPT
 -A AZURE-VNET-FORWARD -d 10.240.0.8/31 -j ACCEPT
 -A AZURE-VNET-FORWARD -d 10.240.0.12/32 -j ACCEPT
--I FORWARD 1 -j AZURE-VNET-GUARD
 -A FORWARD -j AZURE-VNET-FORWARD
 COMMIT
 ";
@@ -101,11 +104,50 @@ COMMIT
 }
 
 #[test]
-fn pk4_the_guard_stands_first_and_the_accepting_jump_last() {
+fn pk4_the_guard_stands_first_in_a_table_of_its_own_and_the_accepting_jump_last() {
     let desired = desire(&policy(&["10.240.0.8"]));
     let before = kernel(&["-j KUBE-FORWARD".into()]);
     let after = apply(&before, &plan(&before, &desired));
-    assert_eq!(after.get(Table::Filter, "FORWARD").unwrap(), ["-j AZURE-VNET-GUARD", "-j KUBE-FORWARD", "-j AZURE-VNET-FORWARD"]);
+    assert_eq!(after.get(Table::Mangle, "FORWARD").unwrap(), ["-j AZURE-VNET-GUARD", "-j KUBE-FORWARD"]);
+    assert_eq!(after.get(Table::Filter, "FORWARD").unwrap(), ["-j KUBE-FORWARD", "-j AZURE-VNET-FORWARD"]);
+}
+
+#[test]
+fn pk4_the_guard_of_earlier_versions_goes_once_the_one_of_mangle_stands() {
+    let desired = desire(&policy(&["10.240.0.8"]));
+    let mut before = kernel(&["-j KUBE-FORWARD".into()]);
+    before.set(Table::Filter, "FORWARD", vec!["-j AZURE-VNET-GUARD".into(), "-j KUBE-FORWARD".into()]);
+    before.set(Table::Filter, GUARD, vec!["-d 168.63.129.16/32 -p tcp -m multiport --dports 80,32526 -j DROP".into()]);
+    let change = plan(&before, &desired);
+    assert!(change.restore.starts_with("*mangle\n"), "{}", change.restore);
+    assert!(change.differs.contains(&"filter/AZURE-VNET-GUARD".to_owned()), "{:?}", change.differs);
+    let after = apply(&before, &change);
+    assert_eq!(after.get(Table::Filter, GUARD), None);
+    assert_eq!(after.get(Table::Filter, "FORWARD").unwrap(), ["-j KUBE-FORWARD", "-j AZURE-VNET-FORWARD"]);
+    assert!(plan(&after, &desired).is_empty());
+    let mut nothing = before.clone();
+    nothing.set(Table::Filter, "FORWARD", vec!["-j KUBE-FORWARD".into()]);
+    nothing.0.remove(&(Table::Filter, GUARD.into()));
+    assert_eq!(apply(&before, &withdraw(&before)), nothing);
+}
+
+#[test]
+fn pk4_rules_of_others_that_let_pods_pass_before_the_guard_are_named() {
+    let mut chains = Chains::default();
+    let mangle = [
+        "-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+        "-d 192.0.2.1/32 -j ACCEPT",
+        "-d 168.63.129.16/32 -p udp -m udp --dport 53 -j ACCEPT",
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-s 10.9.0.0/16 -j ACCEPT",
+        "-d 168.63.129.16/32 -p tcp -m tcp --dport 80 -j ACCEPT",
+        "-s 10.240.0.0/16 -j RETURN",
+        "-j AZURE-VNET-GUARD",
+        "-j ACCEPT",
+    ];
+    chains.set(Table::Mangle, "FORWARD", mangle.map(str::to_owned).to_vec());
+    let expected = [5, 6].map(|at| format!("mangle/FORWARD: {}", mangle[at]));
+    assert_eq!(foreign(&chains, &policy(&["10.240.0.8"]).pool), expected);
 }
 
 #[test]

@@ -26,16 +26,19 @@ impl Plan {
 pub fn plan(observed: &Chains, desired: &Chains) -> Plan {
     let mut plan = Plan::default();
     for table in Table::ALL {
-        let changed = changed(table, observed, desired);
+        let mut written = changed(table, observed, desired);
         let jumps = jumps(table, observed);
-        if changed.is_empty() && jumps.is_empty() {
+        let former = removal(table, table.former(), observed);
+        if written.is_empty() && jumps.is_empty() && former.is_empty() {
             continue;
         }
-        plan.differs.extend(changed.iter().map(|(chain, _)| format!("{}/{chain}", table.name())));
+        plan.differs.extend(written.iter().map(|(chain, _)| format!("{}/{chain}", table.name())));
         if !jumps.is_empty() {
             plan.differs.push(format!("{}/{}", table.name(), table.base()));
         }
-        write_table(&mut plan.restore, table, &changed, &jumps);
+        plan.differs.extend(former.chains.iter().map(|chain| format!("{}/{chain}", table.name())));
+        written.extend(former.chains.iter().map(|chain| (*chain, &[][..])));
+        write_table(&mut plan.restore, table, &written, &[jumps, former.lines].concat());
     }
     plan
 }
@@ -45,19 +48,37 @@ fn changed<'a>(table: Table, observed: &Chains, desired: &'a Chains) -> Vec<(&'s
     wanted.filter(|(chain, rules)| observed.get(table, chain) != Some(*rules)).collect()
 }
 
-/// Makes each jump stand exactly once. Its place is chosen when it is made and not fought over later.
+/// Makes the jump stand exactly once. Its place is chosen when it is made and not fought over later.
 fn jumps(table: Table, observed: &Chains) -> Vec<String> {
+    let (chain, place) = table.jump();
+    let jump = format!("-j {chain}");
     let present = observed.get(table, table.base()).unwrap_or_default();
-    let mut lines = vec![];
-    for (chain, place) in table.jumps() {
-        let jump = format!("-j {chain}");
-        match (present.iter().filter(|rule| **rule == jump).count(), place) {
-            (0, Place::First) => lines.push(format!("-I {} 1 {jump}", table.base())),
-            (0, Place::Last) => lines.push(format!("-A {} {jump}", table.base())),
-            (count, _) => lines.extend(std::iter::repeat_n(format!("-D {} {jump}", table.base()), count.saturating_sub(1))),
-        }
+    match (present.iter().filter(|rule| **rule == jump).count(), place) {
+        (0, Place::First) => vec![format!("-I {} 1 {jump}", table.base())],
+        (0, Place::Last) => vec![format!("-A {} {jump}", table.base())],
+        (count, _) => vec![format!("-D {} {jump}", table.base()); count.saturating_sub(1)],
     }
-    lines
+}
+
+/// How chains and the jumps to them go.
+struct Removal {
+    chains: Vec<&'static str>,
+    lines: Vec<String>,
+}
+
+impl Removal {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}
+
+fn removal(table: Table, chains: &[&'static str], observed: &Chains) -> Removal {
+    let present = observed.get(table, table.base()).unwrap_or_default();
+    let is_jump = |rule: &&String| chains.iter().any(|chain| **rule == format!("-j {chain}"));
+    let jumps = present.iter().filter(is_jump).map(|rule| format!("-D {} {rule}", table.base()));
+    let chains: Vec<_> = chains.iter().filter(|chain| observed.get(table, chain).is_some()).copied().collect();
+    let lines = jumps.chain(chains.iter().map(|chain| format!("-X {chain}"))).collect();
+    Removal { chains, lines }
 }
 
 /// Plans towards nothing of ours: for the back end that the node does not use, and for uninstalling.
@@ -65,11 +86,7 @@ fn jumps(table: Table, observed: &Chains) -> Vec<String> {
 pub fn withdraw(observed: &Chains) -> Plan {
     let mut plan = Plan::default();
     for table in Table::ALL {
-        let present = observed.get(table, table.base()).unwrap_or_default();
-        let ours = |rule: &&String| table.jumps().iter().any(|(chain, _)| **rule == format!("-j {chain}"));
-        let mut lines: Vec<String> = present.iter().filter(ours).map(|rule| format!("-D {} {rule}", table.base())).collect();
-        let chains: Vec<_> = table.chains().iter().filter(|chain| observed.get(table, chain).is_some()).copied().collect();
-        lines.extend(chains.iter().map(|chain| format!("-X {chain}")));
+        let Removal { chains, lines } = removal(table, &[table.chains(), table.former()].concat(), observed);
         if lines.is_empty() {
             continue;
         }

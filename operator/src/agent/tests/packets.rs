@@ -18,6 +18,8 @@ const ON_PREMISES: &str = "10.50.0.1";
 const INTERNET: &str = "203.0.113.1";
 const WIRESERVER: &str = "168.63.129.16";
 const IMDS: &str = "169.254.169.254";
+/// The host agent's ports, and one that is nobody's.
+const HOST_AGENT: [u16; 3] = [80, 32526, 8080];
 /// How long something that is dropped is waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -58,6 +60,35 @@ fn wire() {
     ip("pod", "link set eth0 up");
     ip("pod", "route add 169.254.1.1 dev eth0 scope link");
     ip("pod", "route add default via 169.254.1.1");
+}
+
+/// The same with the pod on a bridge that the NIC is a port of: its frames pass the host's rules only where bridges call iptables.
+fn wire_bridged() {
+    for netns in ["pod", "outside"] {
+        run("ip", &["netns", "add", netns]);
+        ip(netns, "link set lo up");
+    }
+    ip("", "link set fabric netns outside");
+    ip("outside", &format!("address add {WIRESERVER}/32 dev lo"));
+    ip("outside", "address add 10.0.0.1/24 dev fabric");
+    ip("outside", "link set fabric up");
+    run("ip", &["link", "add", "azure0", "address", MAC, "type", "bridge"]);
+    ip("", "address del 10.0.0.4/24 dev eth0");
+    ip("", "link set eth0 master azure0");
+    ip("", "link set azure0 up");
+    ip("", "address add 10.0.0.4/24 dev azure0");
+    ip("", "route add default via 10.0.0.1");
+    ip("", "link add azv00000000001 type veth peer name eth0 netns pod");
+    ip("", "link set azv00000000001 up master azure0");
+    fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").unwrap();
+    ip("pod", &format!("address add {POD}/24 dev eth0"));
+    ip("pod", "link set eth0 up");
+    ip("pod", "route add default via 10.0.0.1");
+}
+
+/// Listens where the platform's host agent does, and on one port more.
+fn host_agent() -> [TcpListener; 3] {
+    within("outside", || HOST_AGENT.map(|port| TcpListener::bind(("0.0.0.0", port)).unwrap()))
 }
 
 /// Whom a destination sees when the pod sends to it.
@@ -105,9 +136,42 @@ fn whom_a_destination_sees_is_what_the_mode_and_the_lists_say_and_pk4_the_host_a
                     assert_eq!(seen_by(&outside, destination), source.parse().ok(), "{backend:?} {mode:?} {to:?}: {destination}");
                 }
             }
-            let _listeners = within("outside", || [80, 32526, 8080].map(|port| TcpListener::bind(("0.0.0.0", port)).unwrap()));
-            assert_eq!([80, 32526, 8080].map(|port| connects(WIRESERVER, port)), [false, false, true]);
+            let _listeners = host_agent();
+            assert_eq!(HOST_AGENT.map(|port| connects(WIRESERVER, port)), [false, false, true]);
             assert!(connects(INTERNET, 80), "only the wireserver's are closed");
+        });
+    }
+}
+
+/// The same, for a network that was made a moment ago: its links take their time.
+fn opens(to: &str, port: u16) -> bool {
+    let deadline = std::time::Instant::now() + PATIENCE * 20;
+    std::iter::repeat_with(|| connects(to, port)).take_while(|_| std::time::Instant::now() < deadline).any(|connected| connected)
+}
+
+/// Policy engines accept on top of `filter`'s chain, and come after us.
+#[test]
+fn pk4_what_others_accept_before_us_does_not_open_the_host_agent_to_pods() {
+    let backends = [(Backend::Nft, "iptables-nft"), (Backend::Legacy, "iptables-legacy")];
+    let wirings: [(&str, fn()); 2] = [("transparent", wire), ("bridge", wire_bridged)];
+    for ((backend, program), (mode, wire)) in backends.into_iter().flat_map(|backend| wirings.map(|wiring| (backend, wiring))) {
+        apart(move || {
+            wire();
+            let machine = Machine::new();
+            let mut object = object(1, &["1/10.0.0.5"]);
+            object.spec.effective.masquerade.backend = backend;
+            let mut node = machine.start_with(|options| options.proc_sys_net = "/proc/sys/net".into());
+            let _listeners = host_agent();
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            assert!(HOST_AGENT.iter().all(|port| opens(WIRESERVER, *port)), "{backend:?} {mode}: nothing is closed by itself");
+            let looked = seen(Some(&object), vec![imds("vm-1", &[POD])]);
+            until(&mut node, &looked, |_, outcome| told(outcome, "RulesInSync").1 == "InSync");
+            run(program, &["-t", "filter", "-I", "FORWARD", "-j", "ACCEPT"]);
+            let outcome = node.reconcile(&looked).unwrap();
+            assert!(opens(WIRESERVER, 8080), "{backend:?} {mode}");
+            assert_eq!([80, 32526].map(|port| connects(WIRESERVER, port)), [false; 2], "{backend:?} {mode}");
+            assert_eq!(told(&outcome, "RulesInSync").1, "InSync", "{backend:?} {mode}: an ACCEPT there is nobody's harm");
+            assert!(run(program, &["-t", "filter", "-S", "FORWARD"]).contains("-A FORWARD -j ACCEPT"));
         });
     }
 }
