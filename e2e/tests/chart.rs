@@ -88,3 +88,15 @@ fn a_mirror_stands_for_the_registry_and_for_nothing_else() {
         assert_eq!(images, [format!("{image}:lab").as_str(); 4], "{repository}");
     }
 }
+
+#[test]
+fn a_digest_is_what_is_pulled_and_a_tag_that_is_given_stands_before_it() {
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    for (tag, image) in [("", format!("registry.example/a@{digest}")), (",image.tag=v1", format!("registry.example/a:v1@{digest}"))] {
+        let set = format!("image.repository=registry.example/a,image.digest={digest}{tag}");
+        let output = run_helm(&["template", "azure-vnet", "charts/azure-vnet", "--set", &set]);
+        let rendered = String::from_utf8(output.stdout).unwrap();
+        let images: Vec<&str> = rendered.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+        assert_eq!(images, [image.as_str(); 4]);
+    }
+}
