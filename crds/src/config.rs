@@ -1,5 +1,7 @@
 //! `AzureVnetConfig`: what users write.
 
+use std::net::Ipv4Addr;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -382,6 +384,22 @@ pub struct CniSpec {
     ])))]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub master: String,
+    /// In modes Bridge and Tunnel, the bridge's name, as in azure0; empty means azure and the number of the uplink. A bridge that the uplink is a port of
+    /// already stays.
+    #[schemars(length(max = 15), extend("x-kubernetes-validations" = schema::rules([
+        (
+            "self.matches('^[^/:[:space:]]*$') && self != '.' && self != '..' && !self.startsWith('azv')",
+            "not the name of a bridge: use a name as ip link shows it that does not start with azv, as in azure0, or leave it empty",
+        ),
+    ])))]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bridge: String,
+    /// In modes Bridge and Tunnel, addresses that the node answers its pods itself, beside those of its NIC: that of node-local DNS. Where node-local DNS
+    /// takes the address of the cluster's resolver as well, as with kube-proxy in iptables mode, name both.
+    #[schemars(schema_with = "schema::addresses", extend("default" = ["169.254.20.10"]))]
+    pub ips_to_route_via_host: Vec<Ipv4Addr>,
+    /// How much the plugins write into their logs on the node: Error, Warning, Info (a line for every command) or Debug.
+    pub log_level: LogLevel,
     /// MTU of the pods' interfaces (1280-9000); 0 copies the NIC's.
     #[schemars(range(max = 65535), extend("x-kubernetes-validations" = schema::rules([
         ("self == 0 || (self >= 1280 && self <= 9000)", "use 1280 to 9000, or 0 for the MTU of the node's NIC"),
@@ -402,10 +420,30 @@ impl Default for CniSpec {
             cni_version: "Auto".into(),
             mode: WiringMode::Transparent,
             master: String::new(),
+            bridge: String::new(),
+            ips_to_route_via_host: vec![NODE_LOCAL_DNS],
+            log_level: LogLevel::Info,
             mtu: 0,
             chain,
         }
     }
+}
+
+/// Where node-local DNS listens as a rule: <https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/>.
+const NODE_LOCAL_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
+
+/// How much the plugins write into their logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum LogLevel {
+    /// Failures.
+    Error,
+    /// What could not be done, and was no reason to fail.
+    Warning,
+    /// A line for every command.
+    #[default]
+    Info,
+    /// With all variables of the command.
+    Debug,
 }
 
 /// How pods are wired.

@@ -54,6 +54,24 @@ pub(crate) fn prefixes(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A list of IPv4 addresses.
+pub(crate) fn addresses(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "atomic",
+        "x-kubernetes-validations": rules([("self.all(x, self.exists_one(y, x == y))", "an entry is there twice: keep one of them")]),
+        "items": {
+            "type": "string",
+            "maxLength": 39,
+            "x-kubernetes-validations": rules([
+                ("isIP(self)", "not an address: write four numbers with dots between them, as in 169.254.20.10"),
+                ("!isIP(self) || ip(self).family() == 4", "IPv6 is not supported: pods get IPv4 addresses only; remove the entry"),
+            ]),
+        },
+    })
+}
+
 /// A label selector, bounded. The API server's own rules for selectors do not reach into custom kinds.
 pub(crate) fn label_selector(_: &mut SchemaGenerator) -> Schema {
     let needs_values = "!(self.operator in ['In', 'NotIn']) || (has(self.values) && self.values.size() > 0)";

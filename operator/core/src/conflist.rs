@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use azure_vnet_crds::config::{CniSpec, WiringMode};
+use azure_vnet_crds::config::{CniSpec, LogLevel, WiringMode};
 use serde_json::{Map, Value, json};
 
 /// Our plugin.
@@ -67,8 +67,8 @@ pub enum ConflistError {
 /// # Errors
 /// When a name in them is none.
 pub fn desire(cni: &CniSpec) -> Result<Conflist, ConflistError> {
-    let CniSpec { conf_name, cni_version, mode, master, mtu, chain } = cni;
-    let list: Vec<Value> = std::iter::once(ours(*mode, master, *mtu)).chain(chain.iter().cloned().map(Value::Object)).collect();
+    let CniSpec { conf_name, cni_version, chain, mode: _, master: _, bridge: _, ips_to_route_via_host: _, log_level: _, mtu: _ } = cni;
+    let list: Vec<Value> = std::iter::once(ours(cni)).chain(chain.iter().cloned().map(Value::Object)).collect();
     let plugins = list.iter().map(names).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let wanted = if matches!(cni_version.as_str(), "" | "Auto") { AUTO } else { cni_version }.to_owned();
     Ok(Conflist { file: file_name(conf_name)?, plugins, wanted, list })
@@ -89,23 +89,48 @@ impl Conflist {
     }
 }
 
-fn ours(mode: WiringMode, master: &str, mtu: u32) -> Value {
-    let mode = match mode {
-        WiringMode::Transparent => "transparent",
-        WiringMode::Bridge => "bridge",
-        WiringMode::Tunnel => "tunnel",
-    };
+fn ours(cni: &CniSpec) -> Value {
+    let CniSpec { mode, master, bridge, ips_to_route_via_host, log_level, mtu, conf_name: _, cni_version: _, chain: _ } = cni;
     let mut plugin = Map::new();
     plugin.insert("type".into(), PLUGIN.into());
-    plugin.insert("mode".into(), mode.into());
+    plugin.insert("mode".into(), named(*mode).into());
     if !master.is_empty() {
-        plugin.insert("master".into(), master.into());
+        plugin.insert("master".into(), master.as_str().into());
     }
-    if mtu > 0 {
-        plugin.insert("mtu".into(), mtu.into());
+    // In transparent mode there is no bridge, and the host routes all addresses.
+    let is_bridged = *mode != WiringMode::Transparent;
+    if is_bridged && !bridge.is_empty() {
+        plugin.insert("bridge".into(), bridge.as_str().into());
+    }
+    if is_bridged && !ips_to_route_via_host.is_empty() {
+        plugin.insert("ipsToRouteViaHost".into(), json!(ips_to_route_via_host));
+    }
+    if let Some(level) = level(*log_level) {
+        plugin.insert("logLevel".into(), level.into());
+    }
+    if *mtu > 0 {
+        plugin.insert("mtu".into(), (*mtu).into());
     }
     plugin.insert("ipam".into(), json!({"type": IPAM, "environment": "pool"}));
     Value::Object(plugin)
+}
+
+fn named(mode: WiringMode) -> &'static str {
+    match mode {
+        WiringMode::Transparent => "transparent",
+        WiringMode::Bridge => "bridge",
+        WiringMode::Tunnel => "tunnel",
+    }
+}
+
+/// None for what a plugin does unasked.
+fn level(level: LogLevel) -> Option<&'static str> {
+    match level {
+        LogLevel::Error => Some("error"),
+        LogLevel::Warning => Some("warning"),
+        LogLevel::Info => None,
+        LogLevel::Debug => Some("debug"),
+    }
 }
 
 /// The plugin and the IPAM plugin that it delegates to.
@@ -188,6 +213,8 @@ pub fn known_versions(answer: &[u8]) -> Option<BTreeSet<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -232,6 +259,29 @@ mod tests {
         assert_eq!(list["plugins"][0]["mtu"], 1400);
         let names: Vec<_> = conflist.plugins.iter().map(PluginName::as_str).collect();
         assert_eq!(names, ["azure-vnet", "azure-vnet-ipam", "bandwidth", "host-local"]);
+    }
+
+    #[test]
+    fn what_is_asked_of_a_bridge_is_passed_on_where_there_is_one() {
+        let ours = |cni: CniSpec| serde_json::from_str::<Value>(&desire(&cni).unwrap().render("1.0.0")).unwrap()["plugins"][0].clone();
+        let local = Ipv4Addr::new(169, 254, 20, 10);
+        let set = |mode| CniSpec {
+            mode,
+            bridge: "azure0".into(),
+            ips_to_route_via_host: vec![local, Ipv4Addr::new(10, 0, 0, 10)],
+            log_level: LogLevel::Debug,
+            ..CniSpec::default()
+        };
+        let ipam = json!({"type": IPAM, "environment": "pool"});
+        assert_eq!(ours(set(WiringMode::Transparent)), json!({"type": PLUGIN, "mode": "transparent", "logLevel": "debug", "ipam": ipam}));
+        for (mode, name) in [(WiringMode::Bridge, "bridge"), (WiringMode::Tunnel, "tunnel")] {
+            let asked = json!({"type": PLUGIN, "mode": name, "bridge": "azure0", "ipsToRouteViaHost": ["169.254.20.10", "10.0.0.10"],
+                "logLevel": "debug", "ipam": ipam});
+            assert_eq!(ours(set(mode)), asked);
+            let unasked = json!({"type": PLUGIN, "mode": name, "ipsToRouteViaHost": [local], "ipam": ipam});
+            assert_eq!(ours(CniSpec { mode, ..CniSpec::default() }), unasked, "node-local DNS is reached unasked");
+        }
+        assert_eq!([LogLevel::Error, LogLevel::Warning].map(level), [Some("error"), Some("warning")]);
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::ways::ask;
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 const LOCAL_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
+/// The address of the cluster's resolver.
+const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 53);
 
 /// What of the two bridged modes is the same.
 const BOTH: [&str; 2] = ["bridge", "tunnel"];
@@ -77,12 +79,19 @@ fn pk3_services_and_local_addresses_work_for_bridged_pods() {
             fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0").unwrap();
             let (a, b) = (node.sandbox("a", "a-0"), node.sandbox("b", "b-0"));
             let mut conf = conf(mode);
-            conf["ipsToRouteViaHost"] = json!([LOCAL_DNS]);
+            conf["ipsToRouteViaHost"] = json!([LOCAL_DNS, RESOLVER]);
             let at_a = node.run(&a, "ADD", &conf).address();
             let at_b = node.run(&b, "ADD", &conf).address();
             assert_eq!(fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").unwrap().trim(), "1");
-            run("ip", &["address", "add", &format!("{LOCAL_DNS}/32"), "dev", "lo"]);
-            fabric.expect_way(Some(&a.netns), at_a, None, LOCAL_DNS, LOCAL_DNS, &format!("{mode}: node-local resolver"));
+            // What node-local DNS does: a link with its address and the cluster resolver's, which no Service rule sees. For kernels without the dummy
+            // driver it is a bridge without ports.
+            run("ip", &["link", "add", "name", "nodelocaldns", "up", "type", "bridge"]);
+            for resolver in [LOCAL_DNS, RESOLVER] {
+                run("ip", &["address", "add", &format!("{resolver}/32"), "dev", "nodelocaldns"]);
+                run("iptables-nft", &["-w", "-t", "raw", "-A", "PREROUTING", "-d", &resolver.to_string(), "-j", "CT", "--notrack"]);
+                run("iptables-nft", &["-w", "-t", "raw", "-A", "OUTPUT", "-s", &resolver.to_string(), "-j", "CT", "--notrack"]);
+                fabric.expect_way(Some(&a.netns), at_a, None, resolver, resolver, &format!("{mode}: node-local resolver"));
+            }
             // What kube-proxy does for a ClusterIP.
             for (endpoint, namespace) in [(at_b, Some(&b.netns)), (NODE, None), (OTHER_NODE, Some(&fabric.other)), (at_a, Some(&a.netns))] {
                 let rule = ["-p", "udp", "-d", &SERVICE.to_string(), "-j", "DNAT", "--to-destination", &endpoint.to_string()];
