@@ -60,27 +60,35 @@ pub enum Found {
     Same,
     /// None.
     Missing,
-    /// Another.
+    /// The one that the agent placed before: since then it was asked for another, or the plugins know other versions.
+    Former,
+    /// Another program's.
     Other,
 }
 
-/// Brings the list to what is desired. Answers what was found before.
+/// Brings the list to what is desired. Answers what was found, and the text that is there now. `placed` is the text that was there after the last time.
 ///
 /// # Errors
 /// When a plugin does not answer, or the file cannot be written.
-pub fn converge(desired: &Conflist, plugins: &Path, folder: &Path, versions: &mut Versions) -> Result<Found, ConflistError> {
+pub fn converge(
+    desired: &Conflist,
+    (plugins, folder): (&Path, &Path),
+    versions: &mut Versions,
+    placed: Option<&str>,
+) -> Result<(Found, String), ConflistError> {
     let known = desired.plugins.iter().map(|name| versions.of(&plugins.join(PluginName::as_str(name))));
     let known = known.collect::<Result<Vec<_>, _>>().map_err(ConflistError::Plugin)?;
     let version = desired.version(&known).ok_or(ConflistError::Version)?;
     let (path, text) = (folder.join(desired.file.as_str()), desired.render(version));
     let found = match fs::read_to_string(&path) {
-        Ok(present) if present == text => return Ok(Found::Same),
+        Ok(present) if present == text => return Ok((Found::Same, text)),
+        Ok(present) if placed == Some(present.as_str()) => Found::Former,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Found::Missing,
         // What cannot be read is replaced too, and the attempt says why if it cannot be.
         Ok(_) | Err(_) => Found::Other,
     };
     replace(&path, folder, &text).map_err(|source| ConflistError::Write { path, source })?;
-    Ok(found)
+    Ok((found, text))
 }
 
 /// Files of others that runtimes read in the list's place. They stay: who put them there may rely on them.
@@ -147,11 +155,11 @@ mod tests {
     fn converge_when_free(node: &mut Node) -> Result<Found, ConflistError> {
         let desired = conflist::desire(&CniSpec::default()).unwrap();
         loop {
-            match converge(&desired, node.plugins.path(), node.folder.path(), &mut node.versions) {
+            match converge(&desired, (node.plugins.path(), node.folder.path()), &mut node.versions, None) {
                 Err(ConflistError::Plugin(VersionError::Run { source, .. })) if source.raw_os_error() == Some(26) => {
                     std::thread::yield_now();
                 }
-                done => return done,
+                done => return done.map(|(found, _)| found),
             }
         }
     }

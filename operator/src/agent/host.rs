@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use azure_vnet_crds::AzureVnetNodeSpec;
+use azure_vnet_crds::{
+    AzureVnetNodeSpec,
+    config::{Backend, HostSpec},
+};
 use azure_vnet_operator_core::{
     conflist as plan,
     contest::Contests,
@@ -28,12 +31,14 @@ use super::{
 pub struct Host {
     firewall: Firewall,
     versions: Versions,
-    /// What the rules were last brought to.
-    policy: Option<Policy>,
+    /// What the rules were last brought to, and by which back end.
+    policy: Option<(Policy, Backend)>,
+    /// Of which settings, and of which link, the kernel's were last brought to what they should be.
+    settings: Option<(HostSpec, Option<String>)>,
     /// Whether the host was once as it should be: what differs later was changed by somebody else.
     settled: bool,
-    /// Whether the CNI configuration is in place.
-    placed: bool,
+    /// The CNI configuration that is in place.
+    placed: Option<String>,
     plugins: Plugins,
     contests: Contests,
     /// Whether there is a link with the MAC that the node's NIC should have.
@@ -67,11 +72,20 @@ impl Host {
         self.nic_missing = nic.is_none().then(|| spec.node.mac.clone());
         let mut differed = vec![];
         let set = sysctl::converge(&options.proc_sys_net, &options.run_dir, &spec.effective.host, nic);
-        differed.extend(problems.check(Topic::RulesInSync, "SysctlFailed", set).unwrap_or_default());
-        let policy = policy(spec, addresses.union(held).copied().collect(), problems);
+        if let Some(set) = problems.check(Topic::RulesInSync, "SysctlFailed", set) {
+            let settings = Some((spec.effective.host.clone(), nic.map(str::to_owned)));
+            if self.settings == settings {
+                differed.extend(set);
+            } else if !set.is_empty() {
+                info!(set = set.join(", "), "set what this node is asked for");
+            }
+            self.settings = settings;
+        }
+        let backend = spec.effective.masquerade.backend;
+        let policy = (policy(spec, addresses.union(held).copied().collect(), problems), backend);
         if look == Look::ForDrift || self.policy.as_ref() != Some(&policy) {
             let ours = self.policy.as_ref() != Some(&policy);
-            let done = self.firewall.converge(spec.effective.masquerade.backend, &policy);
+            let done = self.firewall.converge(backend, &policy.0);
             if let Some(rules) = problems.check(Topic::RulesInSync, "IptablesFailed", done) {
                 self.policy = Some(policy);
                 if !ours {
@@ -123,20 +137,21 @@ impl Host {
 
     /// Writes the CNI configuration: for the first time only on a host that is ready for pods, later whenever it drifts.
     pub fn place_conflist(&mut self, options: &Options, spec: &AzureVnetNodeSpec, problems: &mut Problems) {
-        if !self.placed && !problems.none(Topic::RulesInSync) {
+        if self.placed.is_none() && !problems.none(Topic::RulesInSync) {
             problems.note(Topic::ConflistInPlace, "HostNotReady", "the CNI configuration waits for the host's rules".into());
             return;
         }
         let Some(desired) = problems.check(Topic::ConflistInPlace, "ConfigInvalid", plan::desire(&spec.effective.cni)) else { return };
         self.keep_plugins(options, problems);
-        let found = conflist::converge(&desired, &options.cni_bin_dir, &options.cni_conf_dir, &mut self.versions);
-        match (problems.check(Topic::ConflistInPlace, "PluginMissing", found), self.placed) {
-            (None, _) => return,
-            (Some(Found::Same), _) => {}
-            (Some(Found::Missing | Found::Other), false) => info!(file = desired.file.as_str(), "CNI configuration written"),
-            (Some(Found::Missing | Found::Other), true) => self.mended(&[desired.file.as_str().to_owned()]),
+        let folders = (options.cni_bin_dir.as_path(), options.cni_conf_dir.as_path());
+        let converged = conflist::converge(&desired, folders, &mut self.versions, self.placed.as_deref());
+        let Some((found, text)) = problems.check(Topic::ConflistInPlace, "PluginMissing", converged) else { return };
+        match (found, &self.placed) {
+            (Found::Same, _) => {}
+            (Found::Missing | Found::Other, Some(_)) => self.mended(&[desired.file.as_str().to_owned()]),
+            (Found::Missing | Found::Other, None) | (Found::Former, _) => info!(file = desired.file.as_str(), "CNI configuration written"),
         }
-        self.placed = true;
+        self.placed = Some(text);
         let Ok(others) = conflist::shadowing(&desired.file, &options.cni_conf_dir) else { return };
         if !others.is_empty() {
             let message = format!(
@@ -161,7 +176,7 @@ impl Host {
     /// Whether the CNI configuration is in place.
     #[must_use]
     pub fn placed(&self) -> bool {
-        self.placed
+        self.placed.is_some()
     }
 
     /// What is to be done now and then.

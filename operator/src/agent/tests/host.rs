@@ -1,6 +1,6 @@
 //! What the agent keeps of the host: sysctls, rules, plugins and the CNI configuration, and what it says of those who change them.
 
-use azure_vnet_crds::config::MasqueradeMode;
+use azure_vnet_crds::config::{MasqueradeMode, RpFilter, WiringMode};
 
 use std::time::Duration;
 
@@ -245,6 +245,33 @@ fn the_conflist_is_mended_when_edited_or_removed_and_one_that_is_read_before_it_
         assert_eq!((status.as_str(), reason.as_str()), ("False", "Shadowed"));
         assert!(message.contains("05-other.conflist") && message.contains("spec.cni.confName"), "{message}");
         assert!(machine.path("conf/05-other.conflist").exists());
+    });
+}
+
+#[test]
+fn what_the_config_changes_is_not_told_as_another_programs_doing() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5"]);
+        let mut node = machine.start_with(|options| options.proc_sys_net = "/proc/sys/net".into());
+        let path = machine.path("conf/10-azure-vnet.conflist");
+        until(&mut node, &seen(Some(&object), vec![]), |_, _| path.exists());
+        // What the first bridged pod does: the bridge has the NIC's hardware address.
+        run("ip", &["link", "add", "azure2", "address", MAC, "type", "bridge"]);
+        run("ip", &["link", "set", "eth0", "master", "azure2"]);
+        for filter in [RpFilter::Strict, RpFilter::Loose] {
+            for mode in [WiringMode::Bridge, WiringMode::Tunnel, WiringMode::Transparent] {
+                (object.spec.effective.cni.mode, object.spec.effective.host.rp_filter) = (mode, filter);
+                let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+                assert!(fs::read_to_string(&path).unwrap().contains(&format!("{mode:?}").to_lowercase()));
+                assert_eq!((node.host.repairs, outcome.news.clone()), (0, vec![]), "{mode:?}, {filter:?}");
+                assert_eq!(told(&outcome, "RulesInSync").1, "InSync");
+            }
+        }
+        fs::write(&path, "{}").unwrap();
+        object.spec.effective.cni.mode = WiringMode::Bridge;
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        assert_eq!((node.host.repairs, outcome.news.len()), (1, 1), "another program's doing, though the config changed too");
     });
 }
 
