@@ -16,6 +16,10 @@ const VERSIONS: [&str; 5] = ["1.1.0", "1.0.0", "0.4.0", "0.3.1", "0.3.0"];
 /// The newest that `Auto` takes: the agent cannot see the runtime's version, and every runtime in use accepts this one.
 const AUTO: &str = "1.0.0";
 
+/// What there is below `/proc/sys/net` where the kernel has loaded `br_netfilter`: without it no Service leads a bridged pod anywhere, and the plugin
+/// wires none (safety rule PK3).
+pub const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
+
 /// A configuration list and what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflist {
@@ -23,6 +27,8 @@ pub struct Conflist {
     pub file: FileName,
     /// Every plugin that it names; each must exist and answer before the list is written (safety rule UP4).
     pub plugins: BTreeSet<PluginName>,
+    /// Whether pods are on a bridge, which needs [`BRIDGE_NETFILTER`].
+    pub is_bridged: bool,
     wanted: String,
     list: Vec<Value>,
 }
@@ -67,11 +73,11 @@ pub enum ConflistError {
 /// # Errors
 /// When a name in them is none.
 pub fn desire(cni: &CniSpec) -> Result<Conflist, ConflistError> {
-    let CniSpec { conf_name, cni_version, chain, mode: _, master: _, bridge: _, ips_to_route_via_host: _, log_level: _, mtu: _ } = cni;
+    let CniSpec { conf_name, cni_version, chain, mode, master: _, bridge: _, ips_to_route_via_host: _, log_level: _, mtu: _ } = cni;
     let list: Vec<Value> = std::iter::once(ours(cni)).chain(chain.iter().cloned().map(Value::Object)).collect();
     let plugins = list.iter().map(names).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let wanted = if matches!(cni_version.as_str(), "" | "Auto") { AUTO } else { cni_version }.to_owned();
-    Ok(Conflist { file: file_name(conf_name)?, plugins, wanted, list })
+    Ok(Conflist { file: file_name(conf_name)?, plugins, is_bridged: is_bridged(*mode), wanted, list })
 }
 
 impl Conflist {
@@ -98,7 +104,7 @@ fn ours(cni: &CniSpec) -> Value {
         plugin.insert("master".into(), master.as_str().into());
     }
     // In transparent mode there is no bridge, and the host routes all addresses.
-    let is_bridged = *mode != WiringMode::Transparent;
+    let is_bridged = is_bridged(*mode);
     if is_bridged && !bridge.is_empty() {
         plugin.insert("bridge".into(), bridge.as_str().into());
     }
@@ -113,6 +119,13 @@ fn ours(cni: &CniSpec) -> Value {
     }
     plugin.insert("ipam".into(), json!({"type": IPAM, "environment": "pool"}));
     Value::Object(plugin)
+}
+
+fn is_bridged(mode: WiringMode) -> bool {
+    match mode {
+        WiringMode::Transparent => false,
+        WiringMode::Bridge | WiringMode::Tunnel => true,
+    }
 }
 
 fn named(mode: WiringMode) -> &'static str {

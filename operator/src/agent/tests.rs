@@ -71,10 +71,11 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        for folder in ["bin", "conf", "log", "run", "state", "sys/ipv4/conf/all", "sys/ipv4/conf/eth0"] {
+        for folder in ["bin", "conf", "log", "run", "state", "sys/bridge", "sys/ipv4/conf/all", "sys/ipv4/conf/eth0"] {
             fs::create_dir_all(root.path().join(folder)).unwrap();
         }
-        for file in ["sys/ipv4/ip_forward", "sys/ipv4/conf/all/rp_filter", "sys/ipv4/conf/eth0/rp_filter"] {
+        let settings = ["ip_forward", "conf/all/rp_filter", "conf/eth0/rp_filter"].map(|name| format!("sys/ipv4/{name}"));
+        for file in settings.iter().map(String::as_str).chain(["sys/bridge/bridge-nf-call-iptables"]) {
             fs::write(root.path().join(file), "0\n").unwrap();
         }
         for plugin in ["azure-vnet", "azure-vnet-ipam"] {

@@ -276,6 +276,37 @@ fn what_the_config_changes_is_not_told_as_another_programs_doing() {
 }
 
 #[test]
+fn pk3_a_bridged_mode_waits_for_a_kernel_whose_bridges_call_iptables() {
+    apart(|| {
+        let machine = Machine::new();
+        let (path, switch) = (machine.path("conf/10-azure-vnet.conflist"), machine.path("sys/bridge/bridge-nf-call-iptables"));
+        fs::remove_file(&switch).unwrap();
+        let mut object = object(1, &[]);
+        let mut node = machine.start();
+        assert!(node.reconcile(&seen(Some(&object), vec![])).unwrap().ready, "transparent pods need none");
+        let before = fs::read_to_string(&path).unwrap();
+        object.spec.effective.cni.mode = WiringMode::Bridge;
+        let lacks = |node: &mut Node, is_ready: bool| {
+            let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            let (status, reason, message) = told(&outcome, "ConflistInPlace");
+            assert_eq!((status.as_str(), reason.as_str(), outcome.ready), ("False", "BridgeNetfilterMissing", is_ready));
+            assert!(message.contains("modprobe br_netfilter"), "{message}");
+        };
+        lacks(&mut node, true);
+        assert_eq!(fs::read_to_string(&path).unwrap(), before, "pods go on starting as they did");
+        // On a new node none would.
+        drop(node);
+        fs::remove_file(&path).unwrap();
+        node = machine.start();
+        lacks(&mut node, false);
+        assert!(!machine.conflist());
+        fs::write(&switch, "0\n").unwrap();
+        assert!(node.reconcile(&seen(Some(&object), vec![])).unwrap().ready);
+        assert!(fs::read_to_string(&path).unwrap().contains(r#""mode": "bridge""#));
+    });
+}
+
+#[test]
 fn plugins_that_were_replaced_removed_or_broken_are_put_back_and_a_folder_that_runs_nothing_is_named() {
     apart(|| {
         let machine = Machine::new();
