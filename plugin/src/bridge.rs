@@ -112,6 +112,33 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
         return Ok(*ready);
     }
     let _lock = locked()?;
+    settle(host, frames, wish, subnet)
+}
+
+/// Puts uplinks that were taken out of the bridges of these plugins back, with what addresses and routes they got since, as the next bridged pod's ADD does.
+/// Answers the bridges.
+///
+/// # Errors
+/// See [`BridgeError`].
+pub fn mend(host: &mut Netlink) -> Result<Vec<IfName>, BridgeError> {
+    let _lock = locked()?;
+    let mut bridges = Vec::new();
+    // Looked at under the lock, which whoever takes a bridge away has too.
+    for wish in astray(host.links().map_err(BridgeError::Observe)?) {
+        let mut frames = Frames::open().map_err(BridgeError::Observe)?;
+        bridges.push(settle(host, &mut frames, &wish, IpNet::default())?.network.bridge);
+    }
+    Ok(bridges)
+}
+
+/// The networks whose uplink was taken out of its bridge.
+#[must_use]
+pub fn astray(links: Vec<Link>) -> Vec<NetworkWish> {
+    bridge::astray(&links.into_iter().map(host_link).collect::<Vec<_>>())
+}
+
+/// Makes what is missing, until nothing is. Its caller has the lock.
+fn settle(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet) -> Result<Ready, BridgeError> {
     let (mut unsettled, mut warning) = (BridgeError::Lock(io::ErrorKind::Other.into()), None);
     for _ in 0..PASSES {
         match look(host, frames, wish, subnet)? {

@@ -70,7 +70,8 @@ impl Host {
     ) {
         let nic = view.nic(&spec.node.mac);
         self.nic_missing = nic.is_none().then(|| spec.node.mac.clone());
-        let mut differed = vec![];
+        let bridges = problems.check(Topic::RulesInSync, "BridgeFailed", kernel.mend_bridges(view)).unwrap_or_default();
+        let mut differed: Vec<String> = bridges.iter().map(|bridge| format!("the uplink of bridge {bridge}")).collect();
         let set = sysctl::converge(&options.proc_sys_net, &options.run_dir, &spec.effective.host, nic);
         if let Some(set) = problems.check(Topic::RulesInSync, "SysctlFailed", set) {
             let settings = Some((spec.effective.host.clone(), nic.map(str::to_owned)));

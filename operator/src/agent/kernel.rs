@@ -77,6 +77,8 @@ fn nic(link: &Link) -> Option<Nic> {
 pub struct View {
     /// Our pod links.
     pub pods: Vec<PodLink>,
+    /// Whether a bridge of these plugins has lost its uplink.
+    astray: bool,
     /// All links with a hardware address, without those that belong to another link (the second path of an accelerated NIC has its MAC).
     nics: Vec<Nic>,
     routes: Vec<Route>,
@@ -99,7 +101,8 @@ impl Kernel {
         let links = self.0.links().map_err(failed("read the host's links"))?;
         let routes = self.0.routes(Family::V4, MAIN_TABLE).map_err(failed("read the host's routes"))?;
         let nics = links.iter().filter(|link| link.controller.is_none()).filter_map(nic);
-        Ok(View { nics: nics.collect(), pods: links.iter().filter_map(pod_link).collect(), routes })
+        let (nics, pods) = (nics.collect(), links.iter().filter_map(pod_link).collect());
+        Ok(View { nics, pods, routes, astray: !bridge::astray(links).is_empty() })
     }
 
     /// Whether anything in the kernel still uses an address: a pod's link, a route of its own, a neighbour entered for good (safety rule ST6).
@@ -171,6 +174,14 @@ impl Kernel {
     /// The kernel does not answer.
     pub fn bridges_that_stay(&mut self) -> Result<Vec<Stays>, BridgeError> {
         Ok(unbridge::plan(&mut self.0, None)?.into_iter().filter_map(|planned| planned.way.err()).collect())
+    }
+
+    /// Puts uplinks that another program took out of the bridges of these plugins back. Answers the bridges.
+    ///
+    /// # Errors
+    /// See [`BridgeError`].
+    pub fn mend_bridges(&mut self, view: &View) -> Result<Vec<IfName>, BridgeError> {
+        if view.astray { bridge::mend(&mut self.0) } else { Ok(Vec::new()) }
     }
 
     /// Takes the network of bridged pods back: the uplink gets its addresses and routes again.

@@ -280,6 +280,25 @@ pub fn table_rules() -> Vec<(Chain, Option<IpAddr>, Rule)> {
     vec![jump(Chain::Arriving, Chain::Network), jump(Chain::Arriving, Chain::Pods), jump(Chain::Leaving, Chain::Out)]
 }
 
+/// The networks whose uplink was taken out of its bridge: a bridge that its alias makes one of these plugins, and the uplink that this names, which
+/// still has the bridge's hardware address and is no port of anything.
+#[must_use]
+pub fn astray(links: &[HostLink]) -> Vec<NetworkWish> {
+    let named =
+        |bridge: &HostLink| bridge.alias.as_deref().and_then(uplink_in).and_then(|name| links.iter().find(|link| link.name == name));
+    let wish = |bridge: &HostLink| {
+        let uplink = named(bridge).filter(|uplink| uplink.controller.is_none() && uplink.mac.is_some() && uplink.mac == bridge.mac)?;
+        Some(NetworkWish {
+            master: Some(uplink.name.parse().ok()?),
+            bridge: Some(bridge.name.parse().ok()?),
+            uplink_hairpin: true,
+            via_host: Vec::new(),
+            frames: Frames::Direct,
+        })
+    };
+    links.iter().filter(|link| link.is_bridge()).filter_map(wish).collect()
+}
+
 /// The uplink that a bridge's alias names.
 #[must_use]
 pub fn uplink_in(alias: &str) -> Option<&str> {
@@ -445,6 +464,25 @@ mod tests {
         }
         let second = NetworkWish { uplink_hairpin: false, ..first };
         assert_eq!(Network::choose(&second, subnet(), &host).unwrap().plan(&second, &host), []);
+    }
+
+    #[test]
+    fn an_uplink_is_put_back_into_the_bridge_that_names_it_and_into_no_other() {
+        let labelled = || HostLink { alias: Some(format!("{ALIAS_PREFIX}eth0")), ..link(5, "azure2", Some("bridge"), None) };
+        let names = |links: &[HostLink]| {
+            let name = |name: Option<IfName>| name.unwrap().to_string();
+            astray(links).into_iter().map(|wish| (name(wish.master), name(wish.bridge))).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[link(2, "eth0", None, None), labelled()]), [("eth0".to_owned(), "azure2".to_owned())]);
+        for (uplink, why) in [
+            (link(2, "eth0", None, Some(5)), "it is in it"),
+            (link(2, "eth0", None, Some(6)), "somebody put it elsewhere"),
+            (HostLink { mac: Some(Mac([2, 0, 0, 0, 0, 9])), ..link(2, "eth0", None, None) }, "another NIC has its name"),
+            (link(2, "eth1", None, None), "it is gone"),
+        ] {
+            assert_eq!(names(&[uplink, labelled()]), [], "{why}");
+        }
+        assert_eq!(names(&[link(2, "eth0", None, None), HostLink { alias: None, ..labelled() }]), [], "another program's bridge");
     }
 
     #[test]

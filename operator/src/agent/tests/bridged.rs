@@ -5,16 +5,22 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use azure_vnet_plugin::{frames::Frames, store::KernelUse};
+use azure_vnet_plugin::{
+    bridge,
+    frames::Frames,
+    netlink::{LinkBy, Netlink},
+    store::KernelUse,
+};
 use azure_vnet_plugin_core::{
     attachment::{Attachment, Mode},
     boot::BootTime,
+    bridge::NetworkWish,
     frames::{Frames as FramesGo, PodRule, RulePlan},
     lease::{Entry, Lease},
     wiring::pod_mac,
 };
 
-use super::{super::kernel::Kernel, Machine, address, all, apart, object, run, seen};
+use super::{super::kernel::Kernel, Machine, address, all, apart, object, run, seen, until};
 
 #[test]
 fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
@@ -114,6 +120,32 @@ fn re7_nothing_leads_to_a_bridged_pod_whose_address_is_lost_and_it_can_go_back_o
         assert_eq!(node.reconcile(&seen(Some(&object), vec![])).unwrap().cut_off, <[Ipv4Addr; 0]>::default(), "told once");
         run("ip", &["link", "del", "azv6"]);
         assert_eq!(node.kernel.in_use(address("10.0.0.6")), KernelUse::Free);
+    });
+}
+
+#[test]
+fn an_uplink_that_another_program_takes_out_of_its_bridge_is_put_back_whatever_the_mode() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &[]);
+        let mut node = machine.start_with(|options| options.proc_sys_net = "/proc/sys/net".into());
+        run("ip", &["route", "add", "default", "via", "10.0.0.1"]);
+        let (mut host, mut frames) = (Netlink::open().unwrap(), Frames::open().unwrap());
+        let wish = NetworkWish { master: None, bridge: None, uplink_hairpin: true, via_host: vec![], frames: FramesGo::Direct };
+        let bridge = bridge::ensure(&mut host, &mut frames, &wish, "10.0.0.0/24".parse().unwrap()).unwrap().network.bridge;
+        until(&mut node, &seen(Some(&object), vec![]), |_, outcome| outcome.ready);
+        // What systemd-networkd does when it is started anew.
+        run("ip", &["link", "set", "eth0", "nomaster"]);
+        run("ip", &["address", "add", "10.0.0.4/24", "dev", "eth0"]);
+        run("ip", &["route", "add", "default", "via", "10.0.0.1", "dev", "eth0", "metric", "100"]);
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        let [eth0, azure] = ["eth0", bridge.as_str()].map(|name| host.link(LinkBy::Name(name)).unwrap().unwrap());
+        assert_eq!((eth0.controller, eth0.hairpin), (Some(azure.index), true));
+        assert_eq!(run("ip", &["-4", "address", "show", "dev", "eth0"]) + &run("ip", &["route", "show", "dev", "eth0"]), "");
+        assert!(run("ip", &["route", "show", "default"]).contains(&format!("dev {bridge}")));
+        let notes: Vec<_> = outcome.news.iter().map(|news| news.note.clone()).collect();
+        assert!(notes.iter().any(|note| note.contains(&format!("the uplink of bridge {bridge}"))), "{notes:?}");
+        assert_eq!(node.reconcile(&seen(Some(&object), vec![])).unwrap().news, vec![], "told once");
     });
 }
 
