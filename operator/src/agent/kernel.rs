@@ -68,7 +68,13 @@ struct Nic {
     index: LinkIndex,
 }
 
+/// Kinds of links that stand on another one, and may have its hardware address.
+const ON_ANOTHER: [&str; 5] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap"];
+
 fn nic(link: &Link) -> Option<Nic> {
+    if link.kind.as_deref().is_some_and(|kind| ON_ANOTHER.contains(&kind)) {
+        return None;
+    }
     Some(Nic { mac: link.mac?.to_string(), name: link.name.clone(), mtu: link.mtu, index: link.index })
 }
 
@@ -79,7 +85,7 @@ pub struct View {
     pub pods: Vec<PodLink>,
     /// Whether a bridge of these plugins has lost its uplink.
     astray: bool,
-    /// All links with a hardware address, without those that belong to another link (the second path of an accelerated NIC has its MAC).
+    /// All links with a hardware address, without those that belong to another link (the second path of an accelerated NIC has its MAC) or stand on one.
     nics: Vec<Nic>,
     routes: Vec<Route>,
 }

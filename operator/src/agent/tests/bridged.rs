@@ -20,7 +20,7 @@ use azure_vnet_plugin_core::{
     wiring::pod_mac,
 };
 
-use super::{super::kernel::Kernel, Machine, address, all, apart, object, run, seen, until};
+use super::{super::kernel::Kernel, MAC, Machine, address, all, apart, object, run, seen, until};
 
 #[test]
 fn cm4_nothing_of_a_bridged_pod_outlives_its_lease() {
@@ -146,6 +146,18 @@ fn an_uplink_that_another_program_takes_out_of_its_bridge_is_put_back_whatever_t
         let notes: Vec<_> = outcome.news.iter().map(|news| news.note.clone()).collect();
         assert!(notes.iter().any(|note| note.contains(&format!("the uplink of bridge {bridge}"))), "{notes:?}");
         assert_eq!(node.reconcile(&seen(Some(&object), vec![])).unwrap().news, vec![], "told once");
+    });
+}
+
+#[test]
+fn the_nic_of_bridged_pods_is_their_bridge_and_no_link_that_stands_on_another() {
+    apart(|| {
+        run("ip", &["link", "add", "link", "fabric", "name", "other", "address", MAC, "type", "macvlan"]);
+        run("ip", &["link", "add", "azure2", "address", MAC, "type", "bridge"]);
+        let nic = || Kernel::open().unwrap().view().unwrap().nic(MAC).map(str::to_owned);
+        assert_eq!(nic().as_deref(), Some("eth0"));
+        run("ip", &["link", "set", "eth0", "master", "azure2"]);
+        assert_eq!(nic().as_deref(), Some("azure2"));
     });
 }
 
