@@ -376,7 +376,9 @@ fn stray_routes(host: &mut Netlink, network: &Network, seen: &Host) -> Result<Ve
 fn carry_out(host: &mut Netlink, network: &Network, seen: &Host, step: &NetworkStep) -> Result<(), BridgeError> {
     let failed = |source| BridgeError::Step { step: format!("{step} ({}, {})", network.bridge, network.uplink), source };
     if *step == NetworkStep::CreateBridge {
-        let create = Change::CreateBridge { name: network.bridge.as_str(), mac: network.mac, mtu: network.mtu, group: unbridge::MADE };
+        // The kernel goes by a bridge's ports until the size is changed: it is made with another one than it is to have.
+        let mtu = network.mtu.saturating_sub(1);
+        let create = Change::CreateBridge { name: network.bridge.as_str(), mac: network.mac, mtu, group: unbridge::MADE };
         host.change(create).map_err(failed)?;
         switch::ignore_router_advertisements(network.bridge.as_str()).map_err(BridgeError::Switch)?;
     }
@@ -387,6 +389,7 @@ fn carry_out(host: &mut Netlink, network: &Network, seen: &Host, step: &NetworkS
     match step {
         NetworkStep::CreateBridge | NetworkStep::Resolvers => Ok(()),
         NetworkStep::PinMac => host.change(Change::SetMac { link: bridge, mac: network.mac }),
+        NetworkStep::PinMtu => host.change(Change::SetMtu { link: bridge, mtu: network.mtu }),
         NetworkStep::SetUp(Which::Bridge) => host.change(Change::SetUp(bridge)),
         NetworkStep::SetUp(Which::Uplink) => host.change(Change::SetUp(uplink)),
         NetworkStep::Hairpin => host.change(Change::SetHairpin { link: uplink, on: true }),

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::{
     attachment::{IfName, NameError},
     frames::{Chain, Frames, Rule},
+    unbridge::MADE,
     wiring::{HOST_LINK_PREFIX, Mac},
 };
 
@@ -134,6 +135,8 @@ pub enum NetworkStep {
     CreateBridge,
     /// Pins the hardware address of a bridge that is there.
     PinMac,
+    /// Gives the bridge the uplink's largest packet: else the host would have the smallest of all pods'.
+    PinMtu,
     /// Sets a link up.
     SetUp(Which),
     /// Lets the host's name servers count for the bridge, as they did for the uplink: before the move, after which the uplink's do not.
@@ -205,9 +208,10 @@ impl Network {
         let uplink = host.links.iter().find(|link| link.index == self.uplink_index);
         let mut steps = Vec::new();
         match bridge {
-            None => steps.extend([NetworkStep::CreateBridge, NetworkStep::SetUp(Which::Bridge)]),
+            None => steps.extend([NetworkStep::CreateBridge, NetworkStep::PinMtu, NetworkStep::SetUp(Which::Bridge)]),
             Some(bridge) => {
                 steps.extend((bridge.mac != Some(self.mac)).then_some(NetworkStep::PinMac));
+                steps.extend((bridge.group == MADE && bridge.mtu != self.mtu).then_some(NetworkStep::PinMtu));
                 steps.extend((!bridge.up).then_some(NetworkStep::SetUp(Which::Bridge)));
             }
         }
@@ -339,6 +343,7 @@ impl fmt::Display for NetworkStep {
         f.write_str(match self {
             Self::CreateBridge => "make the bridge",
             Self::PinMac => "pin the bridge's hardware address",
+            Self::PinMtu => "pin the bridge's largest packet",
             Self::SetUp(Which::Uplink) => "set the uplink up",
             Self::SetUp(Which::Bridge) => "set the bridge up",
             Self::Resolvers => "take the uplink's name servers over",
@@ -401,25 +406,35 @@ mod tests {
     fn carry_out(host: &mut Host, network: &Network, step: &NetworkStep) {
         let bridge = network.bridge_index.unwrap_or(20);
         match step {
-            NetworkStep::CreateBridge => host.links.push(link(bridge, network.bridge.as_str(), Some("bridge"), None)),
+            NetworkStep::CreateBridge => {
+                let there = link(bridge, network.bridge.as_str(), Some("bridge"), None);
+                host.links.push(HostLink { mtu: network.mtu - 1, group: MADE, ..there });
+            }
             NetworkStep::Move(moving) => {
                 host.addresses.extend(moving.add_addresses.iter().map(|address| Movable { link: bridge, ..address.clone() }));
                 host.addresses.retain(|address| !moving.remove_addresses.contains(address));
                 host.routes.iter_mut().filter(|route| moving.routes.contains(route)).for_each(|route| route.link = bridge);
             }
-            NetworkStep::PinMac | NetworkStep::SetUp(_) | NetworkStep::Resolvers | NetworkStep::Hairpin | NetworkStep::Label => {}
+            NetworkStep::PinMac
+            | NetworkStep::PinMtu
+            | NetworkStep::SetUp(_)
+            | NetworkStep::Resolvers
+            | NetworkStep::Hairpin
+            | NetworkStep::Label => {}
         }
         for there in &mut host.links {
             let (is_bridge, is_uplink) = (there.index == bridge, there.index == network.uplink_index);
             match step {
                 NetworkStep::Move(moving) if moving.enslave && is_uplink => there.controller = Some(bridge),
                 NetworkStep::PinMac if is_bridge => there.mac = Some(network.mac),
+                NetworkStep::PinMtu if is_bridge => there.mtu = network.mtu,
                 NetworkStep::SetUp(Which::Bridge) => there.up |= is_bridge,
                 NetworkStep::SetUp(Which::Uplink) => there.up |= is_uplink,
                 NetworkStep::Hairpin if is_uplink => there.hairpin = true,
                 NetworkStep::Label if is_bridge => there.alias = Some(network.alias()),
                 NetworkStep::CreateBridge
                 | NetworkStep::PinMac
+                | NetworkStep::PinMtu
                 | NetworkStep::Resolvers
                 | NetworkStep::Move(_)
                 | NetworkStep::Hairpin

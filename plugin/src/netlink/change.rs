@@ -94,6 +94,13 @@ pub enum Change<'a> {
         /// The address.
         mac: Mac,
     },
+    /// Sets the size of a link's largest packet.
+    SetMtu {
+        /// The link.
+        link: LinkIndex,
+        /// In bytes.
+        mtu: u32,
+    },
     /// Makes a link a port of a bridge, or with 0 of none.
     SetController {
         /// The link.
@@ -166,6 +173,7 @@ impl fmt::Display for Change<'_> {
             Self::Label { link, .. } | Self::SetAlias { link, .. } => write!(f, "label link {link}"),
             Self::CreateBridge { name, .. } => write!(f, "create bridge {name}"),
             Self::SetMac { link, mac } => write!(f, "set the hardware address of link {link} to {mac}"),
+            Self::SetMtu { link, mtu } => write!(f, "set the MTU of link {link} to {mtu}"),
             Self::SetController { link, controller } => write!(f, "make link {link} a port of {controller}"),
             Self::SetHairpin { link, .. } => write!(f, "set the hairpin mode of port {link}"),
             Self::CopyAddress { link, .. } => write!(f, "move an address to link {link}"),
@@ -198,6 +206,7 @@ pub(super) fn write(out: &mut Messages, change: &Change<'_>, asks: u16) -> Resul
             link.nested(IF_INFO, &[], |info| info.text(INFO_KIND, "bridge"));
         }),
         Change::SetMac { link, mac } => out.push(SET_LINK, asks, &encode::link(*link), |link| link.bytes(IF_MAC, &mac.0)),
+        Change::SetMtu { link, mtu } => out.push(SET_LINK, asks, &encode::link(*link), |link| link.number(IF_MTU, *mtu)),
         Change::SetController { link, controller } => {
             out.push(SET_LINK, asks, &encode::link(*link), |link| link.number(IF_CONTROLLER, *controller))
         }

@@ -50,6 +50,7 @@ fn every_change_is_written_as_the_library_writes_it() {
         Change::SetAlias { link: 5, alias: "abc" },
         Change::CreateBridge { name: "azure0", mac: MAC, mtu: 9000, group: 1 },
         Change::SetMac { link: 5, mac: MAC },
+        Change::SetMtu { link: 5, mtu: 9000 },
         Change::SetController { link: 5, controller: 9 },
         Change::SetHairpin { link: 5, on: true },
         Change::SetHairpin { link: 5, on: false },
@@ -244,6 +245,7 @@ fn of_library(change: &Change<'_>) -> (u16, u16, Box<dyn Emitable>) {
             (NEW_LINK, REQUEST | CREATE | EXCLUSIVE, Box::new(bridge_message(name, *mac, *mtu, *group)))
         }
         Change::SetMac { link, mac } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Address(mac.0.to_vec())))),
+        Change::SetMtu { link, mtu } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Mtu(*mtu)))),
         Change::SetController { link, controller } => (SET_LINK, REQUEST, Box::new(with(*link, LinkAttribute::Controller(*controller)))),
         Change::SetHairpin { link, on } => (NEW_LINK, REQUEST, Box::new(with(*link, hairpin(*on)))),
         Change::CopyAddress { link, words } => (NEW_ADDRESS, REQUEST | CREATE | REPLACE, copied_address(*link, words)),

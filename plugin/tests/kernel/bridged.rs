@@ -46,6 +46,23 @@ fn cm2_del_of_a_bridged_pod_whose_route_was_taken_away_leaves_nothing_of_it() {
 }
 
 #[test]
+fn the_host_keeps_its_largest_packet_whatever_its_pods_have() {
+    on_a_node(10, |node| {
+        drop(add(node, &node.sandbox("c1", "web-0"), "bridge"));
+        let uplink = Netlink::open().unwrap().link(LinkBy::Name("eth0")).unwrap().unwrap();
+        let bridge = format!("azure{}", uplink.index);
+        let mtu = || Netlink::open().unwrap().link(LinkBy::Name(&bridge)).unwrap().unwrap().mtu;
+        assert_eq!(mtu(), uplink.mtu);
+        run("ip", &["link", "add", "name", "port", "mtu", "1400", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "port", "master", &bridge]);
+        assert_eq!(mtu(), uplink.mtu, "beside a port with less");
+        run("ip", &["link", "set", "eth0", "mtu", "9000"]);
+        drop(add(node, &node.sandbox("c2", "web-1"), "bridge"));
+        assert_eq!(mtu(), 9000, "the uplink's is another");
+    });
+}
+
+#[test]
 fn cm4_what_pods_left_whose_leases_were_lost_goes_when_the_store_is_made_anew_and_their_addresses_rest() {
     on_a_bare_node(|node| {
         let addresses: Vec<_> = (1..=4).map(pool_address).collect();
