@@ -367,6 +367,10 @@ pub struct Agent {
     pub demand: u16,
     /// The node's addresses by state.
     pub counts: StoreCounts,
+    /// What the machine's own metadata service (IMDS) shows of the NIC, against what is listed here; absent while it is silent. A word from there costs
+    /// none of Azure's requests: where both agree, the controller seldom reads the NIC; where they differ, at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imds: Option<Imds>,
     /// Lost addresses that pods still hold, of blocks each by itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
@@ -377,6 +381,16 @@ pub struct Agent {
     pub release_acks: Vec<ReleaseAck>,
     /// Whether the conflist is in place.
     pub ready: bool,
+}
+
+/// How IMDS differs from the revision that the agent has adopted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Imds {
+    /// Listed addresses that it does not show any more, or has not shown for 90 seconds, of blocks each by itself.
+    pub missing: u16,
+    /// Addresses of the NIC that it shows and that are not listed, for 90 seconds: the node's own is one of them.
+    pub others: u16,
 }
 
 /// The node's addresses by state.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use azure_vnet_crds::{
     AGENT_MANAGER, AzureVnetNode,
-    node::{Agent, ReleaseAck, StoreCounts},
+    node::{Agent, Imds, ReleaseAck, StoreCounts},
 };
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
@@ -185,6 +185,7 @@ impl Pool {
             demand: self.demand,
             counts,
             release_acks: self.release.clone(),
+            imds: Some(Imds { missing: 0, others: 1 }),
             ready: true,
             ..Agent::default()
         }

@@ -15,6 +15,7 @@ mod limits;
 mod stage;
 mod subscriptions;
 mod surroundings;
+mod witness;
 
 #[test]
 fn every_case_has_a_test() {

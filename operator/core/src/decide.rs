@@ -5,6 +5,7 @@ mod begin;
 mod blocks;
 mod release;
 mod report;
+mod rest;
 mod settle;
 mod sizing;
 mod step;
@@ -27,6 +28,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::{arm, nic, policy::Policy, size::addresses};
 
 pub use blocks::{Denied, Why};
+pub use rest::Word;
 pub use settle::may_vanish;
 
 /// All that a decision rests on.
@@ -131,6 +133,8 @@ pub struct Memory {
     pub unanswered: bool,
     /// Since when the agent is known to have set addresses aside that nobody asks for any more (safety rule RE8).
     pub aside_since: Option<Timestamp>,
+    /// What the machine's IMDS last said of the NIC.
+    pub word: Word,
     /// Since when the agent is known to offer less than it has adopted, where some of that are blocks (safety rule RE6).
     pub holding_back_since: Option<Timestamp>,
     /// The intent that was opened last.
@@ -285,7 +289,7 @@ pub struct Event {
     pub warning: bool,
 }
 
-/// How old a NIC read may be before it is repeated for its own sake.
+/// How old a NIC read may be before it is repeated for its own sake, where nobody else looks at the NIC; and how often a node is looked at without a read.
 const READ_EVERY: Duration = Duration::from_mins(10);
 /// How often a node that may get nothing is looked at.
 const IDLE: Duration = Duration::from_mins(5);

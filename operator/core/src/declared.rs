@@ -25,17 +25,26 @@ pub enum Field {
     FirstNeed,
     /// What was learned of new nodes.
     Learned,
+    /// What a node's metadata says of its NIC.
+    Imds,
 }
 
 impl Field {
-    const ALL: [Self; 2] = [Self::FirstNeed, Self::Learned];
+    const ALL: [Self; 3] = [Self::FirstNeed, Self::Learned, Self::Imds];
 
     /// Of which kind, and where.
     fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::FirstNeed => ("AzureVnetNode", ".status.cloud.firstNeed"),
             Self::Learned => ("AzureVnetConfig", ".status.learned"),
+            Self::Imds => ("AzureVnetNode", ".status.agent.imds"),
         }
+    }
+
+    /// Whether a refusal of the API server names it as one that it does not know.
+    #[must_use]
+    pub fn is_refused(self, message: &str) -> bool {
+        message.contains(&format!("{}{WORDS}", self.place().1))
     }
 }
 
@@ -128,7 +137,9 @@ mod tests {
         let fields = |names: &[&str]| -> Value { names.iter().map(|name| ((*name).to_owned(), json!({"type": "integer"}))).collect() };
         let object = |of: Value| json!({"type": "object", "properties": of});
         json!({"components": {"schemas": {
-            "dev.azure-vnet.v1alpha1.AzureVnetNode": object(json!({"status": object(json!({"cloud": object(fields(cloud))}))})),
+            "dev.azure-vnet.v1alpha1.AzureVnetNode": object(json!({
+                "status": object(json!({"cloud": object(fields(cloud)), "agent": object(fields(&["imds"]))})),
+            })),
             "dev.azure-vnet.v1alpha1.AzureVnetNodeList": {"type": "object"},
             "dev.azure-vnet.v1alpha1.AzureVnetConfig": object(json!({"status": object(fields(status))})),
         }}})
@@ -147,6 +158,15 @@ mod tests {
     #[test]
     fn a_server_that_does_not_describe_our_kinds_is_believed_to_know_them() {
         assert_eq!(Undeclared::default().by(&json!({})), Undeclared::default());
+    }
+
+    #[test]
+    fn an_agent_knows_from_a_refusal_what_the_crds_of_an_earlier_version_lack() {
+        let refusal = "failed to create typed patch object (/n1; azure-vnet.dev/v1alpha1, Kind=AzureVnetNode): .status.agent.imds: field not \
+                       declared in schema";
+        assert!(Field::Imds.is_refused(refusal) && !Field::FirstNeed.is_refused(refusal) && !Field::Imds.is_refused("no"));
+        let known = Undeclared::default().by(&json!({"components": {"schemas": {"AzureVnetNode": {}}}}));
+        assert!(known.lacks(Field::Imds) && known.finding().unwrap().message.contains("AzureVnetNode.status.agent.imds"));
     }
 
     #[test]

@@ -24,3 +24,4 @@ pub mod subnet;
 pub mod sysctl;
 pub mod uninstall;
 pub mod withheld;
+pub mod witness;

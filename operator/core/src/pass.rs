@@ -161,6 +161,17 @@ impl Known {
         cloud.and_then(|cloud| cloud.intent.as_ref()).is_some_and(|intent| intent.op == IntentOp::Remove)
     }
 
+    /// The NIC, where its last read is older than that.
+    #[must_use]
+    pub fn read_before(&self, time: Timestamp) -> Option<&Nic> {
+        self.nic.as_ref().filter(|_| self.read_ended < time)
+    }
+
+    /// Takes a newer description of the machine, whose NIC is as it was read.
+    pub fn describe(&mut self, machine: Machine) {
+        self.machine = Some(Arc::new(machine));
+    }
+
     /// What tells it apart, beside the object and the NIC: two of the same decide alike.
     #[must_use]
     pub fn gist(&self) -> impl Debug + '_ {

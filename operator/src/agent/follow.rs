@@ -114,9 +114,10 @@ impl Node {
         if seen.watched.as_ref().is_some_and(|watched| Orphans::wants_list(&entries, watched)) {
             outcome.wants.insert(Want::Pods);
         }
+        let imds = self.word_of_imds(basis, now);
         let report = self.report(seen, basis, outcome.ready);
         if let Some(agent) = problems.check(Topic::StoreHealthy, "StoreUnreadable", report).flatten() {
-            outcome.report = Some(Report { agent, problems: problems.clone() });
+            outcome.report = Some(Report { agent: Agent { imds, ..agent }, problems: problems.clone() });
         }
     }
 
@@ -305,6 +306,7 @@ impl Node {
             lost_in_use: basis.spec.lost.iter().filter(|at| held_by_pod(at)).copied().collect(),
             release_acks: acks,
             ready,
+            imds: None,
         }))
     }
 

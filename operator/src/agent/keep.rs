@@ -16,6 +16,7 @@ use azure_vnet_operator_core::{
     conflist::NETWORK,
     demand::Pod,
     withheld::Withheld,
+    witness::Witness,
 };
 use azure_vnet_plugin::{
     store::{Adoption, Keeper, KeeperError, Rebuilt},
@@ -111,6 +112,7 @@ pub struct Node {
     pub(super) vm_id: String,
     pub(super) sightings: Sightings,
     pub(super) withheld: Withheld,
+    pub(super) witness: Witness,
     pub(super) probation: Probation<Timestamp>,
     pub(super) refused: BTreeSet<(u64, SlotAddress)>,
     /// Addresses that pods do not get and that could not be set aside, with what uses them.
@@ -163,6 +165,7 @@ impl Node {
             memory,
             sightings: Sightings::default(),
             withheld: Withheld::default(),
+            witness: Witness::default(),
             probation: Probation::default(),
             refused: BTreeSet::new(),
             stuck: BTreeMap::new(),

@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use azure_vnet_crds::{AGENT_MANAGER, AzureVnetNode, node::Agent};
+use azure_vnet_operator_core::declared::Field;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -26,6 +27,8 @@ const PACE: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Events of one look.
 const MOST_NEWS: usize = 5;
+/// How long a field is left out that the API server does not know: its CRDs may be brought up to date.
+const UNDECLARED: Duration = Duration::from_hours(1);
 /// How long the watch may take to show what was written.
 const ECHO: Duration = Duration::from_secs(30);
 
@@ -35,6 +38,8 @@ pub struct Reporter {
     node: String,
     told: Option<(Agent, Vec<Condition>)>,
     told_at: Option<Instant>,
+    /// When the CRDs were found older than this program.
+    undeclared_at: Option<Instant>,
     events: Recorder,
 }
 
@@ -43,7 +48,7 @@ impl Reporter {
     #[must_use]
     pub fn new(client: Client, objects: Api<AzureVnetNode>, node: &str) -> Self {
         let events = Recorder::new(client, events::Reporter { controller: AGENT_MANAGER.into(), instance: Some(node.to_owned()) });
-        Self { objects, node: node.to_owned(), told: None, told_at: None, events }
+        Self { objects, node: node.to_owned(), told: None, told_at: None, undeclared_at: None, events }
     }
 
     /// Says of which pods the traffic was cut off, and why (safety rule RE7). An event that cannot be published is lost.
@@ -89,7 +94,9 @@ impl Reporter {
         // The API server keeps whole seconds.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let present = self.told.as_ref().map_or(&object.conditions, |(_, conditions)| conditions);
-        let new = (report.agent.clone(), report.conditions(present, &Time(now)));
+        let undeclared = self.undeclared_at.is_some_and(|at| at.elapsed() < UNDECLARED);
+        let agent = Agent { imds: report.agent.imds.filter(|_| !undeclared), ..report.agent.clone() };
+        let new = (agent, report.conditions(present, &Time(now)));
         let known = self.told.as_ref() == Some(&new) && !self.is_forgotten(object);
         if known || (self.is_early() && !self.is_urgent(&new)) {
             return;
@@ -106,6 +113,10 @@ impl Reporter {
         self.told_at = Some(Instant::now());
         match sent {
             Ok(Ok(_)) => self.told = Some(new),
+            Ok(Err(kube::Error::Api(status))) if Field::Imds.is_refused(&status.message) => {
+                warn!("the CRDs in the cluster are older than this agent: what IMDS says of the NIC is left out");
+                self.undeclared_at = Some(Instant::now());
+            }
             Ok(Err(error)) => warn!(%error, "cannot write this node's status"),
             Err(_) => warn!("the API server takes too long to write this node's status"),
         }

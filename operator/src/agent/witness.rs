@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use azure_vnet_crds::node::{Imds, SlotAddress};
 use azure_vnet_operator_core::{
     adoption::{self, Before, Listed, Sightings, Source, ToldRead},
     blocks,
@@ -66,11 +67,21 @@ impl Node {
                 continue;
             }
             let shown: BTreeSet<Ipv4Addr> = ours.into_iter().flat_map(|(_, addresses)| addresses.iter().copied()).collect();
-            self.sightings.witness(now, answer.source, &blocks::shown(&basis.published.addresses, shown));
+            let shown = blocks::shown(&basis.published.addresses, shown);
+            self.sightings.witness(now, answer.source, &shown);
             if answer.source == Source::Imds {
                 self.clocks.distrusted = false;
+                self.witness.answered(now, shown);
             }
         }
+    }
+
+    /// What IMDS says of the NIC, for the controller: against all that is listed and does not leave.
+    pub(super) fn word_of_imds(&mut self, basis: &Basis, now: Duration) -> Option<Imds> {
+        let stays = |at: &SlotAddress| !basis.removing.contains(at);
+        let listed = blocks::each(&basis.published.addresses).into_iter().filter(stays).map(|at| at.address).collect();
+        let hidden = self.sightings.hidden().collect();
+        (basis.listed == Listed::ByObject).then(|| self.witness.compare(now, &listed, &hidden)).flatten()
     }
 
     /// What was known before this look: offered in this boot, adopted in the former one, shown or hidden at any time.

@@ -31,7 +31,7 @@ impl Clock {
         Self::set_to(Timestamp::now())
     }
 
-    fn set_to(to: Timestamp) -> Self {
+    pub(super) fn set_to(to: Timestamp) -> Self {
         Self { set: Mutex::new(Set { to, at: Instant::now() }) }
     }
 

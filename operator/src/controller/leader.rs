@@ -70,7 +70,7 @@ impl Leadership {
     }
 
     /// Starts or lengthens a term. Every term draws a nonce of its own.
-    fn renewed(&self, asked: Instant) -> bool {
+    pub(super) fn renewed(&self, asked: Instant) -> bool {
         let mut state = self.lock();
         let new = state.renewed.is_none_or(|at| at.elapsed() >= TRUST);
         if new {

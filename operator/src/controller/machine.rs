@@ -24,7 +24,7 @@ use super::kinds::Node;
 use crate::azure::Arm;
 
 /// Users change networks at any time; this is how long one may go unnoticed.
-const NETWORK_AGE: Duration = Duration::from_mins(5);
+pub const NETWORK_AGE: Duration = Duration::from_mins(5);
 /// How long one that lacks a node's subnet is taken for the truth: many nodes of a new subnet come at once, and one read serves them.
 const LACKING_AGE: Duration = Duration::from_secs(15);
 

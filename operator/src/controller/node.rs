@@ -197,6 +197,7 @@ impl<A: Arm> Shell<A> {
         if was_cordoned {
             of_pass.note_cordon();
         }
+        work.describe_anew(&mut of_pass).await;
         let mut pass = Pass::new(subject.clone(), of_pass);
         let result = work.run(&mut pass).await;
         let known = Known { of_pass: pass.into_known(), target: work.target, boot, ..known };

@@ -56,7 +56,8 @@ impl Server {
 
     fn description(&self) -> Value {
         let cloud = if self.is_old.load(Ordering::SeqCst) { json!({}) } else { json!({"firstNeed": {"type": "integer"}}) };
-        let status = json!({"properties": {"cloud": {"properties": cloud}}});
+        let agent = json!({"properties": {"imds": {"type": "object"}}});
+        let status = json!({"properties": {"cloud": {"properties": cloud}, "agent": agent}});
         json!({"components": {"schemas": {"dev.azure-vnet.v1alpha1.AzureVnetNode": {"properties": {"status": status}}}}})
     }
 
@@ -104,6 +105,9 @@ struct Azure {
     nic: Mutex<Value>,
     refusals: Mutex<Vec<Error>>,
     writes: AtomicUsize,
+    nic_reads: AtomicUsize,
+    /// The network's address spaces.
+    spaces: Mutex<Vec<&'static str>>,
     /// Whether writes wait in the queue for ever.
     queued: AtomicBool,
     /// Asks the controller to end.
@@ -119,9 +123,10 @@ impl Arm for Azure {
                 if nic.is_null() {
                     return Err(Error::from_answer(404, None, br#"{"error": {"code": "ResourceNotFound", "message": "no"}}"#));
                 }
+                self.nic_reads.fetch_add(1, Ordering::SeqCst);
                 nic
             }
-            Read::Network(_) => json!({"properties": {"addressSpace": {"addressPrefixes": ["10.240.0.0/16"]},
+            Read::Network(_) => json!({"properties": {"addressSpace": {"addressPrefixes": *self.spaces.lock().unwrap()},
                 "subnets": [{"id": SUBNET, "properties": {"addressPrefix": "10.240.0.0/16"}}]}}),
             Read::Subnet(_) | Read::ScaleSet(_) | Read::Instance(_) | Read::InstanceNics(_) | Read::Usages(_) => {
                 panic!("nobody needs {read:?}")
@@ -198,6 +203,8 @@ fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
         nic: Mutex::new(nic()),
         refusals: Mutex::new(refusals),
         writes: AtomicUsize::new(0),
+        nic_reads: AtomicUsize::new(0),
+        spaces: Mutex::new(vec!["10.240.0.0/16"]),
         queued: AtomicBool::new(false),
         end,
     };
@@ -219,6 +226,23 @@ async fn up1_one_pass_fills_a_new_node_with_one_write_and_rests_then() {
     shell.pass("n1").await.unwrap();
     shell.pass("n1").await.unwrap();
     assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 1), "nothing at rest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_grows_is_told_to_nodes_whose_nics_are_seldom_read() {
+    let (mut shell, server) = shell(vec![]);
+    shell.pass("n1").await.unwrap();
+    let (reads, revision) = (shell.arm.nic_reads.load(Ordering::SeqCst), server.pool().spec.revision);
+    shell.arm.spaces.lock().unwrap().push("10.241.0.0/16");
+    for _ in 0..72 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        shell.leadership.renewed(Instant::now());
+    }
+    shell.clock = clock::Clock::set_to(shell.clock.now() + Duration::from_mins(6));
+    shell.pass("n1").await.unwrap();
+    let spec = server.pool().spec;
+    assert_eq!((spec.node.vnet_cidrs, spec.revision), (vec!["10.240.0.0/16".to_owned(), "10.241.0.0/16".to_owned()], revision + 1));
+    assert_eq!(shell.arm.nic_reads.load(Ordering::SeqCst), reads);
 }
 
 #[tokio::test]

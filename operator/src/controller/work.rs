@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     kinds::Node,
-    machine::Target,
+    machine::{NETWORK_AGE, Target},
     metrics::{Reason, WriteOutcome},
     node::{Broken, Shell},
     pools::is_conflict,
@@ -217,6 +217,16 @@ impl<A: Arm> Work<'_, A> {
         // A NIC that is gone may have made room for another.
         self.target = Some(target).filter(|_| !result.as_ref().is_err_and(|error| error.class == Class::Gone));
         result
+    }
+
+    /// Networks get prefixes and peers, of which a NIC that is seldom read tells nothing. That costs one request to Azure for all nodes of a network.
+    pub async fn describe_anew(&self, known: &mut pass::Known) {
+        let before = self.shell.clock.now().saturating_sub(NETWORK_AGE).unwrap_or(Timestamp::MIN);
+        let (Some(target), Some(nic)) = (&self.target, known.read_before(before)) else { return };
+        match self.shell.machines.describe(self.node, target, nic.view(), self.masquerade).await {
+            Ok(machine) => known.describe(machine),
+            Err(error) => debug!(node = self.node.name(), "cannot describe the machine anew: {error}"),
+        }
     }
 
     async fn read_target(&self, target: &Target, urgency: Urgency) -> Result<(Nic, Machine), Error> {

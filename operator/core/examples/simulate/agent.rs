@@ -11,11 +11,12 @@ use std::{
 
 use azure_vnet_crds::{
     AzureVnetNode, AzureVnetNodeSpec,
-    node::{self, IntentOp, SlotAddress, StoreCounts},
+    node::{self, Imds, IntentOp, SlotAddress, StoreCounts},
 };
 use azure_vnet_operator_core::{
     adoption::{self, Before, Held, Judgement, Listed, Pass, Probation, Sightings, Source, ToldRead},
     blocks, demand,
+    witness::Witness,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -37,6 +38,7 @@ pub struct Agent {
     pub told: Option<(Rc<node::Agent>, bool)>,
     pub told_at: i64,
     sightings: Sightings,
+    witness: Witness,
     probation: Probation<Timestamp>,
     refused: BTreeSet<(u64, SlotAddress)>,
     restored: bool,
@@ -55,6 +57,8 @@ struct Quiet {
     pods: u64,
     shown: Option<Rc<BTreeSet<Ipv4Addr>>>,
     until: i64,
+    /// Whether metadata says nothing.
+    silent: bool,
     outcome: Outcome,
 }
 
@@ -67,6 +71,10 @@ pub struct Seen<'a> {
     pub pods: &'a BTreeMap<String, Pod>,
     /// What IMDS shows, if it was asked and answered.
     pub shown: Option<Rc<BTreeSet<Ipv4Addr>>>,
+    /// And what it shows besides, that is not ours.
+    pub beside: Rc<BTreeSet<Ipv4Addr>>,
+    /// Whether the agent is of a version that does not tell of it.
+    pub older: bool,
     pub mutation: Option<Mutation>,
     /// Looks at everything each time, to see that nothing is overlooked.
     pub thorough: bool,
@@ -108,7 +116,7 @@ impl Agent {
 
     /// Whether addresses that are set aside, and have rested, await a later NIC read than one of this moment.
     pub fn awaits_later_than(&self, moment: Timestamp) -> bool {
-        let listed: BTreeSet<SlotAddress> = self.object.iter().flat_map(|object| &object.spec.addresses).copied().collect();
+        let listed: BTreeSet<SlotAddress> = self.object.iter().flat_map(|object| blocks::each(&object.spec.addresses)).collect();
         let settled_by = |last_read| {
             // At time zero no rest is over: only those count that await a read.
             let pass = Pass { now: Duration::ZERO, period: Duration::from_hours(1), last_read: Some(last_read) };
@@ -119,7 +127,7 @@ impl Agent {
 
     /// What it remembers, as far as it counts.
     pub fn gist(&self) -> impl std::fmt::Debug + '_ {
-        (&self.told, &self.sightings, &self.probation, &self.refused, self.restored, &self.last)
+        (&self.told, &self.sightings, &self.witness, &self.probation, &self.refused, self.restored, &self.last)
     }
 
     pub fn kill(&mut self) {
@@ -138,14 +146,26 @@ impl Agent {
         }
         let (basis, regressed) = self.basis(store, seen);
         let Some(basis) = basis else { return Ok(outcome) };
-        let pods = crowd(seen.pods);
-        if self.quiet.as_ref().is_some_and(|quiet| quiet.holds(store, seen, &basis))
+        let (pods, now) = (crowd(seen.pods), boot_time(seen.now));
+        if let (Some(shown), Some(quiet)) = (&seen.shown, &self.quiet)
+            && quiet.shown.as_ref().is_some_and(|before| Rc::ptr_eq(before, shown))
+        {
+            self.witness.repeated(now);
+        }
+        let silent = self.witness.is_silent(now);
+        let speaks_again = silent && seen.shown.is_some() && !seen.older;
+        if self.quiet.as_ref().is_some_and(|quiet| quiet.holds(store, seen, &basis) && quiet.silent == silent && !speaks_again)
             && let Some(mut quiet) = self.quiet.take()
         {
             if quiet.touched != store.touched || quiet.pods != pods || seen.now >= quiet.until {
                 store.sweep(seen.now);
                 (quiet.touched, quiet.pods, quiet.until) = (store.touched, pods, store.next_end());
-                quiet.outcome.report = quiet.outcome.report.map(|(_, regressed)| (Rc::new(self.report(store, seen, &basis)), regressed));
+                let imds = |report: &node::Agent| report.imds;
+                let anew = |(told, regressed): (Rc<node::Agent>, bool)| {
+                    let report = node::Agent { imds: imds(&told), ..self.report(store, seen, &basis) };
+                    (Rc::new(report), regressed)
+                };
+                quiet.outcome.report = quiet.outcome.report.map(anew);
             }
             let outcome = quiet.outcome.clone();
             self.quiet = Some(quiet);
@@ -156,14 +176,17 @@ impl Agent {
         if taken && basis.listed == Listed::ByObject {
             store.disk.spec = Some(Rc::clone(&basis.published));
         }
-        let now = boot_time(seen.now);
         outcome.ready = store.run.sealed;
         outcome.waits_for_metadata = self.sightings.waiting(now);
         outcome.due = self.sightings.next_due(now).map(|due| i64::try_from(due.as_millis()).unwrap_or_default());
-        outcome.report = self.object.is_some().then(|| (Rc::new(self.report(store, seen, &basis)), regressed));
+        let blind = seen.mutation == Some(Mutation::NothingMissed);
+        let imds = self.word_of_imds(&basis, now).map(|imds| if blind { Imds { missing: 0, ..imds } } else { imds });
+        let report = || node::Agent { imds, ..self.report(store, seen, &basis) };
+        outcome.report = self.object.is_some().then(|| (Rc::new(report()), regressed));
         self.quiet = self.is_quiet(store, &basis, &outcome, now).then(|| {
             let shown = seen.shown.clone().or_else(|| self.quiet.take()?.shown);
-            Quiet { basis, touched: store.touched, pods, shown, until: store.next_end(), outcome: outcome.clone() }
+            let silent = self.witness.is_silent(now);
+            Quiet { basis, touched: store.touched, pods, shown, until: store.next_end(), silent, outcome: outcome.clone() }
         });
         Ok(outcome)
     }
@@ -171,7 +194,14 @@ impl Agent {
     fn is_quiet(&self, store: &Store, basis: &Basis, outcome: &Outcome, now: Duration) -> bool {
         let waits = outcome.waits_for_metadata || outcome.due.is_some() || !outcome.withdrawn.is_empty();
         let idle = store.set_aside().is_empty() && basis.spec.release.is_empty() && self.sightings.withheld(now).is_empty();
-        basis.listed == Listed::ByObject && outcome.ready && !waits && idle
+        basis.listed == Listed::ByObject && outcome.ready && !waits && idle && self.witness.is_steady(now)
+    }
+
+    fn word_of_imds(&mut self, basis: &Basis, now: Duration) -> Option<Imds> {
+        let stays = |at: &SlotAddress| !basis.removing.contains(at);
+        let listed = blocks::each(&basis.published.addresses).into_iter().filter(stays).map(|at| at.address).collect();
+        let hidden = self.sightings.hidden().collect();
+        (basis.listed == Listed::ByObject).then(|| self.witness.compare(now, &listed, &hidden)).flatten()
     }
 
     fn basis(&mut self, store: &Store, seen: &Seen<'_>) -> (Option<Rc<Basis>>, bool) {
@@ -218,6 +248,9 @@ impl Agent {
             let shown =
                 if blocks { Cow::Owned(blocks::shown(&basis.published.addresses, (**shown).clone())) } else { Cow::Borrowed(&**shown) };
             self.sightings.witness(now, Source::Imds, &shown);
+            if !seen.older {
+                self.witness.answered(now, shown.union(&seen.beside).copied().collect());
+            }
         }
         if !self.sightings.shown().eq(store.disk.shown.iter().copied()) {
             store.disk.shown = self.sightings.shown().collect();
@@ -325,6 +358,7 @@ impl Agent {
             release_acks: acks,
             lost_in_use: basis.spec.lost.iter().filter(|at| store.leases(at.address)).copied().collect(),
             ready: store.run.sealed,
+            imds: None,
         }
     }
 }

@@ -135,7 +135,7 @@ impl World<'_> {
     /// Whether a node could not know yet that a foreign writer took an address away.
     fn is_excused(&self, name: usize, dropped: Option<Loss>) -> bool {
         let machine = &self.machines[name];
-        let slow = machine.mute || machine.late > 4_000 || !machine.agent.alive;
+        let slow = machine.mute || machine.late > 4_000 || !machine.agent.alive || self.now < machine.deaf_until;
         let lately = |at: i64, within: i64| self.now - at.max(machine.undisturbed_since) < within;
         // Of a block that metadata does not show only a controller knows, by its reads of the NIC.
         let hidden = |loss: &Loss| loss.of_block && self.nics[loss.name].hides_blocks();

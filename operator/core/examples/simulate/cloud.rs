@@ -117,6 +117,8 @@ pub struct Shown {
     pub there: Rc<BTreeSet<Ipv4Addr>>,
     /// What metadata tells of it.
     pub told: Rc<BTreeSet<Ipv4Addr>>,
+    /// What it tells besides: the machine's own address and those of others. A machine made anew has another NIC, and is never mistaken by these.
+    pub beside: Rc<BTreeSet<Ipv4Addr>>,
 }
 
 /// What metadata shows of blocks: nobody says which it is.
@@ -297,7 +299,8 @@ impl Nic {
         let there: Rc<BTreeSet<Ipv4Addr>> = Rc::new(self.good().map(|(_, address)| address).collect());
         let told = || self.good().filter(|(slot, address)| self.is_told(*slot, *address)).map(|(_, address)| address).collect();
         let told = if self.blocks.is_empty() { Rc::clone(&there) } else { Rc::new(told()) };
-        self.shown.push_back((now, Shown { there, told }));
+        let beside = Rc::new(self.foreign.iter().map(|(_, address)| *address).chain([self.primary]).collect());
+        self.shown.push_back((now, Shown { there, told, beside }));
         while self.shown.len() > 2 && self.shown.get(1).is_some_and(|(at, _)| *at < now - 20 * HISTORY) {
             self.shown.pop_front();
         }

@@ -197,10 +197,12 @@ pub enum Mutation {
     ReadsItsCache,
     /// Every removal ends in vain.
     RemovalsFail,
+    /// The agent says that metadata shows all that is listed (A16).
+    NothingMissed,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::EtagIgnored,
         Self::IntentNotStored,
         Self::SendsAnyway,
@@ -220,5 +222,6 @@ impl Mutation {
         Self::AcknowledgedInPart,
         Self::ReadsItsCache,
         Self::RemovalsFail,
+        Self::NothingMissed,
     ];
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Between two questions to the node's metadata: in calm, and while an answer is waited for.
-const CALM: i64 = 60_000;
+pub const CALM: i64 = 60_000;
 const CLOSE: i64 = 2_000;
 /// Between two reports of mere numbers, and until a report that the watch does not show is repeated.
 const PACE: i64 = 2_000;
@@ -45,6 +45,8 @@ pub struct Machine {
     /// How late its metadata is, and whether it answers.
     pub late: i64,
     pub mute: bool,
+    /// Until when its agent may not have heard yet that metadata answers again, or no longer late.
+    pub deaf_until: i64,
     pub waits: bool,
     due: Option<i64>,
     behind: bool,
@@ -202,7 +204,7 @@ impl World<'_> {
         // Where it tells of the first address of a block, that stands for all.
         let confirmed = shown.as_ref().map(|shown| if hides_blocks { &shown.told } else { &shown.there });
         machine.witnessed.extend(confirmed.into_iter().flat_map(|confirmed| confirmed.iter()));
-        let shown = shown.map(|shown| shown.told);
+        let (shown, beside) = shown.map(|shown| (shown.told, shown.beside)).unzip();
         let is_noted = |object: &&Arc<AzureVnetNode>| machine.noted.as_ref().is_some_and(|noted| Arc::ptr_eq(noted, object));
         if let Some(object) = machine.agent.object.as_ref().filter(|object| !is_noted(object)) {
             machine.witnessed.extend(blocks::each(&object.spec.addresses).iter().map(|at| at.address));
@@ -214,6 +216,8 @@ impl World<'_> {
             machine: &machine.id,
             pods: &machine.pods,
             shown,
+            beside: beside.unwrap_or_default(),
+            older: self.plan.is_older(name),
             mutation: self.plan.mutation,
             thorough: self.plan.thorough,
         };

@@ -17,6 +17,8 @@ const MINUTE: i64 = 60_000;
 /// Storms end here, and what came of them is looked at there.
 const CALM_FROM: i64 = 75 * MINUTE;
 const END: i64 = 125 * MINUTE;
+/// In the calm, an address goes behind everybody's back: by then it is to be found, given up and made up for, whoever tells of it.
+const FOUND: i64 = 15 * MINUTE;
 
 /// A seed's meaning.
 #[derive(Debug)]
@@ -142,6 +144,8 @@ pub enum Strike {
         pause: i64,
     },
     ForeignDrop(usize),
+    /// The same once the storms are over.
+    QuietDrop(usize),
     ForeignSwap(usize),
     ForeignAdd {
         name: usize,
@@ -248,7 +252,16 @@ impl Plan {
         plan.set_up(&mut dice);
         plan.storm(&mut dice);
         plan.change_units();
+        if seed % 5 == 2 {
+            let name = usize::try_from(seed / 5).unwrap_or_default() % plan.machines.len();
+            plan.at(END - FOUND, Strike::QuietDrop(name));
+        }
         plan
+    }
+
+    /// Whether a node's agent is of a version that does not say what metadata shows of the NIC.
+    pub fn is_older(&self, name: usize) -> bool {
+        usize::try_from(self.seed).unwrap_or_default().wrapping_add(name).is_multiple_of(4)
     }
 
     pub fn nics(&self) -> Vec<Nic> {

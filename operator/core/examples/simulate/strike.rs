@@ -8,6 +8,7 @@ use crate::{
     check::Loss,
     controller::time,
     fault::{Fault, Mutation},
+    life::CALM,
     plan::{Strike, Undo},
     server::NodeObject,
     store::Disk,
@@ -20,6 +21,7 @@ impl World<'_> {
             Strike::End(undo) => self.undo(*undo),
             // What was still to begin does not begin any more.
             Strike::Join { name, foreign } => self.arrive(name, foreign),
+            Strike::QuietDrop(name) => self.foreign_drop(name),
             _ if self.calm => {}
             Strike::Weather(weather) => self.weather.push(weather),
             Strike::KillReplica(replica) => self.kill(replica, Fault::O01Killed),
@@ -143,7 +145,7 @@ impl World<'_> {
             Undo::Metadata(name) => {
                 let late = self.dice.time(500, 4_000);
                 let machine = &mut self.machines[name];
-                (machine.late, machine.mute) = (late, false);
+                (machine.late, machine.mute, machine.deaf_until) = (late, false, self.now + CALM + late);
             }
             Undo::Silent(name) => {
                 self.machines[name].silent = false;

@@ -158,7 +158,7 @@ pub fn slots(spec: &Lists, view: &View, sizes: &Sizes) -> Vec<u8> {
 }
 
 /// A node's place in the spread, 0 to 999: the same every time.
-fn spread(uid: &str) -> u32 {
+pub fn spread(uid: &str) -> u32 {
     uid.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)) % 1000
 }
 

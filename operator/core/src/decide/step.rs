@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::{
     Attempt, Decision, Event, Memory, NicRead, Observed, Planned, READ_EVERY, Send, addresses,
     agree::Age,
-    begin, blocks, later, release, report,
+    begin, blocks, later, release, report, rest,
     settle::{self, Case, Origin, Settled},
     since,
     sizing::{self, Sizes},
@@ -101,10 +101,11 @@ impl<'a> Step<'a> {
             return self.settle(&intent, nic);
         }
         let age = since(nic.ended, self.now);
-        if age >= READ_EVERY || self.observed.last.as_ref().is_some_and(|last| last.intent.is_some() && last.at >= nic.at) {
+        let left = rest::left(self, nic);
+        if left.is_zero() || self.observed.last.as_ref().is_some_and(|last| last.intent.is_some() && last.at >= nic.at) {
             return self.read();
         }
-        self.wake(READ_EVERY.saturating_sub(age));
+        self.wake(left.min(READ_EVERY));
         match nic.view.state {
             State::Settled => {}
             State::Moving => return self.read_at_pace(age, MOVING),

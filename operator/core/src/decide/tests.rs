@@ -1,7 +1,7 @@
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigSpec,
     config::Mode,
-    node::{Intent, IntentOp, MachineKind, ReleaseAck, Unit},
+    node::{Imds, Intent, IntentOp, MachineKind, ReleaseAck, Unit},
 };
 
 use super::*;

@@ -14,6 +14,8 @@ use crate::{look::last_segment, size::addresses};
 
 /// A NIC is read every ten minutes at least, and a read that changed nothing noted every five; what is older says nothing of this moment.
 const OLD: Duration = Duration::from_mins(20);
+/// The same where the node's IMDS speaks: as long as that agrees, the NIC is read once an hour.
+const OLD_AGREED: Duration = Duration::from_mins(75);
 /// Beyond its end and the config's grace a write is closed at the controller's next look.
 const NEXT_LOOK: Duration = Duration::from_mins(5);
 
@@ -21,9 +23,10 @@ const NEXT_LOOK: Duration = Duration::from_mins(5);
 pub fn unseen(side: &Side<'_>) -> Vec<Unseen> {
     let unseen = |source, why: String| Unseen { node: side.name.to_owned(), source, why };
     let mut all = vec![];
+    let old = if side.agent.imds.is_some() { OLD_AGREED } else { OLD };
     match side.cloud.last_read_at.as_ref().map(|at| at.0) {
         None => all.push(unseen(Source::Azure, "the controller has not read the NIC yet".into())),
-        Some(read) if since(read, side.at) > OLD => {
+        Some(read) if since(read, side.at) > old => {
             all.push(unseen(Source::Azure, format!("the controller last read the NIC at {read}: see whether one leads")));
         }
         Some(_) => {}

@@ -296,6 +296,16 @@ fn what_was_not_seen_is_never_clean() {
 }
 
 #[test]
+fn a_nic_whose_machines_imds_speaks_is_read_once_an_hour_and_that_is_late_enough() {
+    for (read, expected) in [("2026-11-21T06:10:00Z", Outcome::Clean), ("2026-11-21T06:00:00Z", Outcome::Incomplete)] {
+        let mut told = Told::agreed();
+        told.cloud("lastReadAt", json!(read));
+        told.object().status.as_mut().unwrap().agent.as_mut().unwrap().imds = Some(azure_vnet_crds::node::Imds::default());
+        assert_eq!(told.report().outcome(), expected, "{read}");
+    }
+}
+
+#[test]
 fn a_report_of_no_node_is_never_clean() {
     let report = Report::default();
     assert_eq!((report.outcome(), report.to_string().as_str()), (Outcome::Incomplete, "? no node was looked at\n"));

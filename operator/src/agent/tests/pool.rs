@@ -109,3 +109,23 @@ fn re7_a_lost_address_of_a_bridged_pod_loses_its_route_and_others_keep_theirs() 
         assert_eq!(condition(&outcome, Topic::RulesInSync), None);
     });
 }
+
+#[test]
+fn re5_the_controller_is_told_what_imds_shows_no_more_and_nothing_while_imds_says_nothing() {
+    let said = |outcome: &Outcome| outcome.report.as_ref().unwrap().agent.imds.map(|imds| (imds.missing, imds.others));
+    apart(move || {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5", "2/10.0.0.6", "3/10.0.0.7"]);
+        let mut node = machine.start();
+        let all = ["10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.0.9"];
+        assert_eq!(said(&node.reconcile(&seen(Some(&object), vec![])).unwrap()), None);
+        assert_eq!(said(&node.reconcile(&seen(Some(&object), vec![imds("vm-1", &all)])).unwrap()), Some((0, 2)), "its own and another's");
+        let elsewhere = Answer { shown: vec![("00:0d:3a:00:00:99".into(), vec![])], ..imds("vm-1", &[]) };
+        assert_eq!(said(&node.reconcile(&seen(Some(&object), vec![elsewhere])).unwrap()), Some((0, 2)), "that was not of this NIC");
+        let two = ["10.0.0.4", "10.0.0.6", "10.0.0.9"];
+        assert_eq!(said(&node.reconcile(&seen(Some(&object), vec![imds("vm-1", &two)])).unwrap()), Some((2, 2)));
+        object.removing = super::all(&["3/10.0.0.7"]);
+        assert_eq!(said(&node.reconcile(&seen(Some(&object), vec![])).unwrap()), Some((1, 2)), "what leaves is not missed");
+        assert_eq!(node.reconcile(&seen(None, vec![])).unwrap().report.map(|report| report.agent.imds), None);
+    });
+}

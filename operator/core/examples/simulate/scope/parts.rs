@@ -316,7 +316,8 @@ impl Node {
     fn look(&mut self, nic: &Nic, tick: i64, mutation: Option<Mutation>) {
         let shown: BTreeSet<Ipv4Addr> = nic.good().map(|(_, address)| address).collect();
         let now = (tick + 2) * TICK + 1;
-        let seen = Seen { now, boot_id: "boot", machine: "vm", pods: &self.pods, shown: Some(shown.into()), mutation, thorough: true };
+        let (shown, beside) = (Some(shown.into()), Rc::default());
+        let seen = Seen { now, boot_id: "boot", machine: "vm", pods: &self.pods, shown, beside, older: true, mutation, thorough: true };
         if let Ok(outcome) = self.agent.reconcile(&mut self.store, &seen) {
             self.report = outcome.report.filter(|report| self.agent.told.as_ref() != Some(report));
         }
