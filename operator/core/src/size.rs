@@ -135,7 +135,8 @@ impl Pool {
     #[must_use]
     pub fn sizes(self, first: Option<First>, need: Need) -> (u16, u16) {
         let usual = self.target(need);
-        let whole = |count: u16| need.unit.whole(count).min(need.room);
+        // A cordoned node that has what its pods need gets nothing, though it is not in whole units (safety rule UP1).
+        let whole = |count: u16| if need.cordoned && count <= need.holding { count } else { need.unit.whole(count).min(need.room) };
         (whole(first.map_or(usual, |first| self.first(first, need))), whole(usual))
     }
 
@@ -166,6 +167,12 @@ mod tests {
         assert_eq!(POOL.target(need(0)), 8);
         assert_eq!(POOL.target(Need { cordoned: true, ..need(5) }), 5);
         assert_eq!(POOL.target(Need { cordoned: true, ..need(0) }), 0);
+    }
+
+    #[test]
+    fn up1_a_cordoned_node_gets_no_block_while_its_single_addresses_do() {
+        let sizes = |used, holding| POOL.sizes(None, Need { cordoned: true, holding, unit: Unit::Block28, ..need(used) }).0;
+        assert_eq!([sizes(1, 4), sizes(4, 4), sizes(5, 4), sizes(1, 0)], [1, 4, 16, 16]);
     }
 
     #[test]
