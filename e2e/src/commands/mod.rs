@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::build::Architecture;
 use crate::scenario::{original, rolling};
@@ -105,6 +105,12 @@ enum Command {
     /// A node's first process.
     #[command(hide = true)]
     LabNodeInit(lab::NodeArguments),
+}
+
+/// What there is on the command line.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the command line, does what it says, and maps the outcome to an exit code.

@@ -1,14 +1,13 @@
 //! What the documents name exists: links with their anchors, commands, chart values, fields of a config, and files.
 #![expect(clippy::unwrap_used, reason = "a test says what it expected by failing there")]
 
-use std::collections::BTreeSet;
+mod commands;
+mod fields;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use azure_vnet_e2e::build::checkout;
-use azure_vnet_operator::{cli, tool};
-use clap::CommandFactory as _;
-use serde_json::Value;
 
 fn documents() -> Vec<(PathBuf, String)> {
     let root = checkout();
@@ -52,78 +51,9 @@ fn code(text: &str) -> Vec<String> {
     plain.iter().flat_map(|part| part.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }
 
-#[test]
-fn every_chart_value_and_every_field_exists() {
-    let schema: Value =
-        serde_json::from_str(&fs::read_to_string(checkout().join("charts/azure-vnet/values.schema.json")).unwrap()).unwrap();
-    let fields = fs::read_to_string(checkout().join("docs/fields.md")).unwrap();
-    let fields: BTreeSet<String> = code(&fields).into_iter().collect();
-    let mut wrong = vec![];
-    for (path, text) in documents() {
-        for name in code(&text) {
-            let first = name.split('.').next().unwrap_or_default();
-            let is_path = name.contains('.')
-                && name.rsplit('.').next() != Some("conf")
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
-                && !name.ends_with('.');
-            let known = match first {
-                "pool" | "masquerade" | "host" | "cni" | "arm" | "readiness" => fields.contains(&format!("spec.{name}")),
-                "image" | "azure" | "config" | "controller" | "agent" | "monitoring" | "kubernetesApi" | "global" | "uninstall" => {
-                    is_value(&schema, &schema, &name)
-                }
-                _ => true,
-            };
-            if is_path && !known {
-                wrong.push(format!("{}: {name}", path.display()));
-            }
-        }
-    }
-    assert_eq!(wrong, Vec::<String>::new());
-}
-
-/// Whether a path leads through a schema; below a map of the user's own, any name does.
-fn is_value(root: &Value, schema: &Value, path: &str) -> bool {
-    let schema = match schema.get("$ref").and_then(Value::as_str) {
-        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap_or(&Value::Null),
-        None => schema,
-    };
-    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
-    match schema.get("properties").and_then(|properties| properties.get(first)) {
-        Some(inner) => rest.is_empty() || is_value(root, inner, rest),
-        None => schema.get("properties").is_none(),
-    }
-}
-
-#[test]
-fn every_command_exists() {
-    let (kubectl, operator) = (tool::Cli::command(), cli::Cli::command());
-    let mut wrong = vec![];
-    for (path, text) in documents() {
-        for line in text.lines() {
-            for (called, command) in [("kubectl azure-vnet ", &kubectl), ("azure-vnet-operator ", &operator)] {
-                for rest in line.split(called).skip(1) {
-                    let words: Vec<&str> = rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).take(2).collect();
-                    if !is_command(command, &words, rest) {
-                        wrong.push(format!("{}: {called}{}", path.display(), words.join(" ")));
-                    }
-                }
-            }
-        }
-    }
-    assert_eq!(wrong, Vec::<String>::new());
-}
-
-/// A word after a command that has further ones must be one of them; a sentence that goes on is none.
-fn is_command(command: &clap::Command, words: &[&str], rest: &str) -> bool {
-    let [first, others @ ..] = words else { return true };
-    if first.is_empty() || first.starts_with('-') || !rest.starts_with(|c: char| c.is_ascii_lowercase()) {
-        return true;
-    }
-    match command.find_subcommand(first) {
-        Some(inner) if inner.has_subcommands() => is_command(inner, others, rest.get(first.len() + 1..).unwrap_or_default()),
-        Some(_) => true,
-        None => false,
-    }
+/// The blocks of code: their language, and what they hold.
+fn blocks(text: &str) -> Vec<(&str, &str)> {
+    text.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n')).collect()
 }
 
 #[test]
