@@ -100,3 +100,11 @@ fn a_digest_is_what_is_pulled_and_a_tag_that_is_given_stands_before_it() {
         assert_eq!(images, [image.as_str(); 4]);
     }
 }
+
+/// Prometheus is no part of the lab: where its tool is installed, it is asked.
+#[test]
+fn nodes_alerts_fire_when_they_should_by_prometheus_own_tool() {
+    let mut promtool = Command::new("promtool");
+    let Ok(output) = promtool.args(["test", "rules", "e2e/tests/chart/alerts.yaml"]).current_dir(checkout()).output() else { return };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

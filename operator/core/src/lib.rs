@@ -2,11 +2,13 @@
 pub mod adoption;
 pub mod arm;
 pub mod blocks;
+pub mod command_log;
 pub mod conflist;
 pub mod contest;
 pub mod decide;
 pub mod declared;
 pub mod demand;
+pub mod doubles;
 pub mod exhaustion;
 pub mod first_fill;
 pub mod fsck;

@@ -11,6 +11,7 @@ use azure_vnet_operator_core::{
 };
 use azure_vnet_plugin::store::{Adoption, Census, Freed, KeeperError, Quarantining};
 use azure_vnet_plugin_core::{
+    attachment::PodUid,
     gc::LinkWitness,
     lease::{Entry, Lease, Quarantine},
     pool::{self, SealOwner},
@@ -115,7 +116,10 @@ impl Node {
             outcome.wants.insert(Want::Pods);
         }
         let imds = self.word_of_imds(basis, now);
-        let report = self.report(seen, basis, outcome.ready);
+        outcome.leaked = self.orphans.lasting(now, &entries);
+        let Some(wants) = problems.check(Topic::StoreHealthy, "StoreUnreadable", self.keeper.store().wants()) else { return };
+        outcome.waiting = wants.len();
+        let report = self.report(seen, basis, &wants, outcome.ready);
         if let Some(agent) = problems.check(Topic::StoreHealthy, "StoreUnreadable", report).flatten() {
             outcome.report = Some(Report { agent: Agent { imds, ..agent }, problems: problems.clone() });
         }
@@ -271,16 +275,15 @@ impl Node {
     }
 
     /// What the controller is told; nothing before the object and the node's pods are known.
-    fn report(&self, seen: &Seen, basis: &Basis, ready: bool) -> Result<Option<Agent>, KeeperError> {
+    fn report(&self, seen: &Seen, basis: &Basis, wants: &[PodUid], ready: bool) -> Result<Option<Agent>, KeeperError> {
         let (Some(object), Some(pods)) = (&seen.object, &seen.pods) else { return Ok(None) };
         let store = self.keeper.store();
         let Census { entries, counts, resting } = store.census()?;
         let leased: Vec<Option<String>> = leases(&entries).map(|(_, lease)| pod_of(lease)).collect();
-        let wants: Vec<String> = store.wants()?.iter().map(ToString::to_string).collect();
         let held = Held {
             leases: leased.iter().map(Option::as_deref).collect(),
             resting: resting.iter().map(|address| self.holders.get(address).map(String::as_str)).collect(),
-            want: wants.iter().map(String::as_str).collect(),
+            want: wants.iter().map(PodUid::as_str).collect(),
         };
         let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         let adopted = self.keeper.adopted()?;

@@ -1,7 +1,10 @@
 //! Keeps the host as pods need it: sysctls, rules, routes, and last the CNI configuration. Each step reports for itself; one that fails does
 //! not keep the next from being tried.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use azure_vnet_crds::{
     AzureVnetNodeSpec,
@@ -43,10 +46,42 @@ pub struct Host {
     contests: Contests,
     /// Whether there is a link with the MAC that the node's NIC should have.
     nic_missing: Option<String>,
-    /// What was mended since the start.
-    pub repairs: u64,
+    /// How often each was set back since the start.
+    pub repairs: BTreeMap<Kept, u64>,
     /// What is to be told once.
     pub news: Vec<News>,
+}
+
+/// What of the host is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// Chains of iptables and the jumps to them.
+    Rules,
+    /// Settings of the kernel.
+    Sysctl,
+    /// The uplinks of bridges.
+    Bridges,
+    /// The CNI configuration.
+    Conflist,
+    /// The plugins' files.
+    Plugins,
+}
+
+impl Kept {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Rules, Self::Sysctl, Self::Bridges, Self::Conflist, Self::Plugins];
+
+    /// In one word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rules => "rules",
+            Self::Sysctl => "sysctl",
+            Self::Bridges => "bridges",
+            Self::Conflist => "conflist",
+            Self::Plugins => "plugins",
+        }
+    }
 }
 
 /// Whether to look for what others changed, or only to follow our own changes.
@@ -71,12 +106,13 @@ impl Host {
         let nic = view.nic(&spec.node.mac);
         self.nic_missing = nic.is_none().then(|| spec.node.mac.clone());
         let bridges = problems.check(Topic::RulesInSync, "BridgeFailed", kernel.mend_bridges(view)).unwrap_or_default();
-        let mut differed: Vec<String> = bridges.iter().map(|bridge| format!("the uplink of bridge {bridge}")).collect();
+        let bridges: Vec<String> = bridges.iter().map(|bridge| format!("the uplink of bridge {bridge}")).collect();
+        let mut differed = BTreeMap::from([(Kept::Bridges, bridges)]);
         let set = sysctl::converge(&options.proc_sys_net, &options.run_dir, &spec.effective.host, nic);
         if let Some(set) = problems.check(Topic::RulesInSync, "SysctlFailed", set) {
             let settings = Some((spec.effective.host.clone(), nic.map(str::to_owned)));
             if self.settings == settings {
-                differed.extend(set);
+                differed.insert(Kept::Sysctl, set);
             } else if !set.is_empty() {
                 info!(set = set.join(", "), "set what this node is asked for");
             }
@@ -90,26 +126,35 @@ impl Host {
             if let Some(rules) = problems.check(Topic::RulesInSync, "IptablesFailed", done) {
                 self.policy = Some(policy);
                 if !ours {
-                    differed.extend(rules);
+                    differed.insert(Kept::Rules, rules);
                 }
             }
         }
         let routes = kernel.converge_unreachable(view, addresses);
         problems.check(Topic::RulesInSync, "RoutesFailed", routes);
-        self.report(&differed, problems);
-    }
-
-    fn report(&mut self, differed: &[String], problems: &Problems) {
-        match (self.settled, differed) {
-            (_, []) => {}
-            (true, differed) => self.mended(differed),
-            (false, differed) => info!(set = differed.join(", "), "prepared the host"),
+        for (kept, differed) in differed.iter().filter(|(_, differed)| !differed.is_empty()) {
+            if self.settled {
+                self.mended(*kept, differed);
+            } else {
+                info!(set = differed.join(", "), "prepared the host");
+            }
         }
         self.settled |= problems.none(Topic::RulesInSync);
     }
 
-    fn mended(&mut self, things: &[String]) {
-        self.repairs += 1;
+    /// What another program keeps changing.
+    pub fn contested(&mut self) -> Vec<String> {
+        self.contests.contested(since_boot())
+    }
+
+    /// Rules of others that decide about pods before ours.
+    #[must_use]
+    pub fn foreign_rules(&self) -> usize {
+        self.firewall.foreign.len()
+    }
+
+    fn mended(&mut self, kept: Kept, things: &[String]) {
+        *self.repairs.entry(kept).or_default() += 1;
         let things = self.contests.mended(since_boot(), things).join(", ");
         if !things.is_empty() {
             warn!(things, "mended what another program changed");
@@ -123,7 +168,7 @@ impl Host {
             let message = format!("no link of this node has the MAC {mac} of its NIC in Azure: its settings cannot be kept");
             problems.remark(Topic::RulesInSync, "NicMissing", message);
         }
-        let contested = self.contests.contested(since_boot());
+        let contested = self.contested();
         if !contested.is_empty() {
             let message =
                 format!("another program keeps changing {}; it is set back each time: find that program and stop it", contested.join(", "));
@@ -157,7 +202,7 @@ impl Host {
         let Some((found, text)) = problems.check(Topic::ConflistInPlace, "PluginMissing", converged) else { return };
         match (found, &self.placed) {
             (Found::Same, _) => {}
-            (Found::Missing | Found::Other, Some(_)) => self.mended(&[desired.file.as_str().to_owned()]),
+            (Found::Missing | Found::Other, Some(_)) => self.mended(Kept::Conflist, &[desired.file.as_str().to_owned()]),
             (Found::Missing | Found::Other, None) | (Found::Former, _) => info!(file = desired.file.as_str(), "CNI configuration written"),
         }
         self.placed = Some(text);
@@ -177,7 +222,7 @@ impl Host {
         let Some(from) = &options.install_from else { return };
         let differed = self.plugins.converge(from, &options.cni_bin_dir);
         match problems.check(Topic::ConflistInPlace, "PluginBroken", differed) {
-            Some(differed) if !differed.is_empty() => self.mended(&differed),
+            Some(differed) if !differed.is_empty() => self.mended(Kept::Plugins, &differed),
             Some(_) | None => {}
         }
     }

@@ -88,6 +88,10 @@ pub struct Outcome {
     pub ready: bool,
     /// Attached addresses that pods do not get, since the node's metadata does not show them.
     pub withheld: usize,
+    /// Pods whose ADD found no free address within the last minute, and that have none yet.
+    pub waiting: usize,
+    /// Addresses held for pods that the API server has lacked for a minute.
+    pub leaked: usize,
     /// Whether answers of the metadata are being waited for.
     pub waits_for_metadata: bool,
     /// In how long something becomes due by time alone.

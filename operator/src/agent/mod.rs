@@ -5,6 +5,7 @@
 
 mod basis;
 mod clocks;
+mod commands;
 mod conflist;
 mod firewall;
 mod follow;
@@ -44,6 +45,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::World;
+use commands::Commands;
 pub(crate) use host::Look;
 use keep::Want;
 pub(crate) use keep::{Node, Outcome, Seen};
@@ -70,7 +72,7 @@ const LIST: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the node store cannot be opened, or was replaced under the agent.
 pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
-    let name = options.node_name.clone();
+    let (name, mut commands) = (options.node_name.clone(), Commands::follow(&options.log_dir));
     let mut node = tokio::task::spawn_blocking(move || Node::open(options)).await.context("opening the node store was broken off")??;
     let objects: Api<AzureVnetNode> = Api::all(world.kube.clone());
     let pod_api = pods::api(world.kube.clone());
@@ -130,13 +132,14 @@ pub async fn run(options: Options, world: World) -> anyhow::Result<()> {
         let outcome;
         (node, outcome) = pass(node, seen).await?;
         beat.ok();
+        metrics.look(&mut node, &outcome);
         if look == Look::ForDrift {
             next_drift = Instant::now() + DRIFT;
+            metrics.ran(&commands.take());
         }
         wants = outcome.wants;
         metadata.pace(outcome.waits_for_metadata);
         world.telemetry.set_ready(outcome.ready);
-        metrics.withheld.set(i64::try_from(outcome.withheld).unwrap_or(i64::MAX));
         reporter.report(outcome.report.as_ref(), object.as_ref()).await;
         reporter.announce(&outcome.cut_off, object.as_ref()).await;
         reporter.tell(&outcome.news).await;

@@ -48,6 +48,9 @@ pub enum Action {
     RemoveLink(Ipv4Addr, Lease),
 }
 
+/// How long an entry without anybody who claims it is no more than a pod on its way out.
+const LASTING: Duration = Duration::from_mins(1);
+
 /// Since when each entry has been without anybody who claims it.
 #[derive(Debug, Default)]
 pub struct Orphans(BTreeMap<Ipv4Addr, Watch>);
@@ -81,6 +84,15 @@ impl Orphans {
         let suspects: Vec<_> = entries.iter().filter(|(_, entry)| is_suspect(entry, listed)).collect();
         self.0.retain(|address, watch| suspects.iter().any(|(suspect, entry)| suspect == address && *entry == watch.entry));
         suspects.into_iter().filter_map(|(address, entry)| self.judge_one(now, *address, entry, trace(*address, entry))).collect()
+    }
+
+    /// How many of the entries have been without anybody who claims them for a minute.
+    #[must_use]
+    pub fn lasting(&self, now: Duration, entries: &[(Ipv4Addr, Entry)]) -> usize {
+        let lasts = |address: &Ipv4Addr, entry: &Entry| {
+            self.0.get(address).is_some_and(|watch| watch.entry == *entry && now >= watch.since + LASTING)
+        };
+        entries.iter().filter(|(address, entry)| lasts(address, entry)).count()
     }
 
     fn judge_one(&mut self, now: Duration, address: Ipv4Addr, entry: &Entry, trace: Trace) -> Option<Action> {
@@ -223,6 +235,17 @@ mod tests {
         assert_eq!(judge(&mut orphans, 300, &entry, &[], ALIVE), [], "a trace starts the ten minutes anew");
         assert_eq!(judge(&mut orphans, 899, &entry, &[], GONE), []);
         assert_eq!(judge(&mut orphans, 900, &entry, &[], GONE), [Action::Free(ADDRESS, entry.1.clone())]);
+    }
+
+    #[test]
+    fn what_nobody_claims_for_a_minute_counts_as_leaked_until_it_is_freed() {
+        let (mut orphans, entry) = (Orphans::default(), lease("c1", Some("a")));
+        let (here, second) = (std::slice::from_ref(&entry), Duration::from_secs);
+        judge(&mut orphans, 0, &entry, &[], ALIVE);
+        assert_eq!([59, 60].map(|now| orphans.lasting(second(now), here)), [0, 1]);
+        assert_eq!((orphans.lasting(second(60), &[]), orphans.lasting(second(60), &[lease("c2", Some("a"))])), (0, 0), "that one is gone");
+        judge(&mut orphans, 70, &entry, &["a"], ALIVE);
+        assert_eq!(orphans.lasting(second(200), here), 0, "its pod is there again");
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub enum Topic {
 }
 
 impl Topic {
-    const ALL: [(Self, &'static str, &'static str); 4] = [
+    /// Every topic, with its condition's type and what that says when all is well.
+    pub const ALL: [(Self, &'static str, &'static str); 4] = [
         (Self::PoolAdopted, "PoolAdopted", "Adopted"),
         (Self::StoreHealthy, "StoreHealthy", "Whole"),
         (Self::RulesInSync, "RulesInSync", "InSync"),

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod bridged;
+mod counted;
 mod host;
 mod packets;
 mod pool;

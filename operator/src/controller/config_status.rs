@@ -10,6 +10,7 @@ use azure_vnet_crds::{
 use azure_vnet_operator_core::{
     arm::{Error, ResourceId},
     declared::Field,
+    doubles,
     first_fill::{kin, learn},
     network::Finding,
     policy::{Policy, shadowed},
@@ -27,7 +28,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{
-    metrics::{AddressState, Metrics},
+    metrics::{AddressState, Metrics, NodeState},
     node::{Shell, provider_of},
 };
 use crate::azure::Arm;
@@ -59,6 +60,12 @@ struct Tally {
     network: Option<Error>,
     /// What the cluster's CRDs lack.
     outdated: Option<Finding>,
+    /// Nodes whose agent says nothing.
+    silent: u32,
+    /// Nodes whose agent is of another version than this controller.
+    other_version: u32,
+    /// When the oldest write that is not over was announced.
+    oldest_intent: Option<Timestamp>,
 }
 
 /// Reports for ever, while this process leads.
@@ -67,10 +74,15 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
     loop {
         sleep(EVERY).await;
         if !shell.leadership.is_leader_now() {
+            // Another counts them now; what is said twice would be counted twice, and what is old for ever.
+            measure(&shell.metrics, &BTreeMap::new(), Timestamp::now());
+            shell.metrics.doubles.set(0);
             continue;
         }
         let mut tallies = tally(&*shell);
-        measure(&shell.metrics, &tallies);
+        measure(&shell.metrics, &tallies, Timestamp::now());
+        let doubles = doubles::count(shell.caches.pools.state().iter().map(|pool| &**pool));
+        shell.metrics.doubles.set(i64::try_from(doubles).unwrap_or(i64::MAX));
         shell.metrics.read_nics.set(i64::try_from(shell.read_nics()).unwrap_or(i64::MAX));
         let configs = shell.caches.configs.state();
         if let Some(percent) = configs.iter().map(|config| config.spec.arm.reserve_percent).max() {
@@ -140,7 +152,9 @@ impl Tally {
         self.nodes.ready += is("Ready");
         self.nodes.in_deficit += is("InDeficit");
         self.nodes.at_capacity += is("AtCapacity");
+        self.silent += u32::from(status.conditions.iter().any(|found| found.type_ == "AgentAlive" && found.status == "False"));
         let agent = status.agent.unwrap_or_default();
+        self.other_version += u32::from(!agent.version.is_empty() && agent.version != env!("CARGO_PKG_VERSION"));
         let cloud = status.cloud.unwrap_or_default();
         let addresses = &mut self.addresses;
         addresses.attached += u32::from(cloud.attached);
@@ -154,6 +168,8 @@ impl Tally {
             self.plan.add += count(plan.add.len());
             self.plan.remove += count(plan.remove.len());
         }
+        let begun = cloud.intent.and_then(|intent| intent.created_at).map(|at| at.0);
+        self.oldest_intent = self.oldest_intent.into_iter().chain(begun).min();
         self.missing += u32::from(cloud.target.saturating_sub(cloud.attached));
     }
 }
@@ -162,7 +178,7 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-fn measure(metrics: &Metrics, tallies: &BTreeMap<String, Tally>) {
+fn measure(metrics: &Metrics, tallies: &BTreeMap<String, Tally>, now: Timestamp) {
     let sum = |of: fn(&AddressCounts) -> u32| tallies.values().map(|tally| i64::from(of(&tally.addresses))).sum();
     let set = |state, count: i64| metrics.addresses.get_or_create(&AddressState { state }).set(count);
     set("attached", sum(|counts| counts.attached));
@@ -171,6 +187,17 @@ fn measure(metrics: &Metrics, tallies: &BTreeMap<String, Tally>) {
     set("cooling", sum(|counts| counts.cooling));
     set("releasing", sum(|counts| counts.releasing));
     set("lost", sum(|counts| counts.lost));
+    let nodes = |of: fn(&Tally) -> u32| tallies.values().map(|tally| i64::from(of(tally))).sum();
+    let set = |state, count: i64| metrics.nodes.get_or_create(&NodeState { state }).set(count);
+    set("matched", nodes(|tally| tally.nodes.matched));
+    set("refused", nodes(|tally| tally.nodes.refused));
+    set("ready", nodes(|tally| tally.nodes.ready));
+    set("in_deficit", nodes(|tally| tally.nodes.in_deficit));
+    set("at_capacity", nodes(|tally| tally.nodes.at_capacity));
+    set("agent_silent", nodes(|tally| tally.silent));
+    set("other_version", nodes(|tally| tally.other_version));
+    let oldest = tallies.values().filter_map(|tally| tally.oldest_intent).min();
+    metrics.oldest_intent.set(oldest.map_or(0, |at| now.duration_since(at).as_secs().max(0)));
     metrics.deficit.set(tallies.values().map(|tally| i64::from(tally.missing)).sum());
 }
 
@@ -271,6 +298,28 @@ mod tests {
         let unusual =
             |condition: &&Condition| (condition.status == "True") == ["Throttled", "SubnetExhausted"].contains(&&*condition.type_);
         assert_eq!(second.conditions.iter().find(unusual), None);
+    }
+
+    #[test]
+    fn nodes_are_counted_by_what_is_to_be_said_of_them_and_a_write_by_its_age() {
+        let pool = |version: &str, alive: &str, begun: Option<&str>| {
+            let status = json!({
+                "agent": {"version": version}, "cloud": {"intent": begun.map(|at| json!({"createdAt": at}))},
+                "conditions": [{"type": "AgentAlive", "status": alive, "reason": "X", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            });
+            let mut pool = AzureVnetNode::new("n", azure_vnet_crds::AzureVnetNodeSpec::default());
+            pool.status = Some(serde_json::from_value(status).unwrap());
+            pool
+        };
+        let (mut tally, metrics) = (Tally::default(), Metrics::default());
+        tally.add(&pool(env!("CARGO_PKG_VERSION"), "True", Some("2026-01-01T00:09:00Z")));
+        tally.add(&pool("0.0.9", "True", Some("2026-01-01T00:05:00Z")));
+        tally.add(&pool("", "False", None));
+        measure(&metrics, &BTreeMap::from([("c".to_owned(), tally)]), "2026-01-01T00:10:00Z".parse().unwrap());
+        let nodes = |state| metrics.nodes.get_or_create(&NodeState { state }).get();
+        assert_eq!((nodes("agent_silent"), nodes("other_version"), metrics.oldest_intent.get()), (1, 1, 300));
+        measure(&metrics, &BTreeMap::new(), "2026-01-01T00:10:00Z".parse().unwrap());
+        assert_eq!((nodes("other_version"), metrics.oldest_intent.get()), (0, 0), "who does not lead counts nothing");
     }
 
     #[test]

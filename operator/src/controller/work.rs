@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_crds::{AzureVnetNode, config::MasqueradeSpec, node::Machine};
+use azure_vnet_crds::{
+    AzureVnetNode, AzureVnetNodeSpec,
+    config::MasqueradeSpec,
+    node::{IntentOp, Machine},
+};
 use azure_vnet_operator_core::{
     arm::{Class, Error, Urgency},
     decide::{Event, Leader, NodeFacts, Ready, Send},
@@ -103,6 +107,9 @@ impl<A: Arm> Work<'_, A> {
                 let lost = size::addresses(&spec.lost).saturating_sub(object.map_or(0, |object| size::addresses(&object.spec.lost)));
                 let written = self.written(pools.apply_spec(self.node, object, &spec).await)?;
                 self.shell.metrics.lost.inc_by(if written.is_some() { u64::from(lost) } else { 0 });
+                if let (Some(_), Some(time)) = (&written, object.and_then(|object| filled(object, &spec, self.shell.clock.now()))) {
+                    self.shell.metrics.fills.observe(time.as_secs_f64());
+                }
                 pass.written(written.map(Arc::new));
             }
             Effect::WriteStatus(cloud, conditions) => {
@@ -237,6 +244,14 @@ impl<A: Arm> Work<'_, A> {
     }
 }
 
+/// How long it took to get what a spec publishes beyond the stored one: since the write that is under way was announced.
+fn filled(stored: &AzureVnetNode, spec: &AzureVnetNodeSpec, now: Timestamp) -> Option<Duration> {
+    let intent = stored.status.as_ref()?.cloud.as_ref()?.intent.as_ref().filter(|intent| intent.op == IntentOp::Add)?;
+    let more = spec.addresses.iter().any(|at| intent.add.contains(&at.slot) && !stored.spec.addresses.contains(at));
+    let begun = intent.created_at.as_ref().filter(|_| more)?;
+    Duration::try_from(now.duration_since(begun.0)).ok()
+}
+
 /// Whom a pass is about, and who makes it.
 pub fn subject<'a>(node: &'a Node, policy: &'a Policy, identity: &str, nonce: &str) -> Subject<'a> {
     let me = Leader { identity: identity.to_owned(), nonce: nonce.to_owned() };
@@ -256,5 +271,23 @@ fn facts(node: &Node) -> NodeFacts {
         cordoned: node.spec.unschedulable,
         deleting: node.metadata.deletion_timestamp.is_some(),
         created: node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fill_is_timed_from_its_announcement_and_only_when_it_publishes_something() {
+        let mut stored = AzureVnetNode::new("n", AzureVnetNodeSpec::default());
+        let status = |op: &str| serde_json::json!({"cloud": {"intent": {"op": op, "add": [1, 2], "createdAt": "2026-01-01T00:00:00Z"}}});
+        stored.status = Some(serde_json::from_value(status("Add")).unwrap());
+        let now = "2026-01-01T00:00:12Z".parse().unwrap();
+        let full = AzureVnetNodeSpec { addresses: vec!["1/10.0.0.5".parse().unwrap()], ..AzureVnetNodeSpec::default() };
+        assert_eq!(filled(&stored, &full, now), Some(Duration::from_secs(12)));
+        assert_eq!(filled(&stored, &stored.spec, now), None);
+        stored.status = Some(serde_json::from_value(status("Remove")).unwrap());
+        assert_eq!(filled(&stored, &full, now), None);
     }
 }

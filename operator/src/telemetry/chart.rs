@@ -6,7 +6,7 @@ use super::Telemetry;
 use crate::{
     agent::metrics as agent,
     azure::{budget::Class, meter::Meter},
-    controller::metrics::{AddressState, Metrics, Outcome, Reason, SubnetName, WriteOutcome},
+    controller::metrics::{AddressState, Metrics, NodeState, Outcome, Reason, SubnetName, WriteOutcome},
 };
 
 fn is_name(c: char) -> bool {
@@ -26,9 +26,41 @@ fn exported() -> BTreeSet<String> {
     telemetry.register(|registry| metrics.register(registry));
     let of_agent = agent::Metrics::default();
     telemetry.register(|registry| of_agent.register(registry));
-    let agent::Metrics { withheld: _ } = of_agent;
-    let Metrics { leader: _, read_nics: _, passes, writes, addresses, lost: _, deficit: _, subnet_free, subnet_needs, subnet_eta, told } =
-        metrics;
+    let agent::Metrics {
+        withheld: _,
+        addresses: of_node,
+        waiting: _,
+        leaked: _,
+        conditions,
+        repaired,
+        contested: _,
+        foreign_rules: _,
+        commands,
+        took,
+    } = of_agent;
+    drop(of_node.get_or_create(&agent::State { state: "free" }));
+    drop(conditions.get_or_create(&agent::Type { condition: "StoreHealthy" }));
+    drop(repaired.get_or_create(&agent::Kind { kind: "rules" }));
+    drop(commands.get_or_create(&agent::Ended { command: "ADD", code: 0 }));
+    drop(took.get_or_create(&agent::Name { command: "ADD" }));
+    let Metrics {
+        leader: _,
+        read_nics: _,
+        passes,
+        writes,
+        addresses,
+        lost: _,
+        deficit: _,
+        subnet_free,
+        subnet_needs,
+        subnet_eta,
+        told,
+        nodes,
+        oldest_intent: _,
+        doubles: _,
+        fills: _,
+    } = metrics;
+    drop(nodes.get_or_create(&NodeState { state: "ready" }));
     drop(passes.get_or_create(&Outcome { outcome: "ok" }));
     drop(writes.get_or_create(&WriteOutcome { direction: "add", outcome: "ok" }));
     drop(addresses.get_or_create(&AddressState { state: "free" }));
