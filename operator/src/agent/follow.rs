@@ -22,7 +22,7 @@ use super::{
     basis::{Basis, facts, marker, to_store},
     clocks::since_boot,
     host::{Host, Look},
-    keep::{Node, Outcome, Seen, Want},
+    keep::{CutOff, Node, Outcome, Seen, Want},
     kernel::{Kernel, View},
     orphans::{Action, Orphans, Trace},
     problems::{News, Problem, Problems, Report, Topic, chain},
@@ -91,7 +91,9 @@ impl Node {
         // Before the rules, whose programs may take their time (safety rule RE7).
         let lost = spec.lost.iter().map(|slot| slot.address).collect();
         let cut_off = self.kernel.cut_off(view, &lost);
-        outcome.cut_off = problems.check(Topic::RulesInSync, "RoutesFailed", cut_off).unwrap_or_default();
+        let cut_off = problems.check(Topic::RulesInSync, "RoutesFailed", cut_off).unwrap_or_default();
+        let pod = |address: Ipv4Addr| leases(&entries).find(|(of, _)| *of == address).and_then(|(_, lease)| lease.pod.clone());
+        outcome.cut_off = cut_off.into_iter().map(|address| CutOff { address, pod: pod(address) }).collect();
         if basis.whole {
             self.host.converge(&self.options, (&mut self.kernel, view), spec, (&addresses, &held), (seen.look, problems));
         }

@@ -22,7 +22,7 @@ use azure_vnet_plugin::{
     store::{Adoption, Keeper, KeeperError, Rebuilt},
     strays::RulesSeen,
 };
-use azure_vnet_plugin_core::{boot::BootId, lease::Entry};
+use azure_vnet_plugin_core::{attachment::PodRef, boot::BootId, lease::Entry};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -79,6 +79,15 @@ pub enum Want {
     Object,
 }
 
+/// An address whose host route was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutOff {
+    /// Which.
+    pub address: Ipv4Addr,
+    /// The pod that has it, where its lease tells.
+    pub pod: Option<PodRef>,
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -99,7 +108,7 @@ pub struct Outcome {
     /// What the API server itself is to be asked for, past the watches.
     pub wants: BTreeSet<Want>,
     /// Addresses whose host route was removed since the NIC lost them (safety rule RE7).
-    pub cut_off: Vec<Ipv4Addr>,
+    pub cut_off: Vec<CutOff>,
     /// What is to be told once, beyond the conditions.
     pub news: Vec<News>,
 }

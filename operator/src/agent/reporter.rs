@@ -1,9 +1,11 @@
 //! Tells the controller, by server-side apply of the agent's own part of the status, and only what has changed.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use azure_vnet_crds::{AGENT_MANAGER, AzureVnetNode, node::Agent};
 use azure_vnet_operator_core::declared::Field;
+use azure_vnet_plugin_core::attachment::PodRef;
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -17,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::{
+    keep::CutOff,
     object::Object,
     problems::{News, Report},
 };
@@ -51,10 +54,11 @@ impl Reporter {
         Self { objects, node: node.to_owned(), told: None, told_at: None, undeclared_at: None, events }
     }
 
-    /// Says of which pods the traffic was cut off, and why (safety rule RE7). An event that cannot be published is lost.
-    pub async fn announce(&self, cut_off: &[Ipv4Addr], object: Option<&Object>) {
+    /// Says of which pods the traffic was cut off, and why (safety rule RE7): of the node's pool, and of each pod. An event that cannot be published
+    /// is lost.
+    pub async fn announce(&self, cut_off: &[CutOff], object: Option<&Object>) {
         let (false, Some(object)) = (cut_off.is_empty(), object) else { return };
-        let addresses = cut_off.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let addresses = cut_off.iter().map(|cut| cut.address.to_string()).collect::<Vec<_>>().join(", ");
         let note = format!(
             "{addresses} vanished from the node's NIC while pods had them; their routes were removed. Delete these pods: they get new addresses. \
              Look in Azure's activity log for who changed the NIC."
@@ -70,6 +74,15 @@ impl Reporter {
         };
         if !matches!(timeout(DEADLINE, self.events.publish(&event, &reference)).await, Ok(Ok(()))) {
             warn!(addresses, "an event was not published: addresses vanished from the NIC while pods had them");
+        }
+        let of_pods: Vec<_> = cut_off.iter().filter_map(of_pod).collect();
+        let published = join_all(of_pods.iter().map(|(event, pod)| self.events.publish(event, pod)));
+        let lost = match timeout(DEADLINE, published).await {
+            Ok(results) => results.iter().filter(|result| result.is_err()).count(),
+            Err(_) => of_pods.len(),
+        };
+        if lost > 0 {
+            warn!(lost, "events of pods whose addresses vanished from the NIC were not published");
         }
     }
 
@@ -141,5 +154,40 @@ impl Reporter {
             && told.object_uid == agent.object_uid
             && told_conditions == conditions;
         !same
+    }
+}
+
+/// What a pod's own users are told of its address that vanished.
+fn of_pod(CutOff { address, pod }: &CutOff) -> Option<(Event, ObjectReference)> {
+    let PodRef { namespace, name, uid } = pod.as_ref()?;
+    let note = format!(
+        "{address} vanished from the node's NIC, so no packet reaches this pod any more. Delete it: what takes its place gets another address. Who \
+         looks after the cluster finds in Azure's activity log who changed the NIC."
+    );
+    let event =
+        Event { type_: EventType::Warning, reason: "AddressLost".into(), note: Some(note), action: "CutOff".into(), secondary: None };
+    let reference = ObjectReference {
+        namespace: Some(namespace.clone()),
+        name: Some(name.clone()),
+        uid: uid.as_ref().map(ToString::to_string),
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        ..ObjectReference::default()
+    };
+    Some((event, reference))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn re7_the_pod_itself_is_told_and_only_where_its_lease_names_it() {
+        let pod = PodRef { namespace: "shop".into(), name: "web-0".into(), uid: Some("u1".parse().unwrap()) };
+        let (event, of) = of_pod(&CutOff { address: [10, 0, 0, 6].into(), pod: Some(pod) }).unwrap();
+        assert_eq!((event.reason.as_str(), event.note.is_some_and(|note| note.contains("10.0.0.6"))), ("AddressLost", true));
+        let named = [of.kind, of.namespace, of.name, of.uid].map(Option::unwrap);
+        assert_eq!(named, ["Pod", "shop", "web-0", "u1"]);
+        assert!(of_pod(&CutOff { address: [10, 0, 0, 6].into(), pod: None }).is_none());
     }
 }

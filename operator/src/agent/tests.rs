@@ -35,7 +35,7 @@ use super::{
     Options,
     clocks::since_boot,
     host::Look,
-    keep::{Answer, Node, NodeError, Outcome, Seen, Want},
+    keep::{Answer, CutOff, Node, NodeError, Outcome, Seen, Want},
     object::Object,
 };
 
@@ -467,7 +467,7 @@ fn pk1_every_pool_address_is_unreachable_until_it_leaves_and_re7_a_lost_one_lose
         object.spec.addresses = all(&["1/10.0.0.5"]);
         object.spec.lost = all(&["2/10.0.0.6"]);
         let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
-        assert_eq!(outcome.cut_off, [address("10.0.0.6")]);
+        assert_eq!(outcome.cut_off.iter().map(|cut| cut.address).collect::<Vec<_>>(), [address("10.0.0.6")]);
         assert_eq!(run("ip", &["route", "show", "10.0.0.6/32"]), "");
         let left = unreachable();
         let left: Vec<&str> = left.lines().filter_map(|line| line.split(' ').nth(1)).collect();

@@ -1,5 +1,7 @@
 //! What the agent says of the pool that it takes over: what is unknown, what is withheld, and what of a lost address is taken away.
 
+use azure_vnet_plugin_core::attachment::PodRef;
+
 use super::{super::problems::Topic, *};
 
 #[test]
@@ -101,7 +103,7 @@ fn re7_a_lost_address_of_a_bridged_pod_loses_its_route_and_others_keep_theirs() 
         object.spec.addresses = all(&["1/10.0.0.5"]);
         object.spec.lost = all(&["2/10.0.0.6", "3/10.0.0.77"]);
         let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
-        assert_eq!(outcome.cut_off, [address("10.0.0.6")]);
+        assert_eq!(outcome.cut_off.iter().map(|cut| cut.address).collect::<Vec<_>>(), [address("10.0.0.6")]);
         let left = run("ip", &["route", "show", "dev", "azure0"]);
         let left: Vec<&str> = left.lines().filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(left, ["10.0.0.5", "10.0.0.77"], "of our pods' routes only, and only of the lost address");
@@ -127,5 +129,22 @@ fn re5_the_controller_is_told_what_imds_shows_no_more_and_nothing_while_imds_say
         object.removing = super::all(&["3/10.0.0.7"]);
         assert_eq!(said(&node.reconcile(&seen(Some(&object), vec![])).unwrap()), Some((1, 2)), "what leaves is not missed");
         assert_eq!(node.reconcile(&seen(None, vec![])).unwrap().report.map(|report| report.agent.imds), None);
+    });
+}
+
+#[test]
+fn re7_the_pod_whose_address_was_lost_is_known_by_its_lease() {
+    apart(|| {
+        let machine = Machine::new();
+        let mut object = object(1, &["1/10.0.0.5"]);
+        let mut node = filled(&machine, &object);
+        assert_eq!(lease_for(&node, "c1", Some("u1")), address("10.0.0.5"));
+        run("ip", &["link", "add", "azv00000000001", "type", "veth", "peer", "name", "pod"]);
+        run("ip", &["link", "set", "azv00000000001", "up", "alias", "azure-vnet:c1/eth0 10.0.0.5"]);
+        run("ip", &["route", "add", "10.0.0.5/32", "dev", "azv00000000001"]);
+        (object.spec.revision, object.spec.addresses, object.spec.lost) = (2, vec![], all(&["1/10.0.0.5"]));
+        let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
+        let pod = PodRef { namespace: "default".into(), name: "c1".into(), uid: Some("u1".parse().unwrap()) };
+        assert_eq!(outcome.cut_off, [CutOff { address: address("10.0.0.5"), pod: Some(pod) }]);
     });
 }
