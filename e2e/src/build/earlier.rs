@@ -98,11 +98,19 @@ fn line(output: Vec<u8>) -> Result<String> {
 
 /// Runs git, also in a checkout that belongs to somebody else.
 fn git(repository: &Path, arguments: &[&str]) -> Result<Vec<u8>> {
-    let mut git = Command::new("git");
-    git.args(["-c", "safe.directory=*", "-C"]).arg(repository).args(arguments);
-    let output = git.output().context("cannot run git, which brings the version before this one")?;
+    let output = command(repository, arguments).output().context("cannot run git, which brings the version before this one")?;
     ensure!(output.status.success(), "git {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     Ok(output.stdout)
+}
+
+/// Git as if nobody had told it of a repository: a hook that runs the tests does, and its own would be read, or written, in place of this one.
+fn command(repository: &Path, arguments: &[&str]) -> Command {
+    let mut git = Command::new("git");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
+        git.env_remove(name);
+    }
+    git.args(["-c", "safe.directory=*", "-C"]).arg(repository).args(arguments);
+    git
 }
 
 /// Copies what cargo has built, but for the project's own crates: cargo knows these by their place in the workspace, and would take one version's for the
@@ -156,6 +164,17 @@ mod tests {
             git(folder.path(), &["tag", tag, on]).unwrap();
         }
         assert_eq!(commit(folder.path()).unwrap(), first);
+    }
+
+    #[test]
+    fn a_repository_that_the_environment_names_is_not_read_in_its_place() {
+        let other = tempfile::tempdir().unwrap();
+        let test = format!("{}::the_version_before_is_the_last_tag_that_is_not_on_this_commit", module_path!());
+        let test = test.split_once("::").unwrap().1;
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let output = again.args(["--exact", test]).env("GIT_DIR", other.path()).env("GIT_WORK_TREE", other.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 
     #[test]

@@ -19,14 +19,14 @@ impl Specs {
     /// Reads `run.txt` and `left-out.txt` of a folder.
     ///
     /// # Errors
-    /// If one cannot be read, or names a spec that the other or itself names too, or gives no reason.
+    /// If one cannot be read, names a spec that the other or itself names too, gives no reason, or has a line that is neither a spec nor a remark.
     pub fn read(folder: &Path) -> Result<Self> {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).with_context(|| format!("cannot read {name}"));
         Self::parse(&read("run.txt")?, &read("left-out.txt")?)
     }
 
     fn parse(run: &str, left_out: &str) -> Result<Self> {
-        let run: Vec<String> = run.lines().filter(|line| line.starts_with(SIG)).map(str::to_owned).collect();
+        let run: Vec<String> = run.lines().filter(|line| !line.is_empty() && !line.starts_with("# ")).map(str::to_owned).collect();
         let mut reason = None;
         let mut others = vec![];
         for line in left_out.lines().filter(|line| !line.is_empty()) {
@@ -37,6 +37,7 @@ impl Specs {
         }
         let mut names = BTreeSet::new();
         for name in run.iter().chain(others.iter().map(|(name, _)| name)) {
+            ensure!(name.starts_with(SIG), "no spec of {SIG}, nor a remark: {name}");
             ensure!(names.insert(name), "named twice: {name}");
         }
         Ok(Self { run, left_out: others })
@@ -133,5 +134,8 @@ mod tests {
     fn a_spec_is_named_once_and_left_out_for_a_reason() {
         assert!(Specs::parse(RUN, &format!("# no\n{RUN}")).unwrap_err().to_string().contains("named twice"));
         assert!(Specs::parse(RUN, "[sig-network] Six\n").unwrap_err().to_string().contains("no reason"));
+        for (run, left_out) in [("[sig-netwrok] DNS works\n", LEFT_OUT), (RUN, "# no\nDNS works\n")] {
+            assert!(Specs::parse(run, left_out).unwrap_err().to_string().contains("DNS works"), "it would be left out without a word");
+        }
     }
 }

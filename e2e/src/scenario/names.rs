@@ -75,6 +75,10 @@ pub fn names_by_a_cache(cluster: &Cluster, pods: &[Pod], node: &Node) -> Result<
         as_expected(cluster, &pod.name, &expected)?;
     }
     let elsewhere = pods.iter().find(|pod| pod.node != node.name()).context("a pod on another node")?;
+    // It is told the cluster's names: that it is not told the cache's is then no sign of a resolver that answers nothing.
+    let mut expected = expected(cluster, pods, node.address())?;
+    expected.remove(AZURE_SAW);
+    as_expected(cluster, &elsewhere.name, &expected)?;
     let told = told(cluster, &elsewhere.name, &[CACHE_SAW])?;
     ensure!(told.values().all(Result::is_err), "{} asks the cache of another node: {told:?}", elsewhere.name);
     Ok(())
