@@ -33,8 +33,8 @@ pub use image::{Entry, Image};
 pub use layout::Layout;
 pub use packages::{require_browser, require_emulator, require_packages};
 pub use product::{
-    OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_image, pause_image, plugins,
-    plugins_for, probe_binary, product,
+    OPERATOR_IMAGE, Operator, PAUSE_IMAGE, PROBE_IMAGE, Product, empty_program, image_of_probe, operator_for_here, operator_image,
+    pause_image, plugins, plugins_for, probe_binary, product,
 };
 pub use suite::Suite;
 pub use tools::{Extra, Tools};

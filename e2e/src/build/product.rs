@@ -62,12 +62,7 @@ impl Tree {
     /// If cargo fails.
     pub fn gather(&self, cache: &Cache, operator: Operator, bin: &Path) -> Result<()> {
         let plugins = self.plugins(Compiler::find(cache))?;
-        let profile = match operator {
-            Operator::Quick => QUICK,
-            Operator::Shipped => "release",
-        };
-        self.build(&["--profile", profile, "-p", "azure-vnet-operator", "--bins"], &[], &self.target, "the operator")?;
-        let operator = self.target.join(profile);
+        let operator = self.operator(operator)?;
         fs::create_dir_all(bin)?;
         for (folder, name) in [(&plugins, "azure-vnet"), (&plugins, "azure-vnet-ipam"), (&operator, "azure-vnet-operator")] {
             let target = bin.join(name);
@@ -76,6 +71,16 @@ impl Tree {
             fs::rename(&temporary, &target)?;
         }
         Ok(())
+    }
+
+    /// Builds the operator, and answers the folder that it is in.
+    fn operator(&self, operator: Operator) -> Result<PathBuf> {
+        let profile = match operator {
+            Operator::Quick => QUICK,
+            Operator::Shipped => "release",
+        };
+        self.build(&["--profile", profile, "-p", "azure-vnet-operator", "--bins"], &[], &self.target, "the operator")?;
+        Ok(self.target.join(profile))
     }
 
     /// Builds the plugins as they ship, and answers the folder that they are in.
@@ -145,6 +150,15 @@ pub fn plugins_for(cache: &Cache, architecture: Architecture) -> Result<PathBuf>
     }
     packages::require_compiler()?;
     tree.plugins(Compiler::of(cache, architecture)?)
+}
+
+/// Builds the operator for this machine's kind of processor, and answers the executable.
+///
+/// # Errors
+/// If cargo fails.
+pub fn operator_for_here(cache: &Cache, operator: Operator) -> Result<PathBuf> {
+    let _lock = cache.lock()?;
+    Ok(Tree { source: checkout(), target: target_folder()? }.operator(operator)?.join("azure-vnet-operator"))
 }
 
 /// Makes the operator's image with the script that the released image is made by.

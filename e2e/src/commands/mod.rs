@@ -66,7 +66,8 @@ enum Command {
     Sim(sim::SimArguments),
     /// Builds the Dockerfile on this machine, without a registry of images, and compares it with the image that the lab runs. Needs root.
     Image,
-    /// Writes what is published: the plugins' archives, their checksums, and an SPDX document of every locked crate. May need root, as what compiles
+    /// Writes what is published: the plugins' archives, the operator's for this machine's architecture, their checksums, and an SPDX document of every
+    /// locked crate. May need root, as what compiles
     /// for another architecture is installed.
     Dist {
         /// The folder; target/dist if none is given.
@@ -158,7 +159,7 @@ fn soak(rounds: u32) -> Result<()> {
 }
 
 fn dist(folder: &std::path::Path, version: Option<&str>, architectures: &[Architecture]) -> Result<()> {
-    for path in crate::dist::run(folder, version, architectures)? {
+    for path in crate::dist::run(folder, version, architectures, Some(crate::build::Operator::Shipped))? {
         writeln!(std::io::stdout(), "{}", path.display())?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: what is published: the plugins' archives with the CNI configuration, their checksums, and the list of all crates in them.
+//! `cargo xtask dist`: what is published: the plugins' archives with the CNI configuration, the operator's, their checksums, and the list of all
+//! crates in them.
 //! The same sources give the same archives, byte for byte but for the compiler's own doing.
 
 pub mod image;
@@ -13,18 +14,19 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::build::{Architecture, Cache, checkout, plugins_for, progress};
+use crate::build::{Architecture, Cache, Operator, checkout, operator_for_here, plugins_for, progress};
 
 pub use spdx::document;
 
 /// What an archive holds: name, mode and content of each file, in this order.
 type Files = Vec<(String, u32, Vec<u8>)>;
 
-/// Writes to `folder` an archive for each of these architectures, the list and the checksums, and returns the files' names.
+/// Writes to `folder` an archive of plugins for each of these architectures, one of the operator where this machine's is among them, the list and
+/// the checksums, and returns the files' names. Without an operator there is no archive of it.
 ///
 /// # Errors
 /// If something cannot be built or written.
-pub fn run(folder: &Path, version: Option<&str>, architectures: &[Architecture]) -> Result<Vec<PathBuf>> {
+pub fn run(folder: &Path, version: Option<&str>, architectures: &[Architecture], operator: Option<Operator>) -> Result<Vec<PathBuf>> {
     let version = version.map_or_else(|| format!("v{}", env!("CARGO_PKG_VERSION")), str::to_owned);
     let cache = Cache::open()?;
     let mut contents = Vec::new();
@@ -33,6 +35,14 @@ pub fn run(folder: &Path, version: Option<&str>, architectures: &[Architecture])
         let files = files(&plugins_for(&cache, architecture)?)?;
         progress(&format!("writing {archive}"));
         contents.push((archive, pack(&files)?));
+    }
+    let here = Architecture::of_this_machine();
+    if let Some(operator) = operator.filter(|_| architectures.contains(&here)) {
+        let archive = format!("azure-vnet-operator-linux-{}-{version}.tgz", here.name());
+        let program = operator_for_here(&cache, operator)?;
+        let content = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+        progress(&format!("writing {archive}"));
+        contents.push((archive, pack(&vec![("azure-vnet-operator".into(), 0o755, content)])?));
     }
     contents.push((format!("azure-vnet-{version}.spdx.json"), spdx::of_checkout(&version)?.into_bytes()));
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -71,7 +71,7 @@ fn by_the_operator(cluster: &Cluster) -> Result<()> {
 fn in_place(cluster: &Cluster, originals: &[Pod], rounds: u32, tell: &mut dyn FnMut(&str)) -> Result<()> {
     let begun = Instant::now();
     let archive = cluster.lab.folder().join("dist");
-    crate::dist::run(&archive, Some(VERSION), &[Architecture::of_this_machine()])?;
+    crate::dist::run(&archive, Some(VERSION), &[Architecture::of_this_machine()], None)?;
     let flows = Flows::start(cluster)?;
     install_everywhere(cluster, &archive)?;
     let mut pods = originals.to_vec();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use azure_vnet_e2e::{
-    build::{Architecture, checkout, require_emulator, require_packages},
+    build::{Architecture, Operator, checkout, require_emulator, require_packages},
     dist,
 };
 use serde_json::Value;
@@ -20,8 +20,8 @@ fn the_archive_is_installed_after_its_checksum_and_not_before() {
     require_packages().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (dist, bin, conf) = (folder.path().join("dist"), folder.path().join("bin"), folder.path().join("conf"));
-    let written = dist::run(&dist, Some("v9.9.9"), &[Architecture::of_this_machine()]).unwrap();
-    assert_eq!(written.len(), 3);
+    let written = dist::run(&dist, Some("v9.9.9"), &[Architecture::of_this_machine()], Some(Operator::Quick)).unwrap();
+    assert_eq!(written.len(), 4);
     let archive = written[0].clone();
     let install = |arguments: &[&str]| {
         let mut command = Command::new(checkout().join("scripts/install-cni-plugin.sh"));
@@ -32,6 +32,7 @@ fn the_archive_is_installed_after_its_checksum_and_not_before() {
     assert!(usage.status.code() == Some(1) && said(&usage).contains("AZURE_CNI_VERSION"), "{}", said(&usage));
     let without = install(&["v9.9.9"]);
     assert!(!without.status.success() && said(&without).contains("loopback"), "{}", said(&without));
+    is_kubectls_plugin(&dist, &written[1]);
     reference(&dist);
     let done = install(&["v9.9.9", "v1.2.3"]);
     assert!(done.status.success(), "{}", said(&done));
@@ -48,6 +49,17 @@ fn the_archive_is_installed_after_its_checksum_and_not_before() {
     assert!(!refused.status.success() && said(&refused).contains("checksum") && !bin.exists(), "{}", said(&refused));
     let absent = install(&["v0.0.1"]);
     assert!(!absent.status.success() && said(&absent).contains("there is no"), "{}", said(&absent));
+}
+
+/// What an archive's checksum stands for answers as the plugin of kubectl by that name.
+fn is_kubectls_plugin(dist: &Path, archive: &Path) {
+    let (name, folder) = (archive.file_name().unwrap().to_str().unwrap(), tempfile::tempdir().unwrap());
+    let sums = fs::read_to_string(dist.join("SHA256SUMS")).unwrap();
+    assert!(sums.contains(&format!("{}  {name}\n", run("sha256sum", &[archive.to_str().unwrap()]).split(' ').next().unwrap())), "{sums}");
+    let plugin = folder.path().join("kubectl-azure_vnet");
+    run("tar", &["--extract", "--file", archive.to_str().unwrap(), "--directory", folder.path().to_str().unwrap()]);
+    fs::rename(folder.path().join("azure-vnet-operator"), &plugin).unwrap();
+    assert!(run(plugin.to_str().unwrap(), &["--help"]).contains("preflight"));
 }
 
 /// An archive of reference plugins as their project makes it, and its line in SHA256SUMS.
@@ -67,7 +79,7 @@ fn the_plugins_for_arm_run_there() {
     require_packages().unwrap();
     let emulator = require_emulator(Architecture::Arm64).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let written = dist::run(folder.path(), Some("v9.9.9"), &[Architecture::Arm64]).unwrap();
+    let written = dist::run(folder.path(), Some("v9.9.9"), &[Architecture::Arm64], Some(Operator::Quick)).unwrap();
     assert_eq!(written[0].file_name().unwrap(), "azure-vnet-cni-linux-arm64-v9.9.9.tgz");
     run("tar", &["--extract", "--file", written[0].to_str().unwrap(), "--directory", folder.path().to_str().unwrap()]);
     for plugin in ["azure-vnet", "azure-vnet-ipam"] {
