@@ -9,7 +9,8 @@ use clap::{Command, CommandFactory as _};
 use super::{blocks, code, documents};
 
 /// Options that documents name by themselves and that other programs have, or scripts and containers of ours.
-const OF_OTHERS: [&str; 10] = [
+const OF_OTHERS: [&str; 11] = [
+    "--attach-acr",
     "--cluster-cidr",
     "--enable-oidc-issuer",
     "--failovers",

@@ -5,7 +5,7 @@ use std::{fmt::Display, fs, net::Ipv4Addr, path::PathBuf};
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet};
 use azure_vnet_operator_core::look::{
-    Cluster, Event, ExplainError, Machine, Pod, Redaction, Service, Verdict, explain, node, overview, plan, preflight, redact, why,
+    Cluster, Event, ExplainError, Machine, Pod, Redaction, Service, State, Verdict, explain, node, overview, plan, preflight, redact, why,
 };
 use serde_json::{Value, json};
 
@@ -101,16 +101,33 @@ fn cluster() -> Cluster {
         ],
         pods: vec![pod("web-0", "aks-1", Some([10, 0, 0, 21])), pod("web-1", "aks-2", None), pod("lost", "aks-1", Some([10, 0, 0, 99]))],
         services: vec![Service { namespace: "default".into(), name: "web".into(), address: Some(Ipv4Addr::new(10, 2, 0, 10)) }],
-        events: vec![Event {
-            at: Some("2026-11-21T07:19:50Z".parse().unwrap()),
-            warning: true,
-            reason: "FailedCreatePodSandBox".into(),
-            message: "plugin type=\"azure-vnet\" failed (add): no address is free".into(),
-            kind: "Pod".into(),
-            namespace: "default".into(),
-            name: "web-1".into(),
-            count: 3,
-        }],
+        events: vec![
+            attached("aks-1", "attached 2 addresses: avn-1, avn-2 (write 7 of 2026-11-21T07:01:00Z)"),
+            attached("aks-1", "attached 1 addresses: avn-11"),
+            attached("aks-2", "attached 1 addresses: avn-1"),
+            Event {
+                at: Some("2026-11-21T07:19:50Z".parse().unwrap()),
+                warning: true,
+                reason: "FailedCreatePodSandBox".into(),
+                message: "plugin type=\"azure-vnet\" failed (add): no address is free".into(),
+                kind: "Pod".into(),
+                namespace: "default".into(),
+                name: "web-1".into(),
+                count: 3,
+            },
+        ],
+    }
+}
+
+fn attached(node: &str, message: &str) -> Event {
+    Event {
+        at: Some("2026-11-21T07:01:09Z".parse().unwrap()),
+        reason: "AddressesAttached".into(),
+        message: message.into(),
+        kind: "AzureVnetNode".into(),
+        name: node.into(),
+        count: 1,
+        ..Event::default()
     }
 }
 
@@ -164,6 +181,20 @@ fn a_pod_is_followed_to_its_address_or_to_what_it_waits_for() {
     snapshot("why.txt", &why(&cluster, "default", "web-0").unwrap());
     snapshot("why-waiting.txt", &why(&cluster, "default", "web-1").unwrap());
     snapshot("why-lost.txt", &why(&cluster, "default", "lost").unwrap());
+    let change = |change: &dyn Fn(&mut Cluster)| {
+        let mut changed = cluster.clone();
+        change(&mut changed);
+        why(&changed, "default", "web-0").unwrap()
+    };
+    let over = change(&|cluster| cluster.pods[0].phase = "Succeeded".into());
+    assert_eq!((over.verdict.as_str(), over.steps.len()), ("it has run to its end; 10.0.0.21, which it had, rests or is another pod's", 2));
+    let unknown = change(&|cluster| cluster.pools[0].status.as_mut().unwrap().agent.as_mut().unwrap().counts.assigned = 0);
+    let young = change(&|cluster| {
+        cluster.pools[0].status.as_mut().unwrap().agent.as_mut().unwrap().counts.assigned = 0;
+        cluster.pods[0].networked = Some(cluster.at);
+    });
+    assert!(young.steps.iter().all(|step| step.state == State::Done), "the count follows: {young:?}");
+    assert!(unknown.steps.iter().any(|step| step.state == State::Stuck && step.what.contains("counts no lease")), "{unknown:?}");
     assert!(why(&cluster, "default", "nobody").unwrap_err().to_string().contains("--namespace"));
 }
 

@@ -45,12 +45,13 @@ impl Scope {
         }
     }
 
-    /// One pod, and what happened to it.
+    /// One pod, what happened to it, and what was attached lately: its node is not known yet.
     pub fn pod(namespace: &str, name: &str) -> Self {
         let events = field(&format!("involvedObject.kind=Pod,involvedObject.name={name}"));
+        let attached = field("involvedObject.kind=AzureVnetNode,reason=AddressesAttached");
         Self {
             pods: vec![(namespace.into(), field(&format!("metadata.name={name}")))],
-            events: vec![(namespace.into(), events)],
+            events: vec![(namespace.into(), events), ("default".into(), attached)],
             ..Self::default()
         }
     }

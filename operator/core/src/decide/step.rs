@@ -283,7 +283,7 @@ impl<'a> Step<'a> {
         self.memory.unknown = None;
         let (added, removed) = (intent.add.len() * usize::from(intent.unit.size()), addresses(&intent.remove));
         let (reason, warning, verb) = match (intent.op, complete) {
-            (IntentOp::Add, true) => ("AddressesAttached", false, format!("attached {added} addresses")),
+            (IntentOp::Add, true) => ("AddressesAttached", false, format!("attached {added} addresses: {}", names(intent))),
             (IntentOp::Remove, true) => ("AddressesReleased", false, format!("gave {removed} addresses back")),
             (IntentOp::Add, false) => ("AttachFailed", true, format!("could not attach {added} addresses")),
             (IntentOp::Remove, false) => ("ReleaseFailed", true, format!("could not give {removed} addresses back")),
@@ -464,4 +464,11 @@ impl<'a> Step<'a> {
         self.out.memory = self.memory;
         self.out
     }
+}
+
+/// The IP configurations of a write that adds some, and which write that was: who asks how a pod came to its address looks for these.
+fn names(intent: &Intent) -> String {
+    let slots: Vec<String> = intent.add.iter().map(|slot| format!("avn-{slot}")).collect();
+    let since = intent.created_at.as_ref().map(|at| format!(" of {}", at.0)).unwrap_or_default();
+    format!("{} (write {}{since})", slots.join(", "), intent.id)
 }

@@ -24,7 +24,7 @@ pub struct Why {
     pub verdict: String,
     /// In the order in which they come.
     pub steps: Vec<Step>,
-    /// Of the pod, oldest first.
+    /// Of the pod, and those of its node's pool that name its IP configuration, oldest first.
     pub events: Vec<Event>,
 }
 
@@ -76,8 +76,20 @@ pub fn why(cluster: &Cluster, namespace: &str, pod_name: &str) -> Result<Why, Wh
     let pod = cluster.pod(namespace, pod_name).ok_or_else(no_pod)?;
     let mut steps = vec![];
     let verdict = follow(cluster, pod, &mut steps);
-    let of_pod = |event: &&Event| event.kind == "Pod" && event.namespace == pod.namespace && event.name == pod.name;
-    Ok(Why { at: cluster.at, pod: pod.clone(), verdict, steps, events: cluster.events.iter().filter(of_pod).cloned().collect() })
+    let of_pod = |event: &Event| event.kind == "Pod" && event.namespace == pod.namespace && event.name == pod.name;
+    let events = cluster.events.iter().filter(|event| of_pod(event) || attached(cluster, pod, event)).cloned().collect();
+    Ok(Why { at: cluster.at, pod: pod.clone(), verdict, steps, events })
+}
+
+/// Whether an event tells of the write that brought the pod's IP configuration. The API server keeps events for an hour.
+fn attached(cluster: &Cluster, pod: &Pod, event: &Event) -> bool {
+    let Some((node, address)) = pod.node.as_ref().zip(pod.address).filter(|_| !pod.host_network) else { return false };
+    if event.kind != "AzureVnetNode" || event.name != *node || event.reason != "AddressesAttached" {
+        return false;
+    }
+    let slots = cluster.pool(node).into_iter().flat_map(|pool| &pool.spec.addresses);
+    let mut names = slots.filter(|at| at.contains(address)).map(|at| format!("avn-{}", at.slot));
+    names.any(|name| event.message.split(|c: char| c != '-' && !c.is_ascii_alphanumeric()).any(|word| word == name))
 }
 
 fn done(what: String, at: Option<Timestamp>) -> Step {
@@ -110,7 +122,8 @@ fn follow(cluster: &Cluster, pod: &Pod, steps: &mut Vec<Step>) -> String {
     };
     serving(cluster, pool, steps);
     match pod.address {
-        Some(address) => has(pod, pool, address, steps),
+        Some(address) if is_over(pod) => format!("it has run to its end; {address}, which it had, rests or is another pod's"),
+        Some(address) => has(cluster, pod, pool, address, steps),
         None => waiting(pod, pool, steps),
     }
 }
@@ -127,7 +140,7 @@ fn serving(cluster: &Cluster, pool: &AzureVnetNode, steps: &mut Vec<Step>) {
     });
 }
 
-fn has(pod: &Pod, pool: &AzureVnetNode, address: std::net::Ipv4Addr, steps: &mut Vec<Step>) -> String {
+fn has(cluster: &Cluster, pod: &Pod, pool: &AzureVnetNode, address: std::net::Ipv4Addr, steps: &mut Vec<Step>) -> String {
     let (cloud, agent) = status(pool);
     let slot = |list: &[azure_vnet_crds::node::SlotAddress]| list.iter().find(|at| at.contains(address)).map(|at| at.slot);
     let nic = last_segment(&pool.spec.node.nic_id);
@@ -155,8 +168,7 @@ fn has(pod: &Pod, pool: &AzureVnetNode, address: std::net::Ipv4Addr, steps: &mut
     } else {
         steps.push(waits(format!("the agent has adopted revision {adopted} of {published}"), "see the agent's conditions"));
     }
-    let leased = format!("leased to the pod (UID {}), on the node in /run/azure-vnet/lease/{address}", pod.uid);
-    steps.push(done(leased, pod.networked.or(pod.bound)));
+    steps.push(leased(cluster, pod, &agent, address));
     let leaving = pool.spec.release.iter().find(|release| release.addresses.iter().any(|at| at.contains(address)));
     if let Some(release) = leaving {
         steps.push(waits(
@@ -168,8 +180,24 @@ fn has(pod: &Pod, pool: &AzureVnetNode, address: std::net::Ipv4Addr, steps: &mut
     format!("it has {address}, slot {slot} of {nic}")
 }
 
+/// What is known of the lease from afar: the kubelet's word for the address, and the agent's count.
+fn leased(cluster: &Cluster, pod: &Pod, agent: &Agent, address: std::net::Ipv4Addr) -> Step {
+    let since = pod.networked.or(pod.bound);
+    let lease = format!("its lease is /run/azure-vnet/lease/{address} on the node, for UID {}", pod.uid);
+    // The agent's count follows within seconds.
+    if agent.counts.assigned == 0 && since.is_some_and(|since| cluster.at.duration_since(since).as_secs() > 60) {
+        let what = format!("the kubelet says that it has {address}; the agent counts no lease at all, where {lease}");
+        return stuck(what, "azure-vnet-operator node fsck on the node, or kubectl azure-vnet fsck NODE, compares store and kernel");
+    }
+    done(format!("the kubelet says that it has {address}; {lease}"), since)
+}
+
+fn is_over(pod: &Pod) -> bool {
+    pod.phase == "Succeeded" || pod.phase == "Failed"
+}
+
 fn waiting(pod: &Pod, pool: &AzureVnetNode, steps: &mut Vec<Step>) -> String {
-    if pod.phase == "Succeeded" || pod.phase == "Failed" {
+    if is_over(pod) {
         return "it has run to its end and needs no address".into();
     }
     let (cloud, agent) = status(pool);
