@@ -5,7 +5,7 @@ mod config_status;
 mod declared;
 mod events;
 pub(crate) mod kinds;
-mod leader;
+pub(crate) mod leader;
 pub(crate) mod machine;
 pub(crate) mod metrics;
 mod node;

@@ -50,6 +50,9 @@ pub struct Flags {
     /// Image of the probes; default: the one that the controller in kube-system runs.
     #[arg(long)]
     image: Option<String>,
+    /// Secret with which the image is pulled, in the namespace that --namespace names; may be repeated. Pods that --pods chooses have their own.
+    #[arg(long, value_name = "SECRET", requires = "namespace", conflicts_with = "pods")]
+    image_pull_secret: Vec<String>,
     /// At most so many probes; the nodes are chosen evenly.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=250), value_name = "N")]
     at_most: u16,
@@ -136,7 +139,7 @@ async fn set(flags: &Flags, access: &Access) -> anyhow::Result<Stage> {
         (None, Some(_)) => own,
         (None, None) => format!("avn-connectivity-{run}"),
     };
-    let cast = Cast { run, namespace, image, port: flags.port };
+    let cast = Cast { run, namespace, image, port: flags.port, pull_secrets: flags.image_pull_secret.clone() };
     let at_most = usize::from(flags.at_most);
     if let Some(selector) = &flags.pods {
         return Stage::of_pods(client, cluster, cast, selector, at_most).await;

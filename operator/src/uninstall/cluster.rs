@@ -108,6 +108,11 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// Where the controllers' lead is.
+    pub fn leases(&self) -> Api<Lease> {
+        self.own()
+    }
+
     /// All pods that run somewhere.
     pub async fn pods(&self) -> anyhow::Result<Vec<Pod>> {
         let api = Api::<SlimPod>::all_with(self.client.clone(), &ApiResource::erase::<core::Pod>(&()));
@@ -217,7 +222,7 @@ impl Cluster {
         self.await_end("agent", deadline).await
     }
 
-    /// A pod on a node that does not answer never ends; nor does it do anything that the node's restoration would not notice.
+    /// A pod on a node that does not answer never ends, as far as anybody can see. If it is a controller that works on, it holds the lead.
     async fn await_end(&self, component: &str, deadline: Instant) -> anyhow::Result<()> {
         loop {
             let kubelets = self.kubelets().await?;

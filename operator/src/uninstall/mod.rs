@@ -2,6 +2,7 @@
 //! restored, and only then addresses go back. It can be broken off at any point and begun again.
 
 mod cluster;
+mod lead;
 mod nics;
 #[cfg(test)]
 mod tests;
@@ -19,9 +20,10 @@ use tracing::{info, warn};
 
 use self::{
     cluster::{Cluster, Taints},
+    lead::Lead,
     nics::{Given, Nics},
 };
-use crate::azure::Arm;
+use crate::{azure::Arm, controller::leader::Leadership};
 
 /// How many NICs are written at once.
 const PARALLEL: usize = 16;
@@ -143,23 +145,38 @@ async fn refuse_if_held(options: &Options, cluster: &Cluster) -> anyhow::Result<
 async fn take_out<A: Arm>(options: &Options, cluster: &Cluster, arm: Arc<A>, deadline: Instant) -> anyhow::Result<()> {
     settle(cluster, deadline.min(Instant::now() + SETTLE)).await?;
     cluster.stop_controller(deadline).await?;
-    cluster.stop_agents(deadline).await?;
-    let pools = cluster.pools().await?;
-    let mut progress = restore(cluster, &pools, deadline).await?;
-    // No ADD has succeeded since a node was restored, so that what is seen now stays so.
-    plan::keep(&mut progress, &plan::holders(&cluster.pods().await?, &pools));
-    let nics = Nics::new(arm, cluster.places().await?, cluster.grace().await?, deadline);
-    let farewell = stream::iter(&pools).map(|pool| farewell(options, cluster, &nics, pool, &progress));
-    let left: Vec<String> = farewell.buffer_unordered(PARALLEL).filter_map(|left| async { left }).collect().await;
-    cluster.remove_restorer().await?;
+    let lead = Lead::take(cluster.leases(), &options.lease_name, deadline).await?;
+    let left = take_nodes_out(options, cluster, arm, lead.leadership(), deadline).await;
+    lead.give_up().await;
+    let (nodes, left) = left?;
     if left.is_empty() {
         cluster.remove_rest().await?;
-        info!(nodes = pools.len(), addresses = ?options.addresses, "nothing of the product is left on the nodes");
+        info!(nodes, addresses = ?options.addresses, "nothing of the product is left on the nodes");
         return Ok(());
     }
     ensure!(Occupied::from(options.nodes_with_pods) == Occupied::Leave, "nodes that are not done with: {}", left.join("; "));
     warn!("nodes that were left as they are: {}", left.join("; "));
     Ok(())
+}
+
+/// Restores the nodes, and gives back what they had. Answers how many there are, and why some are not done with.
+async fn take_nodes_out<A: Arm>(
+    options: &Options,
+    cluster: &Cluster,
+    arm: Arc<A>,
+    leadership: &Leadership,
+    deadline: Instant,
+) -> anyhow::Result<(usize, Vec<String>)> {
+    cluster.stop_agents(deadline).await?;
+    let pools = cluster.pools().await?;
+    let mut progress = restore(cluster, &pools, deadline).await?;
+    // No ADD has succeeded since a node was restored, so that what is seen now stays so.
+    plan::keep(&mut progress, &plan::holders(&cluster.pods().await?, &pools));
+    let nics = Nics::new(arm, leadership.clone(), cluster.places().await?, cluster.grace().await?, deadline);
+    let farewell = stream::iter(&pools).map(|pool| farewell(options, cluster, &nics, pool, &progress));
+    let left = farewell.buffer_unordered(PARALLEL).filter_map(|left| async { left }).collect().await;
+    cluster.remove_restorer().await?;
+    Ok((pools.len(), left))
 }
 
 /// The controller ends what it has begun; what it does not end is waited for later, per node.

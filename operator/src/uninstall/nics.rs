@@ -16,7 +16,10 @@ use kube::ResourceExt as _;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use crate::{azure::Arm, controller::machine::Machines};
+use crate::{
+    azure::Arm,
+    controller::{leader::Leadership, machine::Machines},
+};
 
 /// Between two looks at a NIC on which Azure still works.
 const LOOK: Duration = Duration::from_secs(2);
@@ -27,6 +30,8 @@ const MISSES: u8 = 2;
 pub struct Nics<A> {
     arm: Arc<A>,
     machines: Machines<A>,
+    /// Asked right before each write: nobody else may write meanwhile.
+    leadership: Leadership,
     /// Provider ids by node.
     places: BTreeMap<String, String>,
     /// How long after its end a write of the controller may still land.
@@ -36,8 +41,8 @@ pub struct Nics<A> {
 
 impl<A: Arm> Nics<A> {
     /// Nothing is asked yet.
-    pub fn new(arm: Arc<A>, places: BTreeMap<String, String>, grace: Duration, deadline: Instant) -> Self {
-        Self { machines: Machines::new(Arc::clone(&arm)), arm, places, grace, deadline }
+    pub fn new(arm: Arc<A>, leadership: Leadership, places: BTreeMap<String, String>, grace: Duration, deadline: Instant) -> Self {
+        Self { machines: Machines::new(Arc::clone(&arm)), arm, leadership, places, grace, deadline }
     }
 
     /// Removes all IP configurations of ours from a node's NIC and sees them gone.
@@ -97,8 +102,8 @@ impl<A: Arm> Nics<A> {
             }
             Err(other) => return Err(Failure::Refused(anyhow!(other).context("the NIC is not as it should be"))),
         };
-        let deadline = self.deadline;
-        self.arm.write(&write, Urgency::Release, &move || Instant::now() < deadline).await?;
+        let may = || Instant::now() < self.deadline && self.leadership.is_leader_now();
+        self.arm.write(&write, Urgency::Release, &may).await?;
         Ok(Left::Some(count))
     }
 

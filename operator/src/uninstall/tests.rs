@@ -51,7 +51,7 @@ async fn outcome(answers: Vec<Option<Value>>, has_node: bool) -> anyhow::Result<
     let cluster = Cluster::new(&options, &Client::new(tower::service_fn(answer), "default"));
     let places = [(NODE.to_owned(), format!("azure://{VM}"))].into();
     let deadline = Instant::now() + Duration::from_secs(options.patience);
-    let nics = Nics::new(Arc::new(Azure(Mutex::new(answers))), places, Duration::ZERO, deadline);
+    let nics = Nics::new(Arc::new(Azure(Mutex::new(answers))), Leadership::new("me"), places, Duration::ZERO, deadline);
     given_back(&cluster, &nics, &AzureVnetNode::new(NODE, AzureVnetNodeSpec::default())).await
 }
 

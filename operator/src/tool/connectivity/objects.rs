@@ -21,6 +21,8 @@ pub struct Cast {
     pub image: String,
     /// TCP port of the probes.
     pub port: u16,
+    /// Secrets of the namespace with which the image is pulled.
+    pub pull_secrets: Vec<String>,
 }
 
 impl Cast {
@@ -46,6 +48,7 @@ impl Cast {
     pub fn pod(&self, index: usize, node: &str) -> serde_json::Result<Pod> {
         let name = format!("{}-{index}", self.name());
         let full = format!("{}/{name}", self.namespace);
+        let pull_secrets: Vec<Value> = self.pull_secrets.iter().map(|name| json!({"name": name})).collect();
         serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": self.namespace, "labels": self.labels()},
             "spec": {
@@ -55,6 +58,7 @@ impl Cast {
                 "terminationGracePeriodSeconds": 0,
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
+                "imagePullSecrets": pull_secrets,
                 "tolerations": [{"operator": "Exists"}],
                 "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
                 "containers": [self.container(&full)],
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
 
     fn cast() -> Cast {
-        Cast { run: "0a1b2c".into(), namespace: "shop".into(), image: "r.example/azure-vnet:1".into(), port: 9480 }
+        Cast { run: "0a1b2c".into(), namespace: "shop".into(), image: "r.example/azure-vnet:1".into(), port: 9480, pull_secrets: vec!["r".into()] }
     }
 
     #[test]
@@ -125,6 +129,7 @@ mod tests {
         assert_eq!(pod.metadata.name.as_deref(), Some("avn-probe-0a1b2c-1"));
         let spec = serde_json::to_value(pod.spec.unwrap()).unwrap();
         assert_eq!(spec["activeDeadlineSeconds"], 600);
+        assert_eq!(spec["imagePullSecrets"], json!([{"name": "r"}]));
         assert_eq!(spec["automountServiceAccountToken"], false);
         let container = &spec["containers"][0];
         let context = &container["securityContext"];
