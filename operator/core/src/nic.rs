@@ -1,7 +1,8 @@
-//! A machine's NIC as Azure describes it, kept as the JSON tree that was read, and the body of the next write.
+//! A machine's NIC as Azure describes it, kept as the JSON text that was read, and the body of the next write.
 //! Only `ipConfigurations` named `avn-<slot>` are ours; everything else goes back exactly as it came.
 
 mod body;
+mod packed;
 mod resource;
 
 use std::{
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use self::{
     body::{Edit, guard, profile_body, whole_body},
+    packed::Packed,
     resource::{Resource, array_at, count, interface, is_bad, is_final, name, names, only, text},
 };
 use crate::arm::{Document, ResourceId, Write};
@@ -162,8 +164,8 @@ pub struct Nic {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Source {
-    Whole { tree: Value, etag: Option<String> },
-    Instance { id: ResourceId, location: String, profile: Value, nic: String, etag: Option<String> },
+    Whole { tree: Packed, etag: Option<String> },
+    Instance { id: ResourceId, location: String, profile: Packed, nic: String, etag: Option<String> },
 }
 
 impl Nic {
@@ -179,7 +181,7 @@ impl Nic {
         let foreign = count(parsed.configurations.len() - slots.len());
         let state = if is_final(parsed.state) { State::Settled } else { State::Moving };
         let view = Arc::new(parsed.view(slots, foreign, state)?);
-        Ok(Self { view, source: Arc::new(Source::Whole { tree: body, etag }) })
+        Ok(Self { view, source: Arc::new(Source::Whole { tree: Packed::of(&body), etag }) })
     }
 
     /// Reads an instance of a Uniform scale set: its model (what is wanted) and its NICs (what is there).
@@ -192,11 +194,11 @@ impl Nic {
         let id: ResourceId = subject.parse().map_err(|_| missing("id"))?;
         let location = text(&model.body, "/location").ok_or_else(|| missing("location"))?.to_owned();
         let profile =
-            model.body.pointer("/properties/networkProfileConfiguration").ok_or_else(|| missing("networkProfileConfiguration"))?.clone();
+            model.body.pointer("/properties/networkProfileConfiguration").ok_or_else(|| missing("networkProfileConfiguration"))?;
         let listed = nics.body.get("value").and_then(Value::as_array).ok_or_else(|| missing("networkInterfaces"))?;
         let listed = listed.iter().map(Resource::parse).collect::<Result<Vec<_>, _>>()?;
         let nic = listed.iter().find(|nic| nic.primary || listed.len() == 1).ok_or_else(|| missing("primary NIC"))?;
-        let wanted = interface(&profile, nic.name).ok_or_else(|| missing("configuration of its primary NIC"))?;
+        let wanted = interface(profile, nic.name).ok_or_else(|| missing("configuration of its primary NIC"))?;
         let wanted = names(wanted).ok_or_else(|| missing("ipConfigurations"))?;
 
         let mut slots = nic.slots()?;
@@ -225,8 +227,8 @@ impl Nic {
         let ours_shown = nic.configurations.iter().filter(|c| slot_of(c.name).is_some()).count();
         let view = Arc::new(nic.view(slots, count(total - ours_shown), state)?);
         let etag = text(&model.body, "/etag").map(str::to_owned).or_else(|| model.etag.clone());
-        let source = Arc::new(Source::Instance { id, location, profile, nic: nic.name.to_owned(), etag });
-        Ok(Self { view, source })
+        let source = Source::Instance { id, location, profile: Packed::of(profile), nic: nic.name.to_owned(), etag };
+        Ok(Self { view, source: Arc::new(source) })
     }
 
     /// What it shows.
@@ -237,11 +239,9 @@ impl Nic {
 
     /// What its owner said of it: all of a NIC, of an instance its network profile.
     #[must_use]
-    pub fn tree(&self) -> &Value {
-        match &*self.source {
-            Source::Whole { tree, .. } => tree,
-            Source::Instance { profile, .. } => profile,
-        }
+    pub fn tree(&self) -> Value {
+        let (Source::Whole { tree, .. } | Source::Instance { profile: tree, .. }) = &*self.source;
+        tree.tree()
     }
 
     /// Builds the one write that carries a change, checked by the guard.
@@ -249,21 +249,22 @@ impl Nic {
     /// # Errors
     /// When nothing is left to do, when the NIC no longer shows what the change was decided on, or when the guard objects.
     pub fn write(&self, change: &Change) -> Result<Write, Refusal> {
-        let edit = self.remaining(change)?;
+        let tree = self.tree();
+        let edit = self.remaining(change, &tree)?;
         let (Source::Whole { etag, .. } | Source::Instance { etag, .. }) = &*self.source;
         if etag.is_none() {
             return Err(Refusal::NoEtag);
         }
         match &*self.source {
-            Source::Whole { tree, etag } => {
-                let body = whole_body(tree, &edit).ok_or(Refusal::Guard("no ipConfigurations"))?;
-                guard(tree, &body, "/properties/ipConfigurations", &edit)?;
+            Source::Whole { etag, .. } => {
+                let body = whole_body(&tree, &edit).ok_or(Refusal::Guard("no ipConfigurations"))?;
+                guard(&tree, &body, "/properties/ipConfigurations", &edit)?;
                 Ok(Write::Nic { id: self.view.id.clone(), etag: etag.clone(), body })
             }
             Source::Instance { .. } if !edit.unit.is_address() && !edit.add.is_empty() => Err(Refusal::NoBlocks),
-            Source::Instance { id, location, profile, nic, etag } => {
-                let (after, pointer) = profile_body(profile, nic, &edit).ok_or(Refusal::Guard("no ipConfigurations"))?;
-                guard(profile, &after, &pointer, &edit)?;
+            Source::Instance { id, location, nic, etag, .. } => {
+                let (after, pointer) = profile_body(&tree, nic, &edit).ok_or(Refusal::Guard("no ipConfigurations"))?;
+                guard(&tree, &after, &pointer, &edit)?;
                 let mut body = only("properties", only("networkProfileConfiguration", after));
                 body.as_object_mut().map(|fields| fields.insert("location".into(), json!(location)));
                 Ok(Write::Instance { id: id.clone(), etag: etag.clone(), body })
@@ -297,10 +298,10 @@ impl Nic {
     }
 
     /// What of a change the NIC does not show yet.
-    fn remaining(&self, change: &Change) -> Result<Edit, Refusal> {
+    fn remaining(&self, change: &Change, tree: &Value) -> Result<Edit, Refusal> {
         let Change { add, unit, remove } = change;
         let view = &self.view;
-        let named = self.named();
+        let named = self.named(tree);
         let stands = |slot: u8| named.contains(&slot);
         let failed = |slot: &u8| match view.slots.get(slot) {
             Some(Slot::Failed(unit)) if stands(*slot) => Some(*unit),
@@ -333,10 +334,10 @@ impl Nic {
     }
 
     /// Slots that a body built from it names before any change.
-    fn named(&self) -> BTreeSet<u8> {
+    fn named(&self, tree: &Value) -> BTreeSet<u8> {
         let list = match &*self.source {
-            Source::Whole { tree, .. } => array_at(tree, "/properties/ipConfigurations"),
-            Source::Instance { profile, nic, .. } => interface(profile, nic).and_then(|nic| array_at(nic, "/properties/ipConfigurations")),
+            Source::Whole { .. } => array_at(tree, "/properties/ipConfigurations"),
+            Source::Instance { nic, .. } => interface(tree, nic).and_then(|nic| array_at(nic, "/properties/ipConfigurations")),
         };
         list.into_iter().flatten().filter_map(|entry| name(entry).and_then(slot_of)).collect()
     }

@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, default_value = "azure-vnet-controller")]
     pub lease_name: String,
     /// Nodes worked on at once. One is until Azure has done what it was asked for, some seconds: Azure's limits are to slow a large cluster, not this.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 256)]
     pub parallel: usize,
     /// Serve a read-only status page, at 127.0.0.1:9404 where no address is given. It shows to whoever reaches it what `kubectl azure-vnet` shows.
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:9404")]

@@ -8,7 +8,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::kinds::Node;
+use super::kinds::{Node, trim};
 
 /// The pools of all nodes.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ impl Pools {
     /// # Errors
     /// The API server's.
     pub async fn read(&self, name: &str) -> kube::Result<Option<AzureVnetNode>> {
-        self.api.get_opt(name).await
+        Ok(self.api.get_opt(name).await?.map(trimmed))
     }
 
     /// Applies the whole spec, and creates the object where there is none.
@@ -44,7 +44,7 @@ impl Pools {
         if let Some(patch) = patch.as_object_mut() {
             patch.insert("spec".into(), serde_json::to_value(spec).map_err(kube::Error::SerdeError)?);
         }
-        self.api.patch(node.name(), &params(), &Patch::Apply(patch)).await
+        self.api.patch(node.name(), &params(), &Patch::Apply(patch)).await.map(trimmed)
     }
 
     /// Applies all of the status that is the controller's.
@@ -57,7 +57,7 @@ impl Pools {
         if let Some(patch) = patch.as_object_mut() {
             patch.insert("status".into(), json!({"cloud": cloud, "conditions": conditions}));
         }
-        self.api.patch_status(&name, &params(), &Patch::Apply(patch)).await
+        self.api.patch_status(&name, &params(), &Patch::Apply(patch)).await.map(trimmed)
     }
 
     /// Deletes this very object.
@@ -80,6 +80,12 @@ impl Pools {
         let params = PatchParams { field_manager: Some(CONTROLLER_MANAGER.into()), ..PatchParams::default() };
         self.api.patch(&stored.name_any(), &params, &Patch::Merge(patch)).await.map(drop)
     }
+}
+
+/// What is kept of an answer for as long as the node lives: who manages which field is most of it.
+fn trimmed(mut pool: AzureVnetNode) -> AzureVnetNode {
+    trim(&mut pool.metadata);
+    pool
 }
 
 fn params() -> PatchParams {

@@ -123,7 +123,7 @@ impl<A: Arm> Shell<A> {
         if !self.with_rights(|rights| fresh(rights.joined_at)) {
             let keys: BTreeMap<&str, String> =
                 machines.filter_map(|machine| Some((machine.uid.as_str(), of_machine(machine).into_iter().next()?.0))).collect();
-            let joined = self.nics(|uid, nic| Some((keys.get(uid)?.clone(), of_joined(nic.tree()))));
+            let joined = self.nics(|uid, nic| Some((keys.get(uid)?.clone(), of_joined(&nic.tree()))));
             self.with_rights(|rights| rights.note_joined(joined));
         }
         self.with_rights(|rights| rights.joined.values().flatten().map(|(key, (question, _))| (key.clone(), question.clone())).collect())
