@@ -69,7 +69,11 @@ pub fn inside(bin: &std::path::Path, json: bool) -> Result<()> {
     print(&plugin::measure(bin)?, json)
 }
 
-fn print(figures: &[Figure], json: bool) -> Result<()> {
+/// Prints figures, for people or as one JSON object a line.
+///
+/// # Errors
+/// If nobody reads on.
+pub fn print(figures: &[Figure], json: bool) -> Result<()> {
     let mut out = std::io::stdout();
     for figure in figures {
         let line = if json { serde_json::to_string(figure)? } else { figure.to_string() };

@@ -3,7 +3,7 @@
 mod generate;
 mod lab;
 mod sim;
-mod sweep;
+pub(crate) mod sweep;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -48,11 +48,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Kills the plugins at their system calls, makes these fail, and looks at what is left. Needs root.
+    /// Kills the plugins at their system calls, makes these fail, looks at what is left, and counts the blows. Needs root.
     Sweep {
+        /// What to strike; everything if none is named.
+        names: Vec<sweep::Sweep>,
         /// Strike every system call that changes something in every way, not a sample of it.
         #[arg(long)]
         all: bool,
+        /// One JSON object a line: name, value, unit.
+        #[arg(long)]
+        json: bool,
     },
     /// Upgrades, changes modes, rolls back, drains, reboots, kills and takes over from the original while pods come and go, and counts what fails. Needs root.
     Soak {
@@ -135,7 +140,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { names, size, json } => crate::bench::run(&names, size, json),
         Command::ScaleInside(arguments) => crate::scale::inside(&arguments),
         Command::BenchInside { bin, json } => crate::bench::inside(&bin, json),
-        Command::Sweep { all } => sweep::run(all),
+        Command::Sweep { names, all, json } => sweep::run(&names, all, json),
         Command::Soak { rounds } => soak(rounds),
         Command::Conformance(arguments) => crate::conformance::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),

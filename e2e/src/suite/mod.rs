@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::bench;
 use crate::build::{Cache, SIMULATE, cargo, plugins, progress, require_packages};
+use crate::commands::sweep::Report;
 pub use tally::Tally;
 
 /// One step: what it is called, and what cargo runs in the checkout.
@@ -58,17 +60,20 @@ pub(crate) fn shipped_plugins() -> Result<(&'static str, PathBuf)> {
     Ok(("AZURE_VNET_PLUGINS", plugins(&Cache::open()?)?))
 }
 
-/// Runs everything, prints the summary, and fails if anything did.
+/// Runs everything, prints the summary and how often the sweeps struck, and fails if anything did.
 ///
 /// # Errors
 /// If a step fails or cannot be started.
 pub fn run() -> Result<()> {
     require_packages()?;
+    let report = Report::new()?;
     let mut outcomes = Vec::new();
     for step in STEPS {
         progress(step.name);
-        outcomes.push(run_step(step)?);
+        outcomes.push(run_step(step, &report)?);
     }
+    progress("what the sweeps struck, and the seeds that repeat them (AZURE_VNET_SWEEP_SEED)");
+    bench::print(&report.figures()?, false)?;
     summarize(&outcomes)
 }
 
@@ -79,19 +84,19 @@ struct Outcome {
     took: Duration,
 }
 
-fn run_step(step: &Step) -> Result<Outcome> {
+fn run_step(step: &Step, report: &Report) -> Result<Outcome> {
     let begun = Instant::now();
-    let (tally, succeeded) = follow(step)?;
+    let (tally, succeeded) = follow(step, report)?;
     Ok(Outcome { name: step.name, tally, succeeded, took: begun.elapsed() })
 }
 
 /// Runs one step, passing its output on line by line while counting what the test harness says.
-fn follow(step: &Step) -> Result<(Tally, bool)> {
+fn follow(step: &Step, report: &Report) -> Result<(Tally, bool)> {
     let mut command = cargo();
     command.args(step.command).args(step.arguments).stdout(Stdio::piped());
     match step.plugins {
         Plugins::AsBuilt => {}
-        Plugins::AsShipped => _ = command.envs([shipped_plugins()?]),
+        Plugins::AsShipped => _ = command.envs([shipped_plugins()?]).env(Report::VARIABLE, report.0.path()),
     }
     let mut child = command.spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("a child with a piped output has one")?;

@@ -13,8 +13,14 @@ use azure_vnet_plugin_core::{
 };
 use ipnet::IpNet;
 
-use super::{Done, Run, add::routes, errors, subject};
-use crate::{bridge, frames::Frames, netlink::Netlink, netns::Netns, wire};
+use super::{Done, Run, add::routes, del::by_alias, errors, subject};
+use crate::{
+    bridge::{self, ModesThere},
+    frames::Frames,
+    netlink::Netlink,
+    netns::Netns,
+    wire,
+};
 
 /// What ADD settled of an attachment.
 struct Settled {
@@ -58,12 +64,7 @@ fn check_wiring(check: &Add, lease: Option<Settled>) -> Result<Done, CniError> {
     let addresses: Vec<IpNet> = previous.addresses_on(check.attachment.if_name.as_str()).iter().map(|ip| ip.address).collect();
     let settled = match lease {
         Some(settled) => settled,
-        None => Settled {
-            address: None,
-            host_link: wiring::host_link(check.conf.mode, &check.conf.name, &check.attachment, check.pod.as_ref())
-                .map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?,
-            mode: check.conf.mode,
-        },
+        None => wired(check)?,
     };
     let lacks = |what: String| Err(CniError::new(Code::InvalidConfig, format!("prevResult lacks {what}")));
     match settled.address {
@@ -79,6 +80,25 @@ fn check_wiring(check: &Add, lease: Option<Settled>) -> Result<Done, CniError> {
         return Ok(addresses.first().map_or_else(Done::default, |address| Done::with(address.addr(), "is wired")));
     }
     Err(CniError::new(Code::Failed, format!("{} with {text} lacks {}", subject(&check.attachment), missing.join(", "))))
+}
+
+/// Host link and mode of a pod without a lease, by its link's label: today's configuration may be another (safety rule CM5). Where no link has it,
+/// what the configuration asks for is what lacks.
+fn wired(check: &Add) -> Result<Settled, CniError> {
+    let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
+    let labelled = by_alias(&mut host, &check.attachment).map_err(|error| errors::netlink(&error))?;
+    let there = labelled.into_iter().find_map(|link| Some((link.name.parse().ok()?, link.controller)));
+    let (host_link, mode) = match there {
+        Some((name, controller)) => {
+            let mode = ModesThere::default().of(&check.attachment, &name, controller);
+            (name, mode)
+        }
+        None => {
+            let name = wiring::host_link(check.conf.mode, &check.conf.name, &check.attachment, check.pod.as_ref());
+            (name.map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?, check.conf.mode)
+        }
+    };
+    Ok(Settled { address: None, host_link, mode })
 }
 
 /// What the kernel does not show, in words.

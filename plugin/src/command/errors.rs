@@ -47,8 +47,8 @@ pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
         | LeaseError::Lost { .. }
         | LeaseError::Busy { .. }
         | LeaseError::Outrun { .. } => answer(Code::TryAgain),
-        LeaseError::Full(_) => answer(Code::Io).with_details("make room on the file system of the node store"),
-        LeaseError::File(_) => answer(Code::Io),
+        LeaseError::Full(_) => answer(Code::TryAgain).with_details("make room on the file system of the node store"),
+        LeaseError::File(_) => answer(Code::TryAgain),
     }
 }
 

@@ -18,14 +18,17 @@ use azure_vnet_plugin_core::{
 use super::{Done, Run, errors};
 use crate::{
     bridge, kernel_use,
-    netlink::{Link, Netlink},
+    netlink::{Link, Netlink, NetlinkError},
     netns::{Netns, NetnsError},
     source::{self, NamespacesError},
     store::{Freed, KernelUse},
+    strays::RulesSeen,
 };
 
 impl Run<'_> {
     pub(super) fn gc(&self, conf: &NodeConf) -> Result<Done, CniError> {
+        // Before anybody is asked which pods there are: a pod has its link first, and its rules then.
+        let seen = RulesSeen::now();
         let listed = self.store.list().map_err(|error| errors::file(&error))?;
         let (unreadable, listed): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, entry)| matches!(entry, Entry::Unreadable(_)));
         // The list is of this network only: leases of another are none of its business.
@@ -48,6 +51,9 @@ impl Run<'_> {
                 Err(Stays::Astray(error)) => return Err(errors::netns(&error)),
             }
         }
+        if self.role == Role::Network {
+            self.forget_strays(conf, seen).unwrap_or_else(|error| failed.push(error));
+        }
         self.store.sweep_without_agent().unwrap_or_else(|error| failed.push(errors::hold(&error).msg));
         if let (Role::Network, Some(delegate)) = (self.role, &conf.delegate) {
             self.delegate(delegate).tell("GC").unwrap_or_else(|error| failed.push(error.msg));
@@ -56,6 +62,22 @@ impl Run<'_> {
             return Ok(Done::that(format!("{freed} freed, {kept} kept that the runtime does not list")));
         }
         Err(CniError::new(Code::TryAgain, format!("cannot free all that is unused: {}", failed.join("; "))))
+    }
+}
+
+impl Run<'_> {
+    /// Removes rules and ways of bridged pods that the runtime does not list, that have no lease, and whose links are gone, as are those of pods with
+    /// addresses of other IPAM plugins whose namespaces went without a DEL.
+    fn forget_strays(&self, conf: &NodeConf, seen: Result<RulesSeen, NetlinkError>) -> Result<(), String> {
+        let seen = seen.map_err(|error| chain(&error))?;
+        let leased = self.store.list().map_err(|error| chain(&error))?.into_iter().filter_map(|(_, entry)| match entry {
+            Entry::Leased(lease) => Some(lease.attachment),
+            Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
+        });
+        let mut host = Netlink::open().map_err(|error| chain(&error))?;
+        let linked = host.links().map_err(|error| chain(&error))?.into_iter().filter_map(|link| alias(&link));
+        let known = leased.chain(linked.map(|alias| alias.attachment)).chain(conf.valid.iter().cloned()).collect();
+        seen.forget_all_but(&known, &self.store, &mut host).map_err(|error| chain(&error))
     }
 }
 
@@ -111,10 +133,13 @@ impl Run<'_> {
 /// Whether no route, no link's label and no namespace has the address; without the kernel's answer one might.
 fn has_no_trace(address: Ipv4Addr) -> Result<bool, NamespacesError> {
     let Ok(mut host) = Netlink::open() else { return Ok(false) };
-    let alias = |link: &Link| link.alias.as_deref().and_then(|alias| alias.parse::<Alias>().ok());
     let is_free = kernel_use::observe(&mut host, address.into()) == KernelUse::Free
         && host.links().is_ok_and(|links| !links.iter().filter_map(alias).any(|alias| alias.address == IpAddr::V4(address)));
     Ok(is_free && !source::namespaces()?.contains_key(&address))
+}
+
+fn alias(link: &Link) -> Option<Alias> {
+    link.alias.as_deref()?.parse().ok()
 }
 
 /// The verdict by what the kernel shows at this moment; without its answer nothing is free.

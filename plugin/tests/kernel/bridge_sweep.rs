@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fabric::{self, Fabric};
 use crate::node::{self, Node, on_a_node};
-use crate::strike::{Blow, Strike, choose, run, strikes};
+use crate::strike::{Blow, Strike, choose, report, run, strikes};
 
 /// How many blows a sample has in one mode.
 const SAMPLE: usize = 20;
@@ -24,6 +24,8 @@ fn the_first_bridged_add_struck_anywhere_leaves_a_host_that_the_next_command_con
         let all = strikes(&calls_of(move |node| run(node, &node.sandbox("whole", "web-0"), "ADD", &conf(mode), None).calls));
         let chosen = choose(&format!("the first ADD, {mode}"), &all, SAMPLE);
         println!("the first ADD, {mode}: {} of {} blows", chosen.len(), all.len());
+        report(&format!("the first ADD, {mode}: of"), all.len(), "blows");
+        report(&format!("the first ADD, {mode}: struck"), chosen.len(), "blows");
         for strike in chosen {
             on_a_node(3, move |node| struck(node, mode, strike));
         }

@@ -294,7 +294,7 @@ fn conf_of(list: &Value, plugin: &Value, runtime: &Value, previous: Option<&Valu
 }
 
 /// Runs a plugin, ours or another's, with both folders to find IPAM plugins in.
-fn start(name: &str, pod: &Sandbox, command: &str, conf: &Value) -> Ended {
+pub fn start(name: &str, pod: &Sandbox, command: &str, conf: &Value) -> Ended {
     start_on("eth0", name, pod, command, conf)
 }
 

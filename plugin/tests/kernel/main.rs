@@ -18,6 +18,7 @@ mod chain;
 mod commands;
 mod fabric;
 mod faults;
+mod foreign;
 mod guards;
 mod mixed;
 mod modes;

@@ -2,6 +2,7 @@
 
 use std::{
     env, fmt,
+    fs::OpenOptions,
     io::{Read, Write as _},
     process::Child,
 };
@@ -15,7 +16,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::node::{Ended, Node, PLUGIN, Sandbox};
 
@@ -110,6 +111,7 @@ pub fn choose(what: &str, all: &[Strike], sample: usize) -> Vec<Strike> {
     }
     let seed = env::var("AZURE_VNET_SWEEP_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
     println!("{what}: sample of AZURE_VNET_SWEEP_SEED={seed}");
+    report(&format!("{what}: seed"), seed, "");
     let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = |below: usize| {
         // xorshift64*, George Marsaglia and Sebastiano Vigna.
@@ -120,6 +122,14 @@ pub fn choose(what: &str, all: &[Strike], sample: usize) -> Vec<Strike> {
     };
     let (kills, failures): (Vec<_>, Vec<_>) = all.iter().copied().partition(|strike| !matches!(strike.blow, Blow::Fail(_)));
     [kills, failures].iter().flat_map(|kind| (0..sample / 2).map(|_| kind[next(kind.len())]).collect::<Vec<_>>()).collect()
+}
+
+/// Tells what a sweep did to who asked for it, one JSON object a line.
+pub fn report(name: &str, value: impl Into<Value>, unit: &str) {
+    let Ok(path) = env::var("AZURE_VNET_SWEEP_REPORT") else { return };
+    let line = json!({ "name": name, "value": value.into(), "unit": unit });
+    // One write each: sweeps run beside each other.
+    OpenOptions::new().append(true).open(path).unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// Runs a command, struck or whole.

@@ -3,7 +3,7 @@
 //! agent on a store that every ADD finds lost. A sample by default, of a seed that is printed (`AZURE_VNET_SWEEP_SEED` repeats it);
 //! `AZURE_VNET_SWEEP=all` strikes everywhere.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, fmt, fs, net::Ipv4Addr, time::Duration};
 
 use azure_vnet_plugin_core::lease::Entry;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::fabric::{Fabric, OTHER_NODE};
 use crate::node::{self, DEADLINE, Ended, Node, RUN, Sandbox, await_that, on_a_bare_node, pool_address};
 use crate::services::{Service, wireserver};
-use crate::strike::{Blow, Run, Strike, choose, run, strikes};
+use crate::strike::{Blow, Run, Strike, choose, report, run, strikes};
 
 /// How many blows a sample has of one command in one setting.
 const SAMPLE: usize = 24;
@@ -26,13 +26,22 @@ enum Setting {
     Alone,
 }
 
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(mode) => write!(f, "{mode}"),
+            Self::Alone => f.write_str("without an agent"),
+        }
+    }
+}
+
 const SETTINGS: [Setting; 4] = [Setting::Agent("transparent"), Setting::Agent("bridge"), Setting::Agent("tunnel"), Setting::Alone];
 
 #[test]
 fn add_struck_anywhere_is_completed_by_the_same_add_or_cleaned_by_del() {
     sweep("ADD", |scene, pod, round, struck| {
         if let Some(answered) = struck.answer.filter(|ended| ended.ok) {
-            scene.check(pod, &answered, &struck.when);
+            scene.is_whole(pod, &answered, &struck.when);
         }
         match round % 3 {
             0 => scene.complete_then_delete(pod, &struck.when),
@@ -116,7 +125,7 @@ impl<'a> Scene<'a> {
         let calls = run(self.node, &whole, command, &self.configuration(command, before.as_ref()), None).calls;
         self.del(&whole, "the whole command");
         let all = strikes(&calls);
-        let setting = format!("{command}, {:?}", self.setting);
+        let setting = format!("{command}, {}", self.setting);
         let chosen = choose(&setting, &all, SAMPLE);
         let (mut counts, mut missed) = (BTreeMap::<&str, usize>::new(), 0);
         for (round, blow) in chosen.iter().enumerate() {
@@ -135,12 +144,14 @@ impl<'a> Scene<'a> {
                 assert_eq!(pod.links(), [], "{when}");
                 pod.drop_netns();
             }
-            self.check(&self.bystander, &self.neighbour, &when);
+            self.is_whole(&self.bystander, &self.neighbour, &when);
             self.fabric.host_is_connected(&when);
-            let (other, here, address) = (&self.fabric.other, &self.bystander.netns, self.neighbour.address());
-            self.fabric.expect_way(Some(other), OTHER_NODE, Some(here), address, address, &when);
         }
         println!("{setting}: {} of {} blows at {} system calls: {counts:?}", chosen.len(), all.len(), calls.len());
+        report(&format!("{setting}: of"), all.len(), "blows");
+        for (outcome, count) in &counts {
+            report(&format!("{setting}: {outcome}"), *count, "blows");
+        }
         // How many calls a command makes depends on what rests in the store, so that the last may not come.
         assert!(missed * 4 <= chosen.len(), "{setting}: {missed} of {} blows did not strike", chosen.len());
     }
@@ -212,11 +223,17 @@ impl<'a> Scene<'a> {
         assert!(checked.ok, "{when}: {checked:?}");
     }
 
+    /// A pod has all that its ADD answered, and the other node reaches it.
+    fn is_whole(&self, pod: &Sandbox, added: &Ended, when: &str) {
+        self.check(pod, added, when);
+        self.fabric.expect_way(Some(&self.fabric.other), OTHER_NODE, Some(&pod.netns), added.address(), added.address(), when);
+    }
+
     /// The same ADD again gives a whole pod, and the answer of a third is the same.
     fn complete_then_delete(&self, pod: &Sandbox, when: &str) {
         let added = self.add(pod, when);
         assert_ne!(added.address(), self.neighbour.address(), "{when}");
-        self.check(pod, &added, when);
+        self.is_whole(pod, &added, when);
         assert_eq!(self.add(pod, when).json(), added.json(), "{when}");
         self.node.assert_holds(&[self.neighbour.address(), added.address()], when);
         self.del(pod, when);
@@ -227,7 +244,7 @@ impl<'a> Scene<'a> {
         let new = self.node.sandbox(&format!("{}-new", old.container), &old.pod);
         let added = self.add(&new, when);
         self.del(old, when);
-        self.check(&new, &added, when);
+        self.is_whole(&new, &added, when);
         self.del(&new, when);
     }
 }

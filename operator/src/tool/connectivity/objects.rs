@@ -120,7 +120,13 @@ mod tests {
     use super::*;
 
     fn cast() -> Cast {
-        Cast { run: "0a1b2c".into(), namespace: "shop".into(), image: "r.example/azure-vnet:1".into(), port: 9480, pull_secrets: vec!["r".into()] }
+        Cast {
+            run: "0a1b2c".into(),
+            namespace: "shop".into(),
+            image: "r.example/azure-vnet:1".into(),
+            port: 9480,
+            pull_secrets: vec!["r".into()],
+        }
     }
 
     #[test]

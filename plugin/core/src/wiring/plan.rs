@@ -149,9 +149,11 @@ impl Bridged {
     pub fn routes_of(gateways: &[IpAddr], routes: &[(IpNet, Option<IpAddr>)]) -> Vec<(IpNet, Option<IpAddr>)> {
         let of_family = |like: IpAddr| gateways.iter().copied().find(|gateway| gateway.is_ipv4() == like.is_ipv4());
         let mut all: Vec<_> = routes.iter().map(|(to, via)| (*to, via.or_else(|| of_family(to.addr())))).collect();
-        // A result without routes means the gateway for all else.
+        // A result without routes means the gateway for all else: the first of each family, since the kernel takes one.
         if all.is_empty() {
-            all.extend(gateways.iter().map(|gateway| (everywhere(*gateway), Some(*gateway))));
+            let first = gateways.iter().filter(|gateway| of_family(**gateway) == Some(**gateway));
+            let defaults: BTreeMap<IpNet, IpAddr> = first.map(|gateway| (everywhere(*gateway), *gateway)).collect();
+            all.extend(defaults.into_iter().map(|(to, via)| (to, Some(via))));
         }
         all
     }
