@@ -223,6 +223,21 @@ impl Seed {
         seed
     }
 
+    /// Returns the same machines dealt out to so many subscriptions, the first of which stays the lab's; each other one has a network of its own.
+    #[must_use]
+    pub fn spread(mut self, subscriptions: u32) -> Self {
+        let others: Vec<VnetSeed> = (1..subscriptions).map(VnetSeed::of_another).collect();
+        let machines = std::mem::take(&mut self.machines).into_iter().zip((0..subscriptions).cycle());
+        let moved = machines.map(|(machine, at)| match usize::try_from(at).ok().and_then(|at| others.get(at.checked_sub(1)?)) {
+            Some(network) => machine.moved(&network.subscription, NODE_GROUP, &network.subnet_id("nodes")),
+            None => machine,
+        });
+        self.machines = moved.collect();
+        self.subscriptions.extend(others.iter().map(|network| network.subscription.clone()));
+        self.vnets.extend(others);
+        self
+    }
+
     /// Returns the lab and, in another subscription and other groups, a peered network with two more machines: `n4`, an instance, and `n5`, a VM.
     #[must_use]
     pub fn two_subscriptions() -> Self {
@@ -253,6 +268,26 @@ impl Seed {
         format!(
             "/subscriptions/{SUBSCRIPTION}/resourceGroups/{NETWORK_GROUP}/providers/Microsoft.Network/virtualNetworks/lab-vnet/subnets/nodes"
         )
+    }
+}
+
+impl VnetSeed {
+    /// The network of the n-th subscription beside the lab's.
+    fn of_another(n: u32) -> Self {
+        let prefix = net([10, u8::try_from(n).unwrap_or(u8::MAX), 0, 0], 16);
+        Self {
+            subscription: format!("00000000-0000-0000-0001-{n:012x}"),
+            group: NETWORK_GROUP.into(),
+            name: "lab-vnet".into(),
+            prefixes: vec![prefix],
+            subnets: BTreeMap::from([("nodes".to_owned(), prefix)]),
+            peerings: BTreeMap::new(),
+        }
+    }
+
+    fn subnet_id(&self, subnet: &str) -> String {
+        let Self { subscription, group, name, .. } = self;
+        format!("/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/virtualNetworks/{name}/subnets/{subnet}")
     }
 }
 

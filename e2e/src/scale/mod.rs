@@ -33,9 +33,9 @@ pub struct Size {
     /// Nodes: nine of ten instances of Uniform scale sets, the others VMs.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=5000))]
     pub nodes: u32,
-    /// Percentage of Azure's documented limits that the emulated Azure grants.
-    #[arg(long, default_value_t = 100)]
-    pub limits: u64,
+    /// Subscriptions that they are dealt out to. Azure's limits are those of a subscription: ten have ten times as much.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub subscriptions: u32,
     /// How long nodes' demand goes up and down, in seconds.
     #[arg(long, default_value_t = 60)]
     pub churn: u64,
@@ -67,9 +67,12 @@ fn in_namespaces(size: Size, operator: &Path, folder: &Path) -> Result<Vec<Figur
     let mut inside = Command::new("unshare");
     inside.args(["--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private"]);
     inside.arg(xtask()?).arg("scale-inside").arg(operator).arg(folder);
-    for (flag, value) in
-        [("--nodes", u64::from(size.nodes)), ("--limits", size.limits), ("--churn", size.churn), ("--failovers", u64::from(size.failovers))]
-    {
+    for (flag, value) in [
+        ("--nodes", u64::from(size.nodes)),
+        ("--subscriptions", u64::from(size.subscriptions)),
+        ("--churn", size.churn),
+        ("--failovers", u64::from(size.failovers)),
+    ] {
         inside.arg(flag).arg(value.to_string());
     }
     let output = inside.process_group(0).stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run unshare")?;

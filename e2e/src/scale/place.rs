@@ -63,11 +63,11 @@ struct Controller {
 }
 
 impl Place {
-    /// Starts all but the controllers. `limits` is the percentage of Azure's documented limits that is granted.
+    /// Starts all but the controllers.
     ///
     /// # Errors
     /// If a part cannot be started.
-    pub async fn start(folder: &Path, seed: &Seed, limits: u64) -> Result<Self> {
+    pub async fn start(folder: &Path, seed: &Seed) -> Result<Self> {
         mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).context("cannot mount /run")?;
         ip("link set lo up")?;
         ip(&format!("address add {API_SERVER}/32 dev lo"))?;
@@ -77,7 +77,7 @@ impl Place {
         link_tools(&folder.join("bin"))?;
         Pki::at(&folder.join("pki")).issue_with(&[], &[("controller", ACCOUNT, Some("system:masters"))])?;
         let control_plane = control::start_api_server(folder).await?;
-        let settings = Settings { operation_millis: OPERATION, retry_after_seconds: 5, limit_percent: Some(limits), ..Settings::default() };
+        let settings = Settings { operation_millis: OPERATION, retry_after_seconds: 5, limit_percent: Some(100), ..Settings::default() };
         let azure_began = Instant::now();
         let azure = Azure::new(seed, settings, Arc::new(NoFabric))?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;

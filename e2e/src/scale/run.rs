@@ -71,10 +71,10 @@ struct Fleet {
 
 impl Fleet {
     async fn run(arguments: &InsideArguments) -> Result<Vec<Figure>> {
-        let InsideArguments { operator, folder, size: Size { nodes, limits, churn, failovers } } = arguments;
+        let InsideArguments { operator, folder, size: Size { nodes, subscriptions, churn, failovers } } = arguments;
         let vms = nodes.div_ceil(10);
-        let seed = Seed::fleet(nodes - vms, vms);
-        let mut place = Place::start(folder, &seed, *limits).await?;
+        let seed = Seed::fleet(nodes - vms, vms).spread(*subscriptions);
+        let mut place = Place::start(folder, &seed).await?;
         place.apply(CONFIG)?;
         for (name, port) in OLD {
             place.start_controller(operator, name, port)?;
