@@ -49,8 +49,8 @@ pub fn run(names: &[Sweep], all: bool, json: bool) -> Result<()> {
     let report = Report::new()?;
     let mut sweep = cargo();
     sweep.args(["test", "--package", "azure-vnet-plugin", "--test", "kernel", "--"]);
-    let named = Sweep::value_variants().iter().filter(|sweep| names.is_empty() || names.contains(sweep));
-    sweep.args(named.map(|sweep| sweep.tests()));
+    let chosen = Sweep::value_variants().iter().filter(|sweep| names.is_empty() || names.contains(sweep));
+    sweep.args(chosen.map(|sweep| sweep.tests()));
     sweep.envs([shipped_plugins()?]).env(Report::VARIABLE, report.0.path());
     if all {
         sweep.env("AZURE_VNET_SWEEP", "all");

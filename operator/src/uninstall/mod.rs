@@ -116,11 +116,16 @@ pub async fn run<A: Arm>(options: &Options, client: &Client, arm: Arc<A>) -> any
         Ok(()) => refuse_if_held(options, &cluster).await,
         Err(error) => Err(error),
     };
-    let (result, opened) = match closed {
-        // A restored node has no CNI configuration, which keeps pods off; one that was left goes on.
-        Ok(()) => (take_out(options, &cluster, arm, deadline).await, cluster.open(Taints::None).await),
-        Err(error) => (Err(error), cluster.open(Taints::AsBefore).await),
+    let alone = match closed {
+        Ok(()) => stop_controller(options, &cluster, deadline).await,
+        Err(error) => Err(error),
     };
+    let (result, taints) = match alone {
+        // A restored node has no CNI configuration, which keeps pods off; one that was left goes on.
+        Ok(lead) => (take_out(options, &cluster, arm, lead, deadline).await, Taints::None),
+        Err(error) => (Err(error), Taints::AsBefore),
+    };
+    let opened = cluster.open(taints).await;
     if let Err(error) = &opened {
         warn!(error = format!("{error:#}"), "taints stay on nodes");
     }
@@ -142,18 +147,28 @@ async fn refuse_if_held(options: &Options, cluster: &Cluster) -> anyhow::Result<
     Ok(())
 }
 
-async fn take_out<A: Arm>(options: &Options, cluster: &Cluster, arm: Arc<A>, deadline: Instant) -> anyhow::Result<()> {
+/// From then on nobody writes but this.
+async fn stop_controller(options: &Options, cluster: &Cluster, deadline: Instant) -> anyhow::Result<Lead> {
     settle(cluster, deadline.min(Instant::now() + SETTLE)).await?;
     cluster.stop_controller(deadline).await?;
-    let lead = Lead::take(cluster.leases(), &options.lease_name, deadline).await?;
+    Lead::take(cluster.leases(), &options.lease_name, deadline).await
+}
+
+async fn take_out<A: Arm>(options: &Options, cluster: &Cluster, arm: Arc<A>, lead: Lead, deadline: Instant) -> anyhow::Result<()> {
     let left = take_nodes_out(options, cluster, arm, lead.leadership(), deadline).await;
-    lead.give_up().await;
-    let (nodes, left) = left?;
-    if left.is_empty() {
-        cluster.remove_rest().await?;
-        info!(nodes, addresses = ?options.addresses, "nothing of the product is left on the nodes");
-        return Ok(());
-    }
+    let left = match left {
+        Ok((nodes, left)) if left.is_empty() => {
+            // Up to the end, so that no controller that nobody sees begins anew before its rights are gone.
+            lead.leave();
+            cluster.remove_rest().await?;
+            info!(nodes, addresses = ?options.addresses, "nothing of the product is left on the nodes");
+            return Ok(());
+        }
+        left => {
+            lead.give_up().await;
+            left?.1
+        }
+    };
     ensure!(Occupied::from(options.nodes_with_pods) == Occupied::Leave, "nodes that are not done with: {}", left.join("; "));
     warn!("nodes that were left as they are: {}", left.join("; "));
     Ok(())

@@ -88,16 +88,13 @@ fn wired(check: &Add) -> Result<Settled, CniError> {
     let mut host = Netlink::open().map_err(|error| errors::netlink(&error))?;
     let labelled = by_alias(&mut host, &check.attachment).map_err(|error| errors::netlink(&error))?;
     let there = labelled.into_iter().find_map(|link| Some((link.name.parse().ok()?, link.controller)));
-    let (host_link, mode) = match there {
-        Some((name, controller)) => {
-            let mode = ModesThere::default().of(&check.attachment, &name, controller);
-            (name, mode)
-        }
-        None => {
-            let name = wiring::host_link(check.conf.mode, &check.conf.name, &check.attachment, check.pod.as_ref());
-            (name.map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?, check.conf.mode)
-        }
-    };
+    if let Some((host_link, controller)) = there {
+        let mode = ModesThere::default().of(&check.attachment, &host_link, controller);
+        return Ok(Settled { address: None, host_link, mode });
+    }
+    let mode = check.conf.mode;
+    let host_link = wiring::host_link(mode, &check.conf.name, &check.attachment, check.pod.as_ref());
+    let host_link = host_link.map_err(|error| CniError::because(Code::InvalidEnvironment, &error))?;
     Ok(Settled { address: None, host_link, mode })
 }
 

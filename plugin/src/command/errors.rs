@@ -46,9 +46,9 @@ pub(super) fn lease(error: &LeaseError, source: Source) -> CniError {
         | LeaseError::RequestedTaken { .. }
         | LeaseError::Lost { .. }
         | LeaseError::Busy { .. }
-        | LeaseError::Outrun { .. } => answer(Code::TryAgain),
+        | LeaseError::Outrun { .. }
+        | LeaseError::File(_) => answer(Code::TryAgain),
         LeaseError::Full(_) => answer(Code::TryAgain).with_details("make room on the file system of the node store"),
-        LeaseError::File(_) => answer(Code::TryAgain),
     }
 }
 

@@ -122,7 +122,8 @@ impl Store {
     /// # Errors
     /// See [`HoldError`].
     pub fn clear(&self, address: Ipv4Addr, take_away: &mut dyn FnMut() -> bool) -> Result<bool, HoldError> {
-        let Some(lock) = self.lock_if_there()? else { return Ok(false) };
+        // Without a store nobody leases.
+        let Some(lock) = self.lock_if_there()? else { return Ok(take_away()) };
         match self.read(address)? {
             Some(Entry::Cooling(_)) => files::replace(&self.folder, &self.lease_path(address), LEFT)?,
             Some(Entry::Leased(_) | Entry::Quarantined(_) | Entry::Unreadable(_)) => {}

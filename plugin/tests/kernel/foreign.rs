@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, net::Ipv4Addr};
 use serde_json::{Value, json};
 
 use crate::fabric::Fabric;
-use crate::node::{Sandbox, await_that, inside, on_a_node, run};
+use crate::node::{RUN, Sandbox, await_that, inside, on_a_node, run};
 use crate::{chain::start, ways};
 
 fn conf(mode: &str, addresses: &[(&str, &str)]) -> Value {
@@ -66,9 +66,12 @@ fn cm5_a_pod_is_checked_as_it_was_wired_whatever_mode_is_configured_now() {
 
 #[test]
 fn gc_takes_away_what_bridged_pods_left_whose_namespaces_went_without_a_del() {
-    for mode in ["bridge", "tunnel"] {
+    for (mode, has_store) in [("bridge", true), ("bridge", false), ("tunnel", true)] {
         on_a_node(3, move |node| {
             let _fabric = Fabric::like_azure(node);
+            if !has_store {
+                fs::remove_dir_all(RUN).unwrap();
+            }
             let conf = |last: u8| conf(mode, &[(format!("10.240.1.{last}/16").as_str(), "10.240.0.1")]);
             let (gone, there, unlisted) =
                 (node.sandbox("gone", "web-0"), node.sandbox("there", "web-1"), node.sandbox("unlisted", "web-2"));
