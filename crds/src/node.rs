@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::slot::{SlotAddress, SlotAddressError, Unit};
 use crate::{
-    config::{CniSpec, HostSpec, MasqueradeSpec},
+    config::{CniSpec, HostSpec, MasqueradeSpec, Mode},
     schema,
 };
 
@@ -138,6 +138,9 @@ pub struct ConfigRef {
 pub struct Effective {
     /// How many addresses the node holds.
     pub pool: PoolNumbers,
+    /// What the controller may do; where it is not said, write to Azure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// How long a freed address rests, in seconds.
     pub cool_down_seconds: u64,
     /// How long a withdrawn release keeps its addresses from pods, in seconds.

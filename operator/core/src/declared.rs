@@ -27,10 +27,12 @@ pub enum Field {
     Learned,
     /// What a node's metadata says of its NIC.
     Imds,
+    /// In which mode a node was served last.
+    Mode,
 }
 
 impl Field {
-    const ALL: [Self; 3] = [Self::FirstNeed, Self::Learned, Self::Imds];
+    const ALL: [Self; 4] = [Self::FirstNeed, Self::Learned, Self::Imds, Self::Mode];
 
     /// Of which kind, and where.
     fn place(self) -> (&'static str, &'static str) {
@@ -38,6 +40,7 @@ impl Field {
             Self::FirstNeed => ("AzureVnetNode", ".status.cloud.firstNeed"),
             Self::Learned => ("AzureVnetConfig", ".status.learned"),
             Self::Imds => ("AzureVnetNode", ".status.agent.imds"),
+            Self::Mode => ("AzureVnetNode", ".spec.effective.mode"),
         }
     }
 
@@ -138,6 +141,7 @@ mod tests {
         let object = |of: Value| json!({"type": "object", "properties": of});
         json!({"components": {"schemas": {
             "dev.azure-vnet.v1alpha1.AzureVnetNode": object(json!({
+                "spec": object(json!({"effective": object(fields(&["mode"]))})),
                 "status": object(json!({"cloud": object(fields(cloud)), "agent": object(fields(&["imds"]))})),
             })),
             "dev.azure-vnet.v1alpha1.AzureVnetNodeList": {"type": "object"},

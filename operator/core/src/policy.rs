@@ -1,5 +1,7 @@
 //! Which config counts for a node, and what its words mean in numbers.
 
+mod last;
+
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use azure_vnet_crds::{
@@ -10,6 +12,8 @@ use azure_vnet_crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use crate::first_fill::First;
+
+pub use last::LastValid;
 
 /// A config, resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,6 +162,7 @@ impl Policy {
         let release = &spec.pool.release;
         let effective = Effective {
             pool: Pool::of(&spec.pool).numbers(PoolSource::Config),
+            mode: Some(spec.mode).filter(|mode| *mode != Mode::Enforce),
             cool_down_seconds: read("pool.coolDown", spec.pool.cool_down.as_deref().unwrap_or("45s"))?.as_secs(),
             probation_seconds: read("pool.release.probation", &release.probation)?.as_secs(),
             masquerade: spec.masquerade.clone(),

@@ -22,6 +22,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
     Api, Client, Resource as _, ResourceExt as _,
     api::{Patch, PatchParams},
+    runtime::events::EventType,
 };
 use serde_json::json;
 use tokio::time::sleep;
@@ -31,10 +32,13 @@ use super::{
     metrics::{AddressState, Metrics, NodeState},
     node::{Shell, provider_of},
 };
-use crate::azure::Arm;
+use crate::{azure::Arm, controller::node::config_of};
 
 /// No config's status is written more often.
 const EVERY: Duration = Duration::from_secs(5);
+
+/// What holds while a config is invalid.
+const LAST: &str = "Until then nodes go on with what was valid last";
 
 /// What is known of the nodes of one config.
 #[derive(Default)]
@@ -89,6 +93,9 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
             shell.arm.reserve(percent);
         }
         for config in configs {
+            if let Err(error) = Policy::of(&config) {
+                shell.events.tell(&*config, EventType::Warning, "ConfigInvalid", &format!("{error}. {LAST}.")).await;
+            }
             let tally = tallies.remove(&config.name_any()).unwrap_or_default();
             let tally = Tally { outdated: shell.declared.finding(), ..tally };
             let mut status = status(&config, &tally, Timestamp::now());
@@ -115,9 +122,9 @@ async fn write(api: &Api<AzureVnetConfig>, config: &AzureVnetConfig, status: &Az
 
 fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
-    let configs = shell.caches.configs.state();
+    let configs = shell.caches.configs_in_force();
     for node in shell.caches.nodes.state() {
-        let Some(config) = shell.config_of(&node) else { continue };
+        let Some(config) = config_of(&node, &configs) else { continue };
         for shadowed in shadowed(configs.iter().map(|config| &**config), &config, node.labels()) {
             tallies.entry(shadowed.name_any()).or_default().rival = Some(config.name_any());
         }
@@ -209,7 +216,7 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         let remedy = "give one of them a higher priority, or selectors that do not overlap";
         ("Conflict", format!("{rival} is older, has the same priority and selects some of the same nodes, and counts for them: {remedy}"))
     });
-    let valid = Policy::of(config).err().map(|error| ("Invalid", error.to_string())).or(conflict);
+    let valid = Policy::of(config).err().map(|error| ("Invalid", format!("{error}. {LAST}"))).or(conflict);
     let credentials = trouble(&["CredentialsRefused"]);
     let vital = tally.obstacles.iter().filter(|obstacle| obstacle.is_vital());
     let refused = trouble(&["PermissionMissing", "ScopeLocked", "NodeResourceGroupLockdown", "DisallowedByPolicy", "WriteForbidden"]);

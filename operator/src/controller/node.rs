@@ -10,6 +10,7 @@ use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, EXHAUSTED_TAINT, POOL_OVER
 use azure_vnet_operator_core::{
     arm::{Error, ResourceId},
     decide::may_vanish,
+    declared::Field,
     exhaustion::{Marking, Start, is_out, mark},
     network::{Cluster, Finding},
     nic::Nic,
@@ -180,13 +181,12 @@ impl<A: Arm> Shell<A> {
         if let Some(object) = object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_some()) {
             return self.farewell(Some(&**object)).await;
         }
-        let Some((config, provider)) = self.managed(&node).await else {
+        let Some((policy, provider)) = self.managed(&node, object.as_deref()).await else {
             if let Some(repair) = taints::unmarked(&node) {
                 self.mend_taints(&node, repair).await;
             }
             return Ok(None);
         };
-        let Some(policy) = self.policy(&config, &node).await else { return Ok(None) };
         let look_again = self.repair(&node, object.as_deref(), &policy, &mut known.mark_wrong_since).await;
         let subject = subject(&node, &policy, self.leadership.identity(), &nonce);
         let masquerade = &policy.effective.masquerade;
@@ -205,31 +205,48 @@ impl<A: Arm> Shell<A> {
         result.map(|wake| wake.into_iter().chain(look_again).min())
     }
 
-    /// What a config, and the node's own annotation, ask for.
-    async fn policy(&self, config: &AzureVnetConfig, node: &Node) -> Option<Policy> {
-        let policy = match Policy::of(config) {
-            Ok(policy) => policy,
-            Err(error) => {
-                self.events.tell(config, EventType::Warning, "ConfigInvalid", &error.to_string()).await;
-                return None;
+    /// What a node is served by: its config, or, where none selects it or that was never seen valid, what its object was last written by.
+    async fn policy(&self, node: &Node, object: Option<&AzureVnetNode>) -> Option<Policy> {
+        let last = object.filter(|object| object.spec.node.uid == node.uid()).and_then(|object| Policy::kept(&object.spec));
+        let Some(config) = config_of(node, &self.caches.configs_in_force()) else {
+            if let Some(last) = &last {
+                let message = format!(
+                    "no AzureVnetConfig selects the node: it goes on with what {} said, and gives no address back; apply one that selects it",
+                    last.config.name
+                );
+                self.events.tell(node, EventType::Warning, "NoConfig", &message).await;
             }
+            return last;
         };
-        let policy = policy.for_kin(config, node.labels());
-        match node.annotation(POOL_OVERRIDE).map(|text| policy.overridden(config, text)) {
-            Some(Ok(overridden)) => Some(overridden),
-            Some(Err(refused)) => {
-                self.events.tell(node, EventType::Warning, "OverrideRefused", &refused.to_string()).await;
-                Some(policy)
-            }
-            None => Some(policy),
+        match Policy::of(&config) {
+            Ok(policy) => Some(self.of_node(policy.for_kin(&config, node.labels()), &config, node).await),
+            Err(_) => last,
         }
     }
 
-    /// The config of a node and its place in Azure, if it is to be managed.
-    async fn managed(&self, node: &Node) -> Option<(Arc<AzureVnetConfig>, ProviderId)> {
-        let config = self.config_of(node)?;
+    /// The same with what the node's own annotation says.
+    async fn of_node(&self, policy: Policy, config: &AzureVnetConfig, node: &Node) -> Policy {
+        match node.annotation(POOL_OVERRIDE).map(|text| policy.overridden(config, text)) {
+            Some(Ok(overridden)) => overridden,
+            Some(Err(refused)) => {
+                self.events.tell(node, EventType::Warning, "OverrideRefused", &refused.to_string()).await;
+                policy
+            }
+            None => policy,
+        }
+    }
+
+    /// What a node is served by and its place in Azure, if it is to be managed.
+    async fn managed(&self, node: &Node, object: Option<&AzureVnetNode>) -> Option<(Policy, ProviderId)> {
+        if !is_ours(node) {
+            return None;
+        }
+        let mut policy = self.policy(node, object).await?;
+        if self.declared.lacks(Field::Mode) {
+            policy.effective.mode = None;
+        }
         match provider_of(node) {
-            Ok(provider) => Some((config, provider)),
+            Ok(provider) => Some((policy, provider)),
             Err(unmanaged) => {
                 // A node has no provider id for the first moments of its life.
                 if !node.spec.provider_id.is_empty() {
@@ -238,17 +255,6 @@ impl<A: Arm> Shell<A> {
                 None
             }
         }
-    }
-
-    /// The config that counts for a node.
-    pub fn config_of(&self, node: &Node) -> Option<Arc<AzureVnetConfig>> {
-        let linux = matches!(node.status.node_info.operating_system.as_str(), "" | "linux");
-        if !linux || node.annotation(UNMANAGED) == Some("true") {
-            return None;
-        }
-        let configs = self.caches.configs.state();
-        let name = choose(configs.iter().map(|config| &**config), node.labels())?.name_any();
-        configs.into_iter().find(|config| config.name_any() == name)
     }
 
     /// Notes how the last request to Azure for a node ended.
@@ -323,7 +329,7 @@ impl<A: Arm> Shell<A> {
     async fn farewell(&self, object: Option<&AzureVnetNode>) -> Result<Option<Duration>, Broken> {
         let Some(object) = object.filter(|object| is_held(object)) else { return Ok(None) };
         let Some(deleted) = object.metadata.deletion_timestamp.as_ref().map(|at| at.0) else { return Ok(None) };
-        let config = self.caches.configs.state().into_iter().find(|config| config.name_any() == object.spec.config.name);
+        let config = self.caches.configs_in_force().into_iter().find(|config| config.name_any() == object.spec.config.name);
         let grace = config.and_then(|config| Policy::of(&config).ok()).map_or(GRACE, |policy| policy.grace);
         let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
         if !may_vanish(cloud, deleted, grace, self.clock.now()) {
@@ -356,6 +362,17 @@ impl<A: Arm> Shell<A> {
     pub fn exhaust(&self, subnet: String) {
         self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).insert(subnet, Instant::now());
     }
+}
+
+/// The config of these that counts for a node.
+pub fn config_of(node: &Node, configs: &[Arc<AzureVnetConfig>]) -> Option<Arc<AzureVnetConfig>> {
+    let name = choose(configs.iter().map(|config| &**config).filter(|_| is_ours(node)), node.labels())?.name_any();
+    configs.iter().find(|config| config.name_any() == name).map(Arc::clone)
+}
+
+/// Whether a node may be served at all.
+fn is_ours(node: &Node) -> bool {
+    matches!(node.status.node_info.operating_system.as_str(), "" | "linux") && node.annotation(UNMANAGED) != Some("true")
 }
 
 /// A node's place in Azure.

@@ -58,7 +58,8 @@ impl Server {
         let cloud = if self.is_old.load(Ordering::SeqCst) { json!({}) } else { json!({"firstNeed": {"type": "integer"}}) };
         let agent = json!({"properties": {"imds": {"type": "object"}}});
         let status = json!({"properties": {"cloud": {"properties": cloud}, "agent": agent}});
-        json!({"components": {"schemas": {"dev.azure-vnet.v1alpha1.AzureVnetNode": {"properties": {"status": status}}}}})
+        let spec = json!({"properties": {"effective": {"properties": {"mode": {"type": "string"}}}}});
+        json!({"components": {"schemas": {"dev.azure-vnet.v1alpha1.AzureVnetNode": {"properties": {"status": status, "spec": spec}}}}})
     }
 
     fn patch(&self, status: bool, patch: &Value) -> (u16, Value) {
@@ -196,6 +197,7 @@ fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
         configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
         pools: store(vec![]),
         cordons: Cordons::default(),
+        last_valid: Arc::default(),
     };
     let (end, leaving) = Shutdown::manual();
     let arm = Azure {
@@ -243,6 +245,68 @@ async fn a_network_that_grows_is_told_to_nodes_whose_nics_are_seldom_read() {
     let spec = server.pool().spec;
     assert_eq!((spec.node.vnet_cidrs, spec.revision), (vec!["10.240.0.0/16".to_owned(), "10.241.0.0/16".to_owned()], revision + 1));
     assert_eq!(shell.arm.nic_reads.load(Ordering::SeqCst), reads);
+}
+
+/// Lets the node's agent report that its pods need so many addresses.
+fn need(shell: &mut Shell<Azure>, server: &Server, demand: u16) {
+    let mut object = server.object.lock().unwrap().clone().unwrap();
+    object["status"]["agent"] = json!({"objectUID": "object", "bootID": "boot", "storeID": "store", "demand": demand, "ready": true,
+        "revisionAdopted": object["spec"]["revision"], "counts": {"assigned": demand}});
+    let version = server.writes.fetch_add(1, Ordering::SeqCst) + 1;
+    object["metadata"]["resourceVersion"] = json!(version.to_string());
+    *server.object.lock().unwrap() = Some(object);
+    shell.caches.pools = store(vec![server.pool()]);
+}
+
+/// The config as the API server would have refused it, with a mode.
+fn invalid(mode: Mode) -> AzureVnetConfig {
+    let mut config = AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() });
+    config.spec.arm.grace = "soon".into();
+    (config.spec.pool.max, config.metadata.generation) = (Some(9), Some(2));
+    config
+}
+
+#[tokio::test]
+async fn k6_while_a_config_is_invalid_its_last_valid_generation_is_in_force() {
+    let (mut shell, server) = shell(vec![]);
+    shell.caches.note_configs();
+    shell.pass("n1").await.unwrap();
+    shell.caches.configs = store(vec![invalid(Mode::Paused)]);
+    shell.caches.note_configs();
+    need(&mut shell, &server, 10);
+    shell.pass("n1").await.unwrap();
+    let pool = server.pool();
+    assert_eq!((pool.spec.addresses.len(), pool.spec.config.generation), (20, 0));
+}
+
+#[tokio::test]
+async fn k6_a_controller_that_never_saw_its_config_valid_goes_by_what_the_nodes_object_says() {
+    let (mut shell, server) = shell(vec![]);
+    shell.pass("n1").await.unwrap();
+    shell.caches.configs = store(vec![invalid(Mode::Paused)]);
+    need(&mut shell, &server, 10);
+    shell.pass("n1").await.unwrap();
+    assert_eq!(server.pool().spec.addresses.len(), 20);
+    drop((shell, server));
+
+    let (mut shell, server) = self::shell(vec![]);
+    shell.caches.configs = store(vec![invalid(Mode::Enforce)]);
+    shell.pass("n1").await.unwrap();
+    assert!(server.object.lock().unwrap().is_none(), "for a new node nothing was ever in force");
+}
+
+#[tokio::test]
+async fn k8_a_node_whose_config_is_gone_keeps_what_that_said_and_its_mode() {
+    for (mode, expected) in [(Mode::Enforce, 20), (Mode::Paused, 0)] {
+        let (mut shell, server) = shell_in(mode, vec![]);
+        shell.pass("n1").await.unwrap();
+        shell.caches.configs = store(vec![]);
+        need(&mut shell, &server, 10);
+        shell.pass("n1").await.unwrap();
+        assert_eq!(server.pool().spec.addresses.len(), expected);
+        let told = shell.events.recent();
+        assert!(told.iter().any(|event| event.reason == "NoConfig" && event.message.contains("what default said")), "{told:?}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
+use azure_vnet_operator_core::policy::LastValid;
 use futures::StreamExt as _;
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -39,6 +40,8 @@ pub struct Caches {
     pub pools: Store<AzureVnetNode>,
     /// Cordons that may be over before a pass looks.
     pub cordons: Cordons,
+    /// What was in force of configs that are invalid.
+    pub last_valid: Arc<Mutex<LastValid>>,
 }
 
 /// Nodes that were seen cordoned since they were last asked for: a pass that waits for Azure may outlast a cordon.
@@ -65,7 +68,7 @@ impl Caches {
         let (nodes, node_writer) = reflector::store();
         let (configs, config_writer) = reflector::store();
         let (pools, pool_writer) = reflector::store();
-        let caches = Self { nodes, configs, pools, cordons: Cordons::default() };
+        let caches = Self { nodes, configs, pools, cordons: Cordons::default(), last_valid: Arc::default() };
         let this = (Arc::clone(queue), caches.clone());
         tasks.spawn(follow(Api::all(client.clone()), node_writer, Node::trim, move |event| {
             match &event {
@@ -79,6 +82,7 @@ impl Caches {
         tasks.spawn(follow(Api::all(client.clone()), pool_writer, trim_all, move |event| this.1.mark(&this.0, &event)));
         let this = (Arc::clone(queue), caches.clone());
         tasks.spawn(follow(Api::all(client.clone()), config_writer, trim_all, move |event| {
+            this.1.note_configs();
             // Its status is ours: only the first generation of a change concerns nodes, but telling them apart is not worth a cache.
             if !matches!(event, Event::Init | Event::InitApply(_)) {
                 this.1.mark_all(&this.0);
@@ -91,6 +95,17 @@ impl Caches {
     pub async fn ready(&self) {
         // An error means that a watcher has ended, and so has this process.
         let _ = tokio::join!(self.nodes.wait_until_ready(), self.configs.wait_until_ready(), self.pools.wait_until_ready());
+    }
+
+    /// The configs as they are in force: of one that is invalid the last generation that was not.
+    pub fn configs_in_force(&self) -> Vec<Arc<AzureVnetConfig>> {
+        let last_valid = self.last_valid.lock().unwrap_or_else(PoisonError::into_inner);
+        self.configs.state().iter().map(|config| last_valid.in_force(config)).collect()
+    }
+
+    /// Notes the configs as they are; at each change.
+    pub fn note_configs(&self) {
+        self.last_valid.lock().unwrap_or_else(PoisonError::into_inner).note(&self.configs.state());
     }
 
     /// A node by name.

@@ -276,6 +276,9 @@ impl World<'_> {
         self.book.asked.insert(name, self.now);
         self.book.asked_of.insert((name, id), self.book.reported.get(&name).copied().unwrap_or_default());
         self.check_leaving(caller, "release", id);
+        if !outset.release.enabled {
+            self.trace.violated(|| format!("K8: n{name}: release {id} is asked for, and no config says when"));
+        }
         if self.book.restored.is_some() {
             return;
         }

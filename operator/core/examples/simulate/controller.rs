@@ -43,6 +43,8 @@ const EXHAUSTED: i64 = 300_000;
 pub struct Replica<'p> {
     pub alive: bool,
     pub life: u64,
+    /// When it first saw all configs.
+    pub watches_since: Option<i64>,
     pub identity: String,
     pub frozen_until: i64,
     /// No way to the API server.
@@ -197,7 +199,9 @@ impl<'p> World<'p> {
         if self.server.down || self.replicas[replica].cut_off {
             return self.after(1_000, Event::Relist { replica, life });
         }
+        let now = self.now;
         let one = &mut self.replicas[replica];
+        one.watches_since.get_or_insert(now);
         one.nodes = self.server.nodes.clone();
         one.cordons.extend(one.nodes.iter().filter(|(_, node)| node.cordoned).map(|(name, _)| *name));
         one.pools = self.server.objects.clone();
@@ -259,7 +263,6 @@ impl<'p> World<'p> {
     }
 
     fn begin(&mut self, replica: usize, name: usize) {
-        let policy = self.policy(name);
         let nonce = self.replicas[replica].nonce.clone();
         let one = &mut self.replicas[replica];
         let mut known = one.known.remove(&name).unwrap_or_default();
@@ -274,7 +277,9 @@ impl<'p> World<'p> {
             self.forget_gates(replica, Some(name));
             return self.farewell(replica, name, object);
         }
+        let policy = self.policy_of(replica, name, object.as_ref().filter(|object| object.spec.node.uid == node.uid));
         let Some(policy) = policy else { return self.forget_gates(replica, Some(name)) };
+        let one = &mut self.replicas[replica];
         let facts = NodeFacts {
             name: self.plan.machines[name].name.clone(),
             uid: node.uid.clone(),

@@ -199,10 +199,12 @@ pub enum Mutation {
     RemovalsFail,
     /// The agent says that metadata shows all that is listed (A16).
     NothingMissed,
+    /// The controller serves no node without a valid config (K6, K8).
+    ConfigOnly,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::EtagIgnored,
         Self::IntentNotStored,
         Self::SendsAnyway,
@@ -223,5 +225,6 @@ impl Mutation {
         Self::ReadsItsCache,
         Self::RemovalsFail,
         Self::NothingMissed,
+        Self::ConfigOnly,
     ];
 }

@@ -19,6 +19,7 @@ mod plan;
 mod report;
 mod request;
 mod rest;
+mod ruling;
 mod scope;
 mod server;
 mod store;

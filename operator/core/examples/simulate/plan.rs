@@ -11,6 +11,7 @@ use crate::{
     cloud::{Nic, Subnet},
     dice::Dice,
     fault::{Fault, Mutation},
+    ruling,
 };
 
 const MINUTE: i64 = 60_000;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub thorough: bool,
     pub machines: Vec<Ids>,
     pub policies: Vec<Policy>,
+    /// What is kept of each where its config is gone.
+    pub kept: Vec<Policy>,
     pub strikes: Vec<(i64, Strike)>,
     /// Mean pause between pods on one node.
     pub churn: i64,
@@ -245,10 +248,22 @@ impl Plan {
         let machines = (0..count).map(|n| Ids::new(n, dice.chance(400), dice.below(2))).collect();
         let mut policies: Vec<Policy> = (0..3).map(|n| policy(&mut dice, n)).collect();
         units::give(seed, &mut policies);
+        let kept = ruling::kept(&policies);
         let capacity = [450 + dice.below(100), 450 + dice.below(100)];
         let churn = dice.time(2 * MINUTE, 6 * MINUTE);
-        let mut plan =
-            Self { seed, mutation, thorough: false, machines, policies, strikes: vec![], churn, calm_from: CALM_FROM, end: END, capacity };
+        let mut plan = Self {
+            seed,
+            mutation,
+            thorough: false,
+            machines,
+            policies,
+            kept,
+            strikes: vec![],
+            churn,
+            calm_from: CALM_FROM,
+            end: END,
+            capacity,
+        };
         plan.set_up(&mut dice);
         plan.storm(&mut dice);
         plan.change_units();
@@ -277,6 +292,11 @@ impl Plan {
             Subnet { free: free.collect() }
         };
         (0..2).map(subnet).collect()
+    }
+
+    /// Whether what is wrong with a config is never mended.
+    pub const fn leaves_configs_broken(&self) -> bool {
+        self.seed % 3 == 1
     }
 
     fn at(&mut self, at: i64, strike: Strike) {

@@ -78,7 +78,7 @@ impl World<'_> {
     fn unrest(&self, name: usize) -> Option<String> {
         let machine = &self.machines[name];
         let Some(object) = self.server.objects.get(&name) else {
-            return self.server.nodes.contains_key(&name).then(|| "it has no object".to_owned());
+            return (self.server.nodes.contains_key(&name) && self.policy(name).is_some()).then(|| "it has no object".to_owned());
         };
         if !self.server.nodes.contains_key(&name) {
             return Some("its object outlives it".into());
@@ -108,6 +108,10 @@ impl World<'_> {
         let most = match policy.pool {
             Pool::Fixed(most) | Pool::Floating { max: most, .. } => usize::from(most),
         };
+        let most = most.min(255 - self.nics[name].foreign.len());
+        if target < demand.min(most) {
+            return Some(format!("its pods need {demand}, and it is to hold {target}"));
+        }
         let starving = machine.pods.values().filter(|pod| pod.address.is_none() && !pod.shown.finished).count();
         if starving > 0 && demand <= most.min(target) && !self.subnets[self.nics[name].subnet].free.is_empty() {
             return Some(format!("{starving} pods wait for an address"));

@@ -10,6 +10,7 @@ use crate::{
     fault::{Fault, Mutation},
     life::CALM,
     plan::{Strike, Undo},
+    ruling::Ruling,
     server::NodeObject,
     store::Disk,
     world::{Event, World},
@@ -52,9 +53,11 @@ impl World<'_> {
             Strike::Stall { pause, anew } => self.stall(pause, anew),
             Strike::Config { name, policy, fault } => {
                 self.trace.hit(fault);
-                self.configure(name, policy);
+                self.configure(name, self.rulings[name].then(policy, fault, self.now));
                 let pause = self.dice.time(60_000, 900_000);
-                self.ends(pause, Undo::Config(name));
+                if policy.is_some() || !self.plan.leaves_configs_broken() {
+                    self.ends(pause, Undo::Config(name));
+                }
             }
             Strike::Burst { name, many } => self.burst(name, many),
             Strike::DeleteObject(name) => {
@@ -140,7 +143,7 @@ impl World<'_> {
                 self.undo(Undo::Metadata(name));
                 self.undo(Undo::Silent(name));
             }
-            Undo::Config(name) => self.configure(name, Some(0)),
+            Undo::Config(name) => self.configure(name, Ruling::Valid(0)),
             Undo::Cordon(name) => self.uncordon(name),
             Undo::Metadata(name) => {
                 let late = self.dice.time(500, 4_000);
@@ -232,8 +235,8 @@ impl World<'_> {
         }
     }
 
-    fn configure(&mut self, name: usize, policy: Option<usize>) {
-        self.policies[name] = policy;
+    fn configure(&mut self, name: usize, ruling: Ruling) {
+        self.rulings[name] = ruling;
         for replica in 0..self.replicas.len() {
             let (life, pause) = (self.replicas[replica].life, self.latency());
             self.after(pause, Event::Deliver { replica, life, name, cordoned: false });

@@ -15,7 +15,6 @@ use azure_vnet_operator_core::{
     arm::{Error, Write},
     decide::Send,
     nic::State,
-    policy::Policy,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
@@ -28,6 +27,7 @@ use crate::{
     fault::{Fault, Mutation},
     life::Machine,
     plan::{Armed, Plan, Point, Strike, Weather},
+    ruling::Ruling,
     server::Server,
     trace::Trace,
 };
@@ -53,8 +53,8 @@ pub struct World<'p> {
     pub snapshot: Option<Server>,
     pub book: Book,
     pub number: u64,
-    /// The config in force: an index of the plan's policies for each node.
-    pub policies: Vec<Option<usize>>,
+    /// What configs say for each node.
+    pub rulings: Vec<Ruling>,
     pub calm: bool,
     agenda: Agenda,
 }
@@ -186,7 +186,7 @@ impl<'p> World<'p> {
             snapshot: None,
             book: Book::default(),
             number: 0,
-            policies: plan.machines.iter().map(|_| Some(0)).collect(),
+            rulings: plan.machines.iter().map(|_| Ruling::Valid(0)).collect(),
             calm: false,
             agenda: Agenda::default(),
         };
@@ -228,11 +228,6 @@ impl<'p> World<'p> {
     pub fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number
-    }
-
-    /// The config's values for a node; none if no config selects it, or none that can be used.
-    pub fn policy(&self, name: usize) -> Option<&'p Policy> {
-        self.policies[name].and_then(|index| self.plan.policies.get(index))
     }
 
     /// An object or a Node changed: all who watch it will see.

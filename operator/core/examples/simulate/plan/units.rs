@@ -29,6 +29,7 @@ pub(super) fn give(seed: u64, policies: &mut [Policy]) {
         policy.release.after = Duration::from_mins(2);
         if let Pool::Floating { max, .. } = &mut policy.pool {
             *max = [16, 32, 48][dice.below(3)];
+            policy.effective.pool.max = *max;
         }
     }
 }

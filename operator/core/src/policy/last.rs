@@ -1,0 +1,103 @@
+//! What counts for a node whose config is invalid, or gone: what was in force last.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNodeSpec, config::Mode};
+
+use super::{Policy, Pool};
+use crate::first_fill::First;
+
+/// The last valid generation of each config that is there, as far as this process saw one (fault K6).
+#[derive(Clone, Debug, Default)]
+pub struct LastValid(BTreeMap<(String, String), Arc<AzureVnetConfig>>);
+
+impl LastValid {
+    /// Notes all configs as they are. To be called at each change, so that no generation is missed.
+    pub fn note(&mut self, configs: &[Arc<AzureVnetConfig>]) {
+        self.0.retain(|of, _| configs.iter().any(|config| key(config) == *of));
+        let valid = configs.iter().filter(|config| Policy::of(config).is_ok());
+        self.0.extend(valid.map(|config| (key(config), Arc::clone(config))));
+    }
+
+    /// A config as it is in force: its last valid generation. Itself where none was seen: then [`Policy::of`] says what is wrong.
+    #[must_use]
+    pub fn in_force(&self, config: &Arc<AzureVnetConfig>) -> Arc<AzureVnetConfig> {
+        let last = || self.0.get(&key(config)).map(Arc::clone);
+        Policy::of(config).err().and_then(|_| last()).unwrap_or_else(|| Arc::clone(config))
+    }
+}
+
+/// One that is deleted and made anew is another.
+fn key(config: &AzureVnetConfig) -> (String, String) {
+    (config.metadata.name.clone().unwrap_or_default(), config.metadata.uid.clone().unwrap_or_default())
+}
+
+impl Policy {
+    /// What a node's object was last written by, as far as it says so: for a node that no config selects any more, or whose config was invalid before
+    /// this process began (faults K6, K8). Its pool follows demand as before. Nothing is given back, since the object does not say when; times of writes
+    /// and marks are the defaults. None where the object is of no config.
+    #[must_use]
+    pub fn kept(stored: &AzureVnetNodeSpec) -> Option<Self> {
+        if stored.config.name.is_empty() {
+            return None;
+        }
+        let mut defaults = AzureVnetConfigSpec::default();
+        defaults.pool.release.enabled = false;
+        let policy = Self::of(&AzureVnetConfig::new("", defaults)).ok()?;
+        let numbers = &stored.effective.pool;
+        let floating = Pool::Floating { min: numbers.min, min_free: numbers.min_free, batch: numbers.batch.max(1), max: numbers.max };
+        Some(Self {
+            config: stored.config.clone(),
+            effective: stored.effective.clone(),
+            mode: stored.effective.mode.unwrap_or(Mode::Enforce),
+            pool: numbers.fixed.map_or(floating, Pool::Fixed),
+            first: First::Count(0),
+            ..policy
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(grace: &str) -> Arc<AzureVnetConfig> {
+        let mut config = AzureVnetConfig::new("default", AzureVnetConfigSpec::default());
+        config.metadata.uid = Some("first".into());
+        config.spec.arm.grace = grace.into();
+        Arc::new(config)
+    }
+
+    #[test]
+    fn k6_the_last_valid_generation_of_a_config_stays_in_force_as_long_as_the_config_is_there() {
+        let (good, bad) = (config("7m"), config("soon"));
+        let mut last = LastValid::default();
+        last.note(&[Arc::clone(&good)]);
+        last.note(&[Arc::clone(&bad)]);
+        assert_eq!(last.in_force(&bad).spec.arm.grace, "7m");
+        assert_eq!(last.in_force(&config("8m")).spec.arm.grace, "8m", "a valid one counts at once");
+        let mut other = AzureVnetConfig::clone(&bad);
+        other.metadata.uid = Some("second".into());
+        assert_eq!(last.in_force(&Arc::new(other)).spec.arm.grace, "soon", "one of the same name is another");
+        last.note(&[]);
+        assert_eq!(last.in_force(&bad).spec.arm.grace, "soon");
+    }
+
+    #[test]
+    fn k8_an_object_says_by_what_its_node_was_served_but_for_when_addresses_go_back() {
+        let mut config = AzureVnetConfig::clone(&config("7m"));
+        config.metadata.generation = Some(3);
+        config.spec.mode = Mode::Paused;
+        (config.spec.pool.min, config.spec.pool.max) = (Some(3), Some(40));
+        let policy = Policy::of(&config).unwrap();
+        let stored =
+            AzureVnetNodeSpec { config: policy.config.clone(), effective: policy.effective.clone(), ..AzureVnetNodeSpec::default() };
+        let kept = Policy::kept(&stored).unwrap();
+        assert_eq!((&kept.config, &kept.effective, kept.pool), (&policy.config, &policy.effective, policy.pool));
+        assert_eq!((kept.mode, kept.release.enabled), (Mode::Paused, false));
+        config.spec.pool = azure_vnet_crds::config::PoolSpec { ip_address_count: Some(31), ..Default::default() };
+        let effective = Policy::of(&config).unwrap().effective;
+        assert_eq!(Policy::kept(&AzureVnetNodeSpec { effective, ..stored }).unwrap().pool, Pool::Fixed(30));
+        assert_eq!(Policy::kept(&AzureVnetNodeSpec::default()), None);
+    }
+}
