@@ -186,7 +186,7 @@ async fn a9_a_ten_minute_operation_is_written_once_and_then_left_unknown() {
         Script::new(vec![answer(202, &[("Azure-AsyncOperation", &place)], &json!({})), answer(200, &[], &json!({"status": "InProgress"}))]);
     let (client, _) = client(script.app());
     let error = write(&client).await.unwrap_err();
-    assert_eq!((error.class, error.trace), (Class::Unavailable, Trace::Unknown));
+    assert_eq!((error.class, error.trace), (Class::Unavailable { retry_after: None }, Trace::Unknown));
     let writes = script.asked.lock().unwrap().iter().filter(|(_, line, _)| line.starts_with("PUT")).count();
     assert_eq!((writes, script.count()), (1, 121));
 }
@@ -275,7 +275,7 @@ async fn a_list_comes_whole_and_a_loop_of_pages_ends() {
     assert_eq!(client.read(&usages, Urgency::Fill).await.unwrap().body, json!({"value": [1, 2, 3]}));
     let endless = Script::new(vec![answer(200, &[], &json!({"value": [1], "nextLink": next}))]);
     let (client, _) = self::client(endless.app());
-    assert_eq!(client.read(&usages, Urgency::Fill).await.unwrap_err().class, Class::Unavailable);
+    assert_eq!(client.read(&usages, Urgency::Fill).await.unwrap_err().class, Class::Unavailable { retry_after: None });
     assert_eq!(endless.count(), 2);
     let foreign = Script::new(vec![answer(200, &[], &json!({"value": [1], "nextLink": "https://example.com/page2"}))]);
     let (client, _) = self::client(foreign.app());
@@ -305,10 +305,10 @@ async fn a8_a_connection_cut_after_the_request_leaves_the_outcome_unknown() {
         }
     });
     let error = write(&loopback(port)).await.unwrap_err();
-    assert_eq!((error.class, error.trace), (Class::Unavailable, Trace::Unknown));
+    assert_eq!((error.class, error.trace), (Class::Unavailable { retry_after: None }, Trace::Unknown));
     servers.shutdown().await;
     let error = write(&loopback(port)).await.unwrap_err();
-    assert_eq!((error.class, error.trace), (Class::Unavailable, Trace::None), "no connection, no trace");
+    assert_eq!((error.class, error.trace), (Class::Unavailable { retry_after: None }, Trace::None), "no connection, no trace");
 }
 
 /// A client that has its tokens in memory and its Resource Manager behind a port.

@@ -261,6 +261,7 @@ fn bend(effect: &Effect, context: &mut Context) {
         Effect::Stale => context.stale = true,
         Effect::SlowOperation { millis } => context.latency = Some(Duration::from_millis(*millis)),
         Effect::Throttle { .. }
+        | Effect::Down { .. }
         | Effect::Lock
         | Effect::PreconditionFailed
         | Effect::AnotherOperation
@@ -283,7 +284,7 @@ fn only_for(effect: &Effect) -> Option<bool> {
         | Effect::AnotherOperation
         | Effect::SlowOperation { .. } => Some(true),
         Effect::Stale | Effect::LoopedPage => Some(false),
-        Effect::Throttle { .. } | Effect::Lock | Effect::Error { .. } | Effect::Cut { .. } | Effect::Truncated | Effect::Slow { .. } => {
+        Effect::Throttle { .. } | Effect::Down { .. } | Effect::Lock | Effect::Error { .. } | Effect::Cut { .. } | Effect::Truncated | Effect::Slow { .. } => {
             None
         }
     }
@@ -294,6 +295,9 @@ fn refusal(effect: &Effect, request: &Request, path: &ArmPath) -> Option<ArmErro
     let given = request.header("if-match").unwrap_or("*");
     match effect {
         Effect::Throttle { retry_after } => Some(refusal_of(path, &request.method, *retry_after)),
+        Effect::Down { retry_after } => {
+            Some(ArmError::network(503, "ServiceUnavailable", "The service is unavailable.").retry_after(*retry_after))
+        }
         Effect::Lock => Some(ArmError::lock("29cb5ee9-ffaf-4950-a5c5-2774b29e254a", "8d419d30-f984-425c-baa0-478d259d6890")),
         Effect::PreconditionFailed if path.kind.is_compute() => Some(ArmError::compute_precondition(given, "\"0\"")),
         Effect::PreconditionFailed => {

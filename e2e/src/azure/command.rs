@@ -152,6 +152,11 @@ pub enum Effect {
         /// `Retry-After`.
         retry_after: RetryAfter,
     },
+    /// 503, before anything was done.
+    Down {
+        /// `Retry-After`.
+        retry_after: RetryAfter,
+    },
     /// 429 `RetryableError`: a lock of the network provider, no quota.
     Lock,
     /// 412.

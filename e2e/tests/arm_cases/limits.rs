@@ -141,12 +141,40 @@ async fn a25_where_azure_answers_nobody_one_probe_goes_at_a_time() {
     stage.strike(Kind::NetworkRead, Effect::Error { status: 503, code: "ServiceUnavailable".into(), when: When::Before }, 5).await;
     let read = network_read();
     for _ in 0..5 {
-        assert_eq!(client.read(&read, Urgency::Fill).await.unwrap_err().class, Class::Unavailable);
+        assert_eq!(client.read(&read, Urgency::Fill).await.unwrap_err().class, Class::Unavailable { retry_after: None });
     }
     client.read(&read, Urgency::Fill).await.unwrap();
     let calls = stage.calls(Kind::NetworkRead, "GET").await;
     assert_eq!(calls.len(), 6);
     assert!(calls[5].at_millis >= calls[4].at_millis + 4900, "{calls:?}");
+}
+
+#[tokio::test]
+async fn a7_a_wait_that_a_failing_answer_names_is_kept_in_both_forms() {
+    let stage = Stage::start(Settings::instant()).await;
+    let client = stage.client();
+    for (node, form) in [("n2", RetryAfter::Seconds(600)), ("n3", RetryAfter::Date(600))] {
+        let mut vm = stage.controller(node, &client).await;
+        stage.strike(Kind::NetworkWrite, Effect::Down { retry_after: form }, 1).await;
+        vm.pass().await;
+        let Class::Unavailable { retry_after: Some(wait) } = vm.failure().class else { panic!("{:?}", vm.failure()) };
+        assert!((599..=600).contains(&wait.as_secs()), "{form:?}: {wait:?}");
+        vm.fill(4).await;
+        let [(first, ..), (second, ..)] = &vm.writes[..] else { panic!("{:?}", vm.writes) };
+        assert!(second.duration_since(*first) >= wait.try_into().unwrap(), "{:?}", vm.writes);
+        stage.is_sound(&vm).await;
+    }
+}
+
+#[tokio::test]
+async fn a7_polls_wait_as_a_failing_answer_asks() {
+    let stage = Stage::start(Settings::instant()).await;
+    let mut vm = stage.controller("n2", &stage.client()).await;
+    stage.strike(Kind::Poll, Effect::Down { retry_after: RetryAfter::Seconds(2) }, 1).await;
+    vm.fill(4).await;
+    let polls = stage.calls(Kind::Poll, "GET").await;
+    assert!(polls.len() >= 2 && polls[1].at_millis >= polls[0].at_millis + 2000, "{polls:?}");
+    assert_eq!(vm.writes.len(), 1);
 }
 
 #[tokio::test]
@@ -176,7 +204,7 @@ async fn a27_no_name_no_server_and_no_trust_are_told_apart_from_an_unknown_outco
         let mut vm = stage.controller("n2", &stage.client_at(&arm)).await;
         vm.pass().await;
         let error = vm.read_errors.last().unwrap();
-        assert_eq!((&error.class, error.trace), (&Class::Unavailable, Trace::None), "{arm}: {error}");
+        assert_eq!((&error.class, error.trace), (&Class::Unavailable { retry_after: None }, Trace::None), "{arm}: {error}");
         vm.arm = stage.client();
         vm.place = Place::Nic(stage.nic("n2").await.id.parse().unwrap());
         vm.until("served once the way is open", |vm| vm.addresses().len() >= 4).await;

@@ -53,7 +53,10 @@ pub enum Outcome {
         reach: Reach,
     },
     /// No answer, or 5xx.
-    Unavailable,
+    Unavailable {
+        /// As Azure asks.
+        retry_after: Option<Duration>,
+    },
 }
 
 /// Whose requests a refusal is about.
@@ -171,7 +174,7 @@ impl Budget {
                 self.each_class(charge, |bucket, _| bucket.strikes = 0);
                 self.heed(charge, remaining, now);
             }
-            Outcome::Unavailable => self.breaker.failed(now),
+            Outcome::Unavailable { retry_after } => self.breaker.failed(retry_after, now),
             Outcome::Throttled { retry_after, reach } => {
                 self.breaker.answered();
                 self.close(charge, retry_after, reach, now);

@@ -349,7 +349,7 @@ impl Inner {
         let now = Instant::now().into_std();
         let (outcome, remaining) = match result {
             Ok(answer) => (outcome(answer), retry::remaining(answer.headers(), kind)),
-            Err(_) => (Outcome::Unavailable, retry::remaining(&http::HeaderMap::new(), kind)),
+            Err(_) => (Outcome::Unavailable { retry_after: None }, retry::remaining(&http::HeaderMap::new(), kind)),
         };
         if let Outcome::Throttled { retry_after, .. } = outcome {
             warn!(op = call.op, ?retry_after, "Azure throttles");
@@ -397,7 +397,7 @@ fn request(method: &Method, url: &Url, put: Option<(&str, Vec<u8>)>, token: &Tok
 fn outcome(answer: &Response<Vec<u8>>) -> Outcome {
     let status = answer.status().as_u16();
     if status >= 500 {
-        return Outcome::Unavailable;
+        return Outcome::Unavailable { retry_after: retry::retry_after(answer.headers()) };
     }
     let error = Error::from_answer(status, retry::retry_after(answer.headers()), answer.body());
     match error.class {
@@ -419,7 +419,7 @@ fn outcome(answer: &Response<Vec<u8>>) -> Outcome {
         | Fault::Unauthenticated
         | Fault::SubnetFull
         | Fault::Rejected
-        | Fault::Unavailable
+        | Fault::Unavailable { .. }
         | Fault::Failed
         | Fault::NotSent => Outcome::Answered,
     }

@@ -28,7 +28,7 @@ impl Refusal {
     fn ends(&self) -> Instant {
         match self.outcome {
             Outcome::Throttled { retry_after, .. } => self.at + retry_after.unwrap_or_default(),
-            Outcome::Answered | Outcome::Unavailable => self.at,
+            Outcome::Answered | Outcome::Unavailable { .. } => self.at,
         }
     }
 }

@@ -212,7 +212,7 @@ pub fn is_refusal(error: &Error) -> bool {
         | Class::Superseded
         | Class::Unauthenticated
         | Class::SubnetFull
-        | Class::Unavailable
+        | Class::Unavailable { .. }
         | Class::Failed
         | Class::NotSent => false,
     }

@@ -113,7 +113,7 @@ impl<A: Arm> Nics<A> {
             | Class::Busy { .. }
             | Class::Stale
             | Class::Superseded
-            | Class::Unavailable
+            | Class::Unavailable { .. }
             | Class::NotSent
             | Class::Failed => false,
             Class::Gone | Class::Forbidden { .. } | Class::Locked | Class::Unauthenticated | Class::SubnetFull | Class::Rejected => true,

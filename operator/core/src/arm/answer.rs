@@ -69,7 +69,7 @@ pub(super) fn class_of_answer(status: u16, retry_after: Option<Duration>, error:
         _ if error.has("ReferencedResourceNotProvisioned") || error.has("NicReservedForAnotherVm") => Class::Busy { retry_after },
         409 if is_superseded(error) => Class::Superseded,
         409 => Class::Busy { retry_after },
-        408 | 500..=599 => Class::Unavailable,
+        408 | 500..=599 => Class::Unavailable { retry_after },
         _ => Class::Rejected,
     }
 }

@@ -41,7 +41,10 @@ pub enum Class {
     /// Azure refuses the content: our mistake, or the network changed.
     Rejected,
     /// Azure could not answer, or the answer did not arrive.
-    Unavailable,
+    Unavailable {
+        /// As Azure asks.
+        retry_after: Option<Duration>,
+    },
     /// The operation was accepted and failed.
     Failed,
     /// The request was not sent: leadership or the intent's time ended before its turn came.
@@ -108,7 +111,7 @@ impl Error {
     /// The connection failed, timed out or answered nonsense.
     #[must_use]
     pub fn transport(trace: Trace, message: String) -> Self {
-        Self { class: Class::Unavailable, trace, status: None, code: "Unreachable".into(), message, request_id: None }
+        Self { class: Class::Unavailable { retry_after: None }, trace, status: None, code: "Unreachable".into(), message, request_id: None }
     }
     /// No token could be had.
     #[must_use]
@@ -137,7 +140,7 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.class {
-            Class::Throttled { retry_after } | Class::Busy { retry_after } => *retry_after,
+            Class::Throttled { retry_after } | Class::Busy { retry_after } | Class::Unavailable { retry_after } => *retry_after,
             Class::Stale
             | Class::Superseded
             | Class::Gone
@@ -146,7 +149,6 @@ impl Error {
             | Class::Unauthenticated
             | Class::SubnetFull
             | Class::Rejected
-            | Class::Unavailable
             | Class::Failed
             | Class::NotSent => None,
         }
@@ -167,7 +169,7 @@ impl Error {
             Class::Unauthenticated => "CredentialsRefused",
             Class::SubnetFull => "SubnetExhausted",
             Class::Rejected => "RequestRefused",
-            Class::Unavailable => "AzureUnavailable",
+            Class::Unavailable { .. } => "AzureUnavailable",
             Class::Failed => "OperationFailed",
             Class::NotSent => "NotSent",
         }
@@ -189,7 +191,7 @@ impl Error {
             Class::Unauthenticated => "Check the controller's identity: AZURE_CLIENT_ID, the federated credential or the client secret, and the tenant.".into(),
             Class::SubnetFull => "Enlarge the subnet (add a prefix), remove unused NICs from it, or lower pool.max and pool.minFree.".into(),
             Class::Rejected => "Check that the subnet and what the NIC refers to still exist; if so, report this message.".into(),
-            Class::Unavailable => "Check the way to Azure Resource Manager (DNS, proxy, firewall); it is retried.".into(),
+            Class::Unavailable { .. } => "Check the way to Azure Resource Manager (DNS, proxy, firewall); it is retried.".into(),
             Class::Failed => "Look at the machine's network interface in Azure; it is retried.".into(),
         }
     }

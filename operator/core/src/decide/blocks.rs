@@ -145,7 +145,7 @@ fn why(last: &Attempt) -> Option<Why> {
         | Class::Forbidden { .. }
         | Class::Locked
         | Class::Unauthenticated
-        | Class::Unavailable
+        | Class::Unavailable { .. }
         | Class::Failed
         | Class::NotSent => None,
     }

@@ -118,7 +118,7 @@ fn conditions<'a>(step: &Step<'a>, sizes: Option<&Sizes>, error: Option<&Error>)
         | Class::Busy { .. }
         | Class::Stale
         | Class::Superseded
-        | Class::Unavailable
+        | Class::Unavailable { .. }
         | Class::Failed
         | Class::NotSent => false,
     });

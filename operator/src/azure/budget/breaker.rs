@@ -28,10 +28,12 @@ impl Breaker {
         *self = Self::default();
     }
 
-    pub(super) fn failed(&mut self, now: Instant) {
+    /// One failure says nothing of other requests; several in a row do, and then also how long they are to wait.
+    pub(super) fn failed(&mut self, retry_after: Option<Duration>, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         if let Some(beyond) = self.failures.checked_sub(Self::THRESHOLD) {
-            self.until = Some(now + Duration::from_secs(5 << beyond.min(4)).min(Duration::from_mins(1)));
+            let rest = Duration::from_secs(5 << beyond.min(4)).min(Duration::from_mins(1));
+            self.until = Some(now + rest.max(retry_after.unwrap_or_default()));
         }
     }
 }

@@ -149,7 +149,7 @@ fn a_silent_endpoint_is_probed_one_at_a_time() {
     let mut budget = Budget::new(0);
     for _ in 0..5 {
         assert_eq!(admit(&mut budget, &charge(READ), now), Admission::Go);
-        budget.learn(&charge(READ), Outcome::Unavailable, &Remaining::default(), now);
+        budget.learn(&charge(READ), Outcome::Unavailable { retry_after: None }, &Remaining::default(), now);
     }
     let Admission::Closed(probe) = admit(&mut budget, &charge(NIC), now) else { panic!("open") };
     assert_eq!((probe - now).as_secs(), 5);
@@ -157,4 +157,12 @@ fn a_silent_endpoint_is_probed_one_at_a_time() {
     assert!(matches!(admit(&mut budget, &charge(READ), probe), Admission::Closed(_)), "one probe");
     budget.learn(&charge(READ), Outcome::Answered, &Remaining::default(), probe);
     assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Go);
+
+    let asked = Outcome::Unavailable { retry_after: Some(Duration::from_mins(5)) };
+    for _ in 0..4 {
+        budget.learn(&charge(READ), asked, &Remaining::default(), probe);
+        assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Go, "one failing resource holds up no other");
+    }
+    budget.learn(&charge(READ), asked, &Remaining::default(), probe);
+    assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Closed(probe + Duration::from_mins(5)));
 }

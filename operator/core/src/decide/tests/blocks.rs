@@ -135,7 +135,7 @@ fn i11_an_open_write_is_sent_again_as_it_was_though_the_unit_changed() {
     assert_eq!((send.change.unit, send.change.add.len()), (Unit::Block28, 1));
     world.policy.unit = Unit::Address;
     world.pass(1);
-    world.ended(send.intent, failure(Class::Unavailable, Trace::None));
+    world.ended(send.intent, failure(Class::Unavailable { retry_after: None }, Trace::None));
     world.pass(30);
     let again = sent(&mut world);
     assert_eq!((again.intent, again.change), (send.intent, send.change));

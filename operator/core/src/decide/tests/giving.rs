@@ -293,7 +293,7 @@ fn a_leader_that_leaves_takes_back_the_removal_that_it_has_not_sent() {
         assert!(unsent.spec().release.is_empty(), "its successor asks anew");
     }
     let mut lost = world.clone();
-    lost.ended(decision.send.unwrap().intent, failure(Class::Unavailable, Trace::Unknown));
+    lost.ended(decision.send.unwrap().intent, failure(Class::Unavailable { retry_after: None }, Trace::Unknown));
     let mut earlier = world;
     earlier.observed.memory = Memory::default();
     for mut may_land in [lost, earlier] {
@@ -317,7 +317,7 @@ fn a_leader_that_leaves_takes_back_what_left_no_trace_without_another_look() {
     let mut throttled = world.clone();
     throttled.ended(intent, failure(Class::Throttled { retry_after: Some(seconds(600)) }, Trace::None));
     let mut unreadable = world.clone();
-    let failed = Attempt { intent: None, at: world.now, result: failure(Class::Unavailable, Trace::None), failures: 3 };
+    let failed = Attempt { intent: None, at: world.now, result: failure(Class::Unavailable { retry_after: None }, Trace::None), failures: 3 };
     unreadable.observed.read_failure = Some(failed);
     for (mut world, what) in [(throttled, "throttled"), (unreadable, "unreadable")] {
         // An older write's failure is not this one's.
@@ -672,7 +672,7 @@ fn go(world: &mut World, toy: &mut Toy, mut fate: Fate) {
                     world.ended(send.intent, Ok(()));
                 }
                 Fate::IsCut { lands } => {
-                    world.ended(send.intent, failure(Class::Unavailable, Trace::Unknown));
+                    world.ended(send.intent, failure(Class::Unavailable { retry_after: None }, Trace::Unknown));
                     if lands {
                         toy.azure(world, &send.change);
                     } else {

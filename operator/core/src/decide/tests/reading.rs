@@ -46,7 +46,7 @@ fn a_nic_that_azure_works_on_is_left_alone_for_a_while_after_a_read_that_took_lo
 #[test]
 fn a_write_under_way_is_left_alone_for_a_while_after_a_read_that_took_long() {
     let (mut world, intent) = intended();
-    world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
+    world.ended(intent, failure(Class::Unavailable { retry_after: None }, Trace::Unknown));
     world.azure.state = State::Moving;
     read_slowly(&mut world, 300);
     let decision = world.decide();

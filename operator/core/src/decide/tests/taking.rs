@@ -213,7 +213,7 @@ fn i4_i11_while_an_intent_is_open_only_the_same_is_sent_again() {
     let (mut world, intent) = intended();
     let first = world.cloud().intent.unwrap();
     world.pass(5);
-    world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
+    world.ended(intent, failure(Class::Unavailable { retry_after: None }, Trace::Unknown));
     world.report(40);
     assert!(world.decide().read, "the read is older than the request");
     world.read();
@@ -240,7 +240,7 @@ fn a_leader_that_leaves_sends_no_addition_again() {
 #[test]
 fn i6_nothing_is_sent_after_the_end_and_an_unknown_outcome_gets_its_grace() {
     let (mut world, intent) = intended();
-    world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
+    world.ended(intent, failure(Class::Unavailable { retry_after: None }, Trace::Unknown));
     let decision = {
         world.read();
         world.decide()
@@ -444,7 +444,7 @@ fn a10_what_arrived_is_published_while_the_rest_is_tried_again() {
     }
     world.azure.slots.insert(12, Slot::Failed(Unit::Address));
     world.pass(1);
-    world.ended(intent, failure(Class::Unavailable, Trace::Unknown));
+    world.ended(intent, failure(Class::Unavailable { retry_after: None }, Trace::Unknown));
     world.read();
     let decision = world.decide();
     world.store(&decision);
