@@ -95,7 +95,11 @@ async fn what_goes_wrong_says_whether_it_may_have_acted() {
     let cases = [
         (Effect::PreconditionFailed, Class::Stale, Trace::None),
         (Effect::AnotherOperation, Class::Busy { retry_after: None }, Trace::None),
-        (Effect::Error { status: 500, code: "InternalServerError".into(), when: When::Before }, Class::Unavailable { retry_after: None }, Trace::Unknown),
+        (
+            Effect::Error { status: 500, code: "InternalServerError".into(), when: When::Before },
+            Class::Unavailable { retry_after: None },
+            Trace::Unknown,
+        ),
         (Effect::Cut { when: When::Before }, Class::Unavailable { retry_after: None }, Trace::Unknown),
         (Effect::AsyncFailed { code: "InternalServerError".into() }, Class::Failed, Trace::Ended),
         (Effect::AsyncCanceled, Class::Superseded, Trace::Ended),

@@ -284,9 +284,13 @@ fn only_for(effect: &Effect) -> Option<bool> {
         | Effect::AnotherOperation
         | Effect::SlowOperation { .. } => Some(true),
         Effect::Stale | Effect::LoopedPage => Some(false),
-        Effect::Throttle { .. } | Effect::Down { .. } | Effect::Lock | Effect::Error { .. } | Effect::Cut { .. } | Effect::Truncated | Effect::Slow { .. } => {
-            None
-        }
+        Effect::Throttle { .. }
+        | Effect::Down { .. }
+        | Effect::Lock
+        | Effect::Error { .. }
+        | Effect::Cut { .. }
+        | Effect::Truncated
+        | Effect::Slow { .. } => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One node's controller: the product's passes and its client of Resource Manager, with an object store of a few lines and a clock that is moved by
 //! hand. Requests take real time, waits between passes take none.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNode,
@@ -11,7 +11,8 @@ use azure_vnet_crds::{
 use azure_vnet_operator::azure::{Arm as _, ArmClient};
 use azure_vnet_operator_core::{
     arm::{Class, Error, Read, ResourceId, Urgency},
-    decide::{Event, Leader, NodeFacts, Ready},
+    decide::{Event, Leader, NodeFacts, Ready, Send},
+    full::FullSubnets,
     nic::Nic,
     pass::{Effect, End, Known, Pass, Present, Subject},
     policy::Policy,
@@ -33,6 +34,7 @@ pub struct Controller {
     pub now: Timestamp,
     pub ready: Ready,
     pub exhausted: bool,
+    full: RefCell<FullSubnets>,
     pub object: Option<AzureVnetNode>,
     /// When each write was sent, which slots it was to add, and how it ended.
     pub writes: Vec<(Timestamp, BTreeSet<u8>, Result<(), Error>)>,
@@ -56,6 +58,7 @@ impl Controller {
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             ready: Ready::True,
             exhausted: false,
+            full: RefCell::default(),
             object: None,
             writes: vec![],
             read_errors: vec![],
@@ -84,14 +87,24 @@ impl Controller {
             self.sleep(1);
             let exhausted = self.exhausted;
             let exhausted = |_: &str| exhausted;
-            let present =
-                Present { now: self.now, nonce: Some("term"), draw: "draw", exhausted: &exhausted, free: &|_| None, leaving: false };
+            let now = self.now;
+            let wait = |_: &str, starving| self.full.borrow_mut().wait("subnet", "node", starving, now);
+            let present = Present {
+                now: self.now,
+                nonce: Some("term"),
+                draw: "draw",
+                exhausted: &exhausted,
+                wait: &wait,
+                free: &|_| None,
+                leaving: false,
+            };
             match pass.next(&present) {
                 ControlFlow::Continue(effect) => self.carry_out(effect, &mut pass).await,
                 ControlFlow::Break(End::Rest(wake)) => break wake,
                 ControlFlow::Break(end) => panic!("{end:?}"),
             }
         };
+        self.full.get_mut().done("node");
         self.known = pass.into_known();
         wake
     }
@@ -185,6 +198,19 @@ impl Controller {
         nic.map_err(|error| Error::not_sent(&error.to_string()))
     }
 
+    fn note_room(&mut self, send: &Send, error: Option<&Error>) {
+        let full = self.full.get_mut();
+        match error {
+            None if send.change.add.is_empty() => full.widened("subnet", self.now),
+            None => full.granted("subnet", self.now),
+            Some(error) if error.class == Class::SubnetFull && !send.generous => {
+                full.refused("subnet", self.now);
+                self.exhausted = true;
+            }
+            Some(_) => {}
+        }
+    }
+
     fn stored(&self) -> Option<Arc<AzureVnetNode>> {
         self.object.clone().map(Arc::new)
     }
@@ -216,8 +242,8 @@ impl Controller {
                     Ok(write) => self.arm.write(&write, send.urgency, &|| true).await,
                     Err(result) => result,
                 };
+                self.note_room(&send, result.as_ref().err());
                 self.writes.push((self.now, send.change.add, result.clone()));
-                self.exhausted |= result.as_ref().is_err_and(|error| error.class == Class::SubnetFull) && !send.generous;
                 self.sleep(1);
                 pass.attempted(send.intent, result, self.now);
             }

@@ -50,6 +50,8 @@ pub struct Observed {
     pub read_failure: Option<Attempt>,
     /// Whether the subnet has no address left: nodes then ask for single ones.
     pub exhausted: bool,
+    /// How long this node is to wait since others of its full subnet ask first.
+    pub held: Option<Duration>,
     /// Addresses left in the subnet by Azure's last count, where that is known.
     pub free: Option<u32>,
     /// Whether this controller is about to end: it opens nothing any more, and takes back removals that it has not sent.

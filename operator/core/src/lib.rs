@@ -12,6 +12,7 @@ pub mod doubles;
 pub mod exhaustion;
 pub mod first_fill;
 pub mod fsck;
+pub mod full;
 pub mod look;
 pub mod network;
 pub mod nic;

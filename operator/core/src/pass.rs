@@ -73,6 +73,9 @@ pub struct Present<'a> {
     pub draw: &'a str,
     /// Whether Azure lately had no address left in this subnet.
     pub exhausted: &'a dyn Fn(&str) -> bool,
+    /// Whether a node that has to ask Azure for addresses of this subnet is to wait, and how long; it is told whether the node has none left. Where not,
+    /// the node asks from then on until its pass ends.
+    pub wait: &'a dyn Fn(&str, bool) -> Option<Duration>,
     /// How many it has left by its last count, where that is known.
     pub free: &'a dyn Fn(&str) -> Option<u32>,
     /// Whether this controller is about to end.
@@ -320,7 +323,13 @@ impl<'a> Pass<'a> {
     }
 
     fn plan(&mut self, present: &Present<'_>) {
-        let decision = decide(&self.observe(present), self.subject.policy, present.now);
+        let mut observed = self.observe(present);
+        let mut decision = decide(&observed, self.subject.policy, present.now);
+        let asks = decision.send.as_ref().filter(|send| !send.change.add.is_empty());
+        if let Some(rest) = asks.and_then(|send| (present.wait)(&observed.machine.subnet_id, send.urgency == Urgency::Starving)) {
+            observed.held = Some(rest);
+            decision = decide(&observed, self.subject.policy, present.now);
+        }
         if !self.confirmed && self.rests_on_the_store(&decision) {
             self.todo.push_back(Step::Do(Effect::ReadObject));
             return;
@@ -386,6 +395,7 @@ impl<'a> Pass<'a> {
         Observed {
             node: node.clone(),
             exhausted: (present.exhausted)(&machine.subnet_id),
+            held: None,
             free: (present.free)(&machine.subnet_id),
             leaving: present.leaving,
             machine,
@@ -463,8 +473,15 @@ mod tests {
     fn go(pass: &mut Pass<'_>, world: &mut World, object: &AzureVnetNode) -> ControlFlow<End, Effect> {
         loop {
             world.pass(1);
-            let present =
-                Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, free: &|_| None, leaving: false };
+            let present = Present {
+                now: world.now,
+                nonce: Some("mine"),
+                draw: "mine",
+                exhausted: &|_| false,
+                wait: &|_, _| None,
+                free: &|_| None,
+                leaving: false,
+            };
             match pass.next(&present) {
                 Continue(Effect::ReadObject) => pass.object_read(Some(Arc::new(object.clone()))),
                 Continue(Effect::ReadNic(_)) => {
@@ -536,8 +553,15 @@ mod tests {
             let before = world.clone();
             let subject = subject(&before);
             let mut pass = Pass::new(subject.clone(), Known::default().renewed(&subject, None));
-            let present =
-                Present { now: world.now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, free: &|_| None, leaving: false };
+            let present = Present {
+                now: world.now,
+                nonce: Some("mine"),
+                draw: "mine",
+                exhausted: &|_| false,
+                wait: &|_, _| None,
+                free: &|_| None,
+                leaving: false,
+            };
             assert_eq!(pass.next(&present), Continue(Effect::ReadObject));
             pass.object_read(None);
             pass.next(&present)

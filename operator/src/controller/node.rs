@@ -2,16 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, EXHAUSTED_TAINT, POOL_OVERRIDE, UNMANAGED, config::Exhaustion};
 use azure_vnet_operator_core::{
-    arm::{Error, ResourceId},
-    decide::may_vanish,
+    arm::{Class, Error, ResourceId},
+    decide::{Send, may_vanish},
     declared::Field,
     exhaustion::{Marking, Start, is_out, mark},
+    full::FullSubnets,
     network::{Cluster, Finding},
     nic::Nic,
     pass::{Pass, newer},
@@ -20,7 +21,6 @@ use azure_vnet_operator_core::{
 };
 use jiff::Timestamp;
 use kube::{Api, ResourceExt as _, runtime::events::EventType};
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -39,8 +39,6 @@ use super::{
 };
 use crate::{Shutdown, azure::Arm};
 
-/// How long a full subnet counts as full.
-const EXHAUSTED: Duration = Duration::from_mins(5);
 /// Grace of a config that is gone.
 const GRACE: Duration = Duration::from_mins(6);
 
@@ -69,11 +67,23 @@ pub struct Shell<A> {
     /// Whether to come to an end: nothing is begun any more.
     pub leaving: Shutdown,
     pub(super) known: Mutex<BTreeMap<String, Known>>,
-    exhausted: Mutex<BTreeMap<String, Instant>>,
+    full: Mutex<FullSubnets>,
     free: Mutex<BTreeMap<String, u32>>,
     troubles: Mutex<BTreeMap<String, Error>>,
     cluster: Mutex<Cluster>,
     rights: Mutex<Rights>,
+}
+
+/// A node that may ask for addresses of a full subnet: as long as its pass lasts, however that ends.
+struct Asking<'a> {
+    full: &'a Mutex<FullSubnets>,
+    node: &'a str,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner).done(self.node);
+    }
 }
 
 /// Why a pass ended early.
@@ -106,7 +116,7 @@ impl<A: Arm> Shell<A> {
             clock: Clock::start(),
             leaving,
             known: Mutex::default(),
-            exhausted: Mutex::default(),
+            full: Mutex::default(),
             free: Mutex::default(),
             troubles: Mutex::default(),
             cluster: Mutex::default(),
@@ -199,7 +209,9 @@ impl<A: Arm> Shell<A> {
         }
         work.describe_anew(&mut of_pass).await;
         let mut pass = Pass::new(subject.clone(), of_pass);
+        let asking = Asking { full: &self.full, node: name };
         let result = work.run(&mut pass).await;
+        drop(asking);
         let known = Known { of_pass: pass.into_known(), target: work.target, boot, ..known };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
         result.map(|wake| wake.into_iter().chain(look_again).min())
@@ -343,9 +355,27 @@ impl<A: Arm> Shell<A> {
 
     /// Whether Azure lately had no address left in a subnet.
     pub fn is_exhausted(&self, subnet: &str) -> bool {
-        let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
-        exhausted.retain(|_, at| at.elapsed() < EXHAUSTED);
-        exhausted.contains_key(&subnet.to_ascii_lowercase())
+        self.full().is_full(subnet, self.clock.now())
+    }
+
+    /// Whether a node is to wait before it asks Azure for addresses of a subnet, and how long; if not, it asks until it is [`FullSubnets::done`].
+    pub fn wait(&self, subnet: &str, node: &str, starving: bool) -> Option<Duration> {
+        self.full().wait(subnet, node, starving, self.clock.now())
+    }
+
+    /// Notes what the end of a write tells about the room in a subnet.
+    pub fn note_room(&self, subnet: &str, send: &Send, result: Result<(), &Error>) {
+        let now = self.clock.now();
+        match result {
+            Ok(()) if send.change.add.is_empty() => self.full().widened(subnet, now),
+            Ok(()) => self.full().granted(subnet, now),
+            Err(error) if error.class == Class::SubnetFull && !send.generous => self.full().refused(subnet, now),
+            Err(_) => {}
+        }
+    }
+
+    fn full(&self) -> MutexGuard<'_, FullSubnets> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many addresses a subnet has left by Azure's last count, if there was one.
@@ -355,12 +385,12 @@ impl<A: Arm> Shell<A> {
 
     /// Notes how many addresses each subnet has left; of others nothing is known.
     pub fn note_free(&self, free: BTreeMap<String, u32>) {
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = free;
-    }
-
-    /// Notes that Azure has no address left in a subnet.
-    pub fn exhaust(&self, subnet: String) {
-        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).insert(subnet, Instant::now());
+        let mut known = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_wider = |(subnet, free): &(&String, &u32)| known.get(*subnet).is_some_and(|before| free > &before);
+        for (subnet, _) in free.iter().filter(is_wider) {
+            self.full().widened(subnet, self.clock.now());
+        }
+        *known = free;
     }
 }
 

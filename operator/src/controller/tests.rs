@@ -372,6 +372,28 @@ async fn a_first_fill_that_does_not_fit_does_not_mark_the_subnet_as_full() {
 }
 
 #[tokio::test]
+async fn a18_after_a_refusal_other_nodes_of_the_subnet_wait_and_say_why() {
+    let full = Error::from_answer(400, None, br#"{"error": {"code": "SubnetIsFull", "message": "no"}}"#);
+    let (shell, server) = shell(vec![full]);
+    shell.pass("n1").await.unwrap();
+    // Whoever has not asked itself is as good as another node.
+    shell.known.lock().unwrap().clear();
+    let wake = shell.pass("n1").await.unwrap().unwrap();
+    assert!(wake <= Duration::from_secs(10), "{wake:?}");
+    assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 1);
+    let status = server.pool().status.unwrap();
+    let deficit = status.conditions.iter().find(|condition| condition.type_ == "InDeficit").unwrap();
+    assert_eq!((deficit.status.as_str(), deficit.reason.as_str()), ("True", "SubnetExhausted"));
+    assert_eq!(status.cloud.unwrap().intent, None);
+    shell.note_free([(SUBNET.to_ascii_lowercase(), 0)].into());
+    shell.note_free([(SUBNET.to_ascii_lowercase(), 5)].into());
+    shell.known.lock().unwrap().clear();
+    shell.pass("n1").await.unwrap();
+    assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 2, "there is room again");
+    assert_eq!(shell.wait(SUBNET, "n2", false), None, "n1 asks no more");
+}
+
+#[tokio::test]
 async fn a_first_fill_goes_by_what_azure_counted() {
     let (shell, server) = shell_with_kin(vec![]);
     shell.note_free([(SUBNET.to_ascii_lowercase(), 30)].into());

@@ -75,11 +75,13 @@ impl<A: Arm> Work<'_, A> {
             let nonce = self.shell.leadership.nonce();
             let exhausted = |subnet: &str| self.shell.is_exhausted(subnet);
             let free = |subnet: &str| self.shell.free(subnet);
+            let wait = |subnet: &str, starving: bool| self.shell.wait(subnet, self.node.name(), starving);
             let next = pass.next(&Present {
                 now: self.shell.clock.now(),
                 nonce: nonce.as_deref(),
                 draw: &super::random::token(),
                 exhausted: &exhausted,
+                wait: &wait,
                 free: &free,
                 leaving: self.shell.leaving.is_set(),
             });
@@ -186,11 +188,8 @@ impl<A: Arm> Work<'_, A> {
         let direction = if send.change.add.is_empty() { "remove" } else { "add" };
         let outcome = result.as_ref().map_or_else(Error::reason, |()| "ok");
         shell.metrics.writes.get_or_create(&WriteOutcome { direction, outcome }).inc();
-        if let (Err(error), Some(nic)) = (&result, &pass.known().nic)
-            && error.class == Class::SubnetFull
-            && !send.generous
-        {
-            shell.exhaust(nic.view().subnet.key());
+        if let Some(nic) = &pass.known().nic {
+            shell.note_room(nic.view().subnet.as_str(), send, result.as_ref().copied());
         }
         if let Err(error) = &result {
             warn!(node = self.node.name(), intent = send.intent, reason = error.reason(), "the write failed: {error}");

@@ -32,6 +32,8 @@ const NOTICED: i64 = 240_000;
 const READ_AT_LAST: i64 = 1_800_000;
 /// How long a request to the API server may be under way.
 const REQUEST: i64 = 32_000;
+/// How long nobody asks a full subnet.
+pub const FULL: i64 = 30_000;
 /// Clocks and roundings.
 const SLACK: i64 = 2_000;
 
@@ -63,6 +65,9 @@ pub struct Book {
     pub opened: BTreeMap<(usize, u64), i64>,
     /// Intents that were closed while a write of theirs might land, by one whose clock was ahead of who opened them.
     early: BTreeSet<(usize, u64)>,
+    /// When a process heard that a subnet is full, and how many passes it had begun by then; unless there was room since. Of several that asked at once
+    /// the first one tells.
+    pub refusals: BTreeMap<(usize, u64, usize), (i64, u64)>,
     /// What each node was to get or to give when the storms were over.
     pub wants: BTreeMap<usize, Want>,
     adopted: BTreeMap<String, u64>,
@@ -161,6 +166,11 @@ impl World<'_> {
         }
         if replica.skew == 0 && time(self.now - SLACK) > send.not_after {
             trace.violated(|| format!("I6: n{name}: PUT {} is sent after its end", send.intent));
+        }
+        let refusal = self.book.refusals.get(&(caller.replica, caller.life, self.nics[name].subnet));
+        let is_rash = |(at, passes): &(i64, u64)| caller.pass > *passes && self.now + SLACK < at + FULL;
+        if !send.change.add.is_empty() && refusal.is_some_and(is_rash) {
+            trace.violated(|| format!("A18: n{name}: PUT {} asks a subnet that was full a moment ago", send.intent));
         }
         if node.ready == Ready::Unknown || node.deleting {
             trace.violated(|| format!("UP1: n{name}: PUT {} for a node that gets nothing", send.intent));

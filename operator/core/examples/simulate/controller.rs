@@ -1,16 +1,18 @@
 //! One controller process: its lease, its caches, what is due, and passes. Which steps a pass takes is the product's; here they only take time.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow::{Break, Continue},
     rc::Rc,
     sync::Arc,
 };
 
-use azure_vnet_crds::AzureVnetNode;
+use azure_vnet_crds::{AzureVnetNode, node::IntentOp};
 use azure_vnet_operator_core::{
-    arm::{Budget, Error},
+    arm::{Budget, Class, Error},
     decide::{Leader, NodeFacts, may_vanish},
+    full::FullSubnets,
     pass::{Effect, End, Known, Pass, Present, Subject, newer},
     policy::{Pool, ReleasePolicy},
 };
@@ -18,6 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
+    check::FULL,
     fault::{Fault, Mutation},
     server::{Lease, NodeObject},
     world::{Event, Task, World},
@@ -35,8 +38,6 @@ const APART: i64 = 20_000;
 const AGAIN: i64 = 5_000;
 /// Between two looks at an object that is held.
 const FAREWELL: i64 = 15_000;
-/// How long a subnet counts as full.
-const EXHAUSTED: i64 = 300_000;
 
 /// One process.
 #[derive(Debug, Default)]
@@ -65,7 +66,7 @@ pub struct Replica<'p> {
     due: BTreeMap<usize, i64>,
     running: BTreeMap<usize, Box<Running<'p>>>,
     passes: u64,
-    exhausted: BTreeMap<String, i64>,
+    full: RefCell<FullSubnets>,
     leaving: BTreeSet<usize>,
     /// Nodes that were seen cordoned since their last pass began.
     cordons: BTreeSet<usize>,
@@ -127,6 +128,7 @@ impl Replica<'_> {
     }
 
     pub fn drop_pass(&mut self, name: usize) -> bool {
+        self.full.get_mut().done(&name.to_string());
         self.known.remove(&name);
         self.running.remove(&name).is_some()
     }
@@ -346,10 +348,12 @@ impl<'p> World<'p> {
             let leaving = one.departing.is_some();
             let leads = one.renewed.is_some_and(|at| self.now - at < TRUST);
             let Some(running) = one.running.get_mut(&name) else { return };
-            let (exhausted, real) = (&one.exhausted, self.now);
-            let exhausted = |subnet: &str| exhausted.get(subnet).is_some_and(|at| real - at < EXHAUSTED);
+            let (full, real, node) = (&one.full, time(self.now), name.to_string());
+            let exhausted = |subnet: &str| full.borrow().is_full(subnet, real);
+            let careless = self.plan.mutation == Some(Mutation::AsksFullSubnets);
+            let wait = |subnet: &str, starving| full.borrow_mut().wait(subnet, &node, starving, real).filter(|_| !careless);
             let nonce = leads.then_some(one.nonce.as_str());
-            let present = Present { now, nonce, draw: &draw, exhausted: &exhausted, free: &|_| None, leaving };
+            let present = Present { now, nonce, draw: &draw, exhausted: &exhausted, wait: &wait, free: &|_| None, leaving };
             match running.pass.next(&present) {
                 Break(end) => return self.end(replica, name, end),
                 Continue(effect) => {
@@ -362,6 +366,7 @@ impl<'p> World<'p> {
     }
 
     fn end(&mut self, replica: usize, name: usize, end: End) {
+        self.replicas[replica].full.get_mut().done(&name.to_string());
         if let Some(running) = self.replicas[replica].running.remove(&name) {
             self.replicas[replica].known.insert(name, Box::new(running.pass.into_known()));
         }
@@ -385,6 +390,7 @@ impl<'p> World<'p> {
 
     /// The pass breaks off: the API server's fault.
     pub fn break_off(&mut self, caller: Caller) {
+        self.replicas[caller.replica].full.get_mut().done(&caller.name.to_string());
         if let Some(running) = self.replicas[caller.replica].running.remove(&caller.name) {
             self.replicas[caller.replica].known.insert(caller.name, Box::new(running.pass.into_known()));
         }
@@ -452,17 +458,30 @@ impl<'p> World<'p> {
         one.nonce(self.now) == Some(running.pass.nonce()) && self.clock(caller.replica).max(time_of_day) < not_after
     }
 
-    /// Notes that Azure has no address left in a node's subnet.
-    pub fn exhaust(&mut self, caller: Caller, intent: u64, error: &Error) {
+    /// Notes what the end of a write tells about the room in a node's subnet.
+    pub fn note_room(&mut self, caller: Caller, intent: u64, result: Result<(), &Error>) {
+        let object = self.server.objects.get(&caller.name);
+        let open = object.and_then(|object| object.status.as_ref()?.cloud.as_ref()?.intent.as_ref()).filter(|open| open.id == intent);
+        let adds = open.is_none_or(|open| open.op == IntentOp::Add);
         // That there is no room for a block tells nothing of single addresses.
-        let is_of_blocks = |object: &std::sync::Arc<AzureVnetNode>| {
-            let open = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref());
-            open.is_some_and(|open| open.id == intent && !open.unit.is_address())
-        };
-        let of_blocks = self.server.objects.get(&caller.name).is_some_and(is_of_blocks);
-        if !of_blocks && error.class == azure_vnet_operator_core::arm::Class::SubnetFull {
-            let subnet = format!("{}/subnets/{}", crate::cloud::NETWORK, self.nics[caller.name].subnet);
-            self.replicas[caller.replica].exhausted.insert(subnet, self.now);
+        let of_blocks = open.is_some_and(|open| !open.unit.is_address());
+        let (number, now) = (self.nics[caller.name].subnet, time(self.now));
+        let subnet = format!("{}/subnets/{number}", crate::cloud::NETWORK);
+        let one = &mut self.replicas[caller.replica];
+        let (full, refusal) = (one.full.get_mut(), (caller.replica, caller.life, number));
+        match result {
+            Ok(()) if adds => full.granted(&subnet, now),
+            Ok(()) => full.widened(&subnet, now),
+            Err(error) if error.class == Class::SubnetFull && !of_blocks => {
+                full.refused(&subnet, now);
+                if self.book.refusals.get(&refusal).is_none_or(|(at, _)| self.now >= at + FULL) {
+                    self.book.refusals.insert(refusal, (self.now, one.passes));
+                }
+            }
+            Err(_) => {}
+        }
+        if result.is_ok() {
+            self.book.refusals.remove(&refusal);
         }
     }
 

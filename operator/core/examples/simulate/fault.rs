@@ -201,10 +201,12 @@ pub enum Mutation {
     NothingMissed,
     /// The controller serves no node without a valid config (K6, K8).
     ConfigOnly,
+    /// Each node asks a full subnet by itself (A18).
+    AsksFullSubnets,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::EtagIgnored,
         Self::IntentNotStored,
         Self::SendsAnyway,
@@ -226,5 +228,6 @@ impl Mutation {
         Self::RemovalsFail,
         Self::NothingMissed,
         Self::ConfigOnly,
+        Self::AsksFullSubnets,
     ];
 }

@@ -317,8 +317,8 @@ impl<'p> World<'p> {
                 self.answer(caller, |pass, now| pass.nic_read(began, *result, now));
             }
             Answer::Sent { intent, result } => {
+                self.note_room(caller, intent, result.as_ref().copied());
                 if let Err(error) = &result {
-                    self.exhaust(caller, intent, error);
                     self.gate(caller, error);
                 }
                 self.answer(caller, |pass, now| pass.attempted(intent, result, now));

@@ -19,6 +19,12 @@ const DIFFERS: (&str, &str) = (
     "Azure is done with the machine, and its NIC has not the IP configurations of its model: nothing is written until they agree. Find who else \
      writes the instance or its scale set; an update of the instance from its own model, or a reimage, ends it.",
 );
+/// Of a node in a full subnet that has not asked itself.
+const HELD: (&str, &str) = (
+    "SubnetExhausted",
+    "Azure has no address left in the node's subnet, whose nodes ask for some one after the other. Enlarge the subnet (add a prefix), remove unused NICs \
+     from it, or lower pool.max and pool.minFree.",
+);
 /// The most characters of a condition's message.
 const MESSAGE: usize = 32_768;
 /// Conditions that the controller owns.
@@ -161,6 +167,7 @@ fn ready(step: &Step<'_>, sizes: Option<&Sizes>, blocked: Option<&Error>) -> Sai
     let starved = sizes.is_some_and(|sizes| sizes.holding < sizes.target) && agent.counts.free == 0;
     match blocked.filter(|_| starved) {
         Some(error) => (false, error.reason(), error.remedy()),
+        None if starved && step.observed.held.is_some() => (false, HELD.0, HELD.1.into()),
         None if !agent.ready => {
             (false, "AgentNotReady", "The agent has not put the CNI configuration in place yet: see its conditions.".into())
         }
@@ -191,6 +198,7 @@ fn deficit(step: &Step<'_>, sizes: &Sizes, error: Option<&Error>) -> Said {
         (Mode::Plan, _) => (true, "Planned", "The config's mode is Plan: status.cloud.plan shows what Enforce would send.".into()),
         (Mode::Paused, _) => (true, "Paused", "The config's mode is Paused: set it to Enforce for more addresses.".into()),
         (Mode::Enforce, Some(error)) => (true, error.reason(), error.remedy()),
+        (Mode::Enforce, None) if step.observed.held.is_some() => (true, HELD.0, HELD.1.into()),
         (Mode::Enforce, None) if step.differs() => (true, DIFFERS.0, DIFFERS.1.into()),
         (Mode::Enforce, None) => (true, "Filling", "More addresses are on their way.".into()),
     }

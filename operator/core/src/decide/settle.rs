@@ -211,7 +211,9 @@ pub fn change(intent: &Intent) -> Change {
 /// Whether sending the same again would be of no use.
 fn is_final(error: &Error) -> bool {
     let class = match &error.class {
-        Class::Throttled { .. } | Class::Busy { .. } | Class::Stale | Class::Superseded | Class::Unavailable { .. } | Class::NotSent => false,
+        Class::Throttled { .. } | Class::Busy { .. } | Class::Stale | Class::Superseded | Class::Unavailable { .. } | Class::NotSent => {
+            false
+        }
         Class::Gone
         | Class::Forbidden { .. }
         | Class::Locked
@@ -232,7 +234,8 @@ pub fn back_off(error: &Error, failures: u32) -> Duration {
         Class::Stale | Class::Superseded | Class::NotSent => (1, 60),
         Class::Throttled { .. } | Class::Busy { .. } | Class::Unavailable { .. } => (5, 120),
         Class::Failed => (15, 300),
-        Class::SubnetFull => (30, 300),
+        // Who asks next, and when, is for all nodes of the subnet together ([`crate::full`]).
+        Class::SubnetFull => (30, 30),
         Class::Forbidden { .. } | Class::Locked => (300, 600),
         Class::Unauthenticated | Class::Gone | Class::Rejected => (30, 600),
     };

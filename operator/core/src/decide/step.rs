@@ -196,6 +196,7 @@ impl<'a> Step<'a> {
             }
             // The next leader's to send.
             Settled::Send if self.observed.leaving => {}
+            Settled::Send if self.is_held(intent.op) => self.hold(),
             Settled::Send if self.may_write() => self.out.send = Some(self.send(intent, &nic.view, not_after)),
             Settled::Send => {
                 self.plan(settle::change(intent));
@@ -228,6 +229,17 @@ impl<'a> Step<'a> {
         let succeeded = self.observed.last.as_ref().is_some_and(|last| last.intent == Some(intent.id) && last.result.is_ok());
         let known = self.origin(intent) == Origin::This && self.memory.unknown != Some(intent.id);
         succeeded && self.memory.sends >= TRIES && known
+    }
+
+    /// Whether others of this node's full subnet are to ask first.
+    fn is_held(&self, op: IntentOp) -> bool {
+        op == IntentOp::Add && self.observed.held.is_some()
+    }
+
+    fn hold(&mut self) {
+        if let Some(rest) = self.observed.held {
+            self.wake(rest);
+        }
     }
 
     /// Notes what would be sent.
@@ -396,6 +408,9 @@ impl<'a> Step<'a> {
         }
         if let Some(rest) = self.back_off() {
             return self.wake(rest);
+        }
+        if self.is_held(IntentOp::Add) {
+            return self.hold();
         }
         if !slots.is_empty() {
             begin::freeze(self, sizes);

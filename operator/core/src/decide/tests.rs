@@ -74,6 +74,7 @@ impl World {
             last: None,
             read_failure: None,
             exhausted: false,
+            held: None,
             free: None,
             leaving: false,
             memory: Memory::default(),

@@ -50,8 +50,15 @@ impl Race {
     fn pass(&mut self, subject: &Subject<'_>, known: Known, writes: &mut Vec<Send>) -> Known {
         let mut pass = Pass::new(subject.clone(), known.renewed(subject, Some(Arc::new(self.object.clone()))));
         loop {
-            let present =
-                Present { now: self.now, nonce: Some("term"), draw: "drawn", exhausted: &|_| false, free: &|_| None, leaving: false };
+            let present = Present {
+                now: self.now,
+                nonce: Some("term"),
+                draw: "drawn",
+                exhausted: &|_| false,
+                wait: &|_, _| None,
+                free: &|_| None,
+                leaving: false,
+            };
             let effect = match pass.next(&present) {
                 Continue(effect) => effect,
                 Break(End::Rest(_)) => return pass.into_known(),

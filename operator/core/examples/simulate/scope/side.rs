@@ -254,7 +254,15 @@ impl<'p> Parts<'p> {
 fn ask(side: &mut Side<'_>, tick: u8, leads: bool) {
     let (now, nonce) = (time(side.now(tick)), side.nonce());
     while let Some(pass) = &mut side.pass {
-        let present = Present { now, nonce: leads.then_some(&nonce), draw: &nonce, exhausted: &|_| false, free: &|_| None, leaving: false };
+        let present = Present {
+            now,
+            nonce: leads.then_some(&nonce),
+            draw: &nonce,
+            exhausted: &|_| false,
+            wait: &|_, _| None,
+            free: &|_| None,
+            leaving: false,
+        };
         match pass.next(&present) {
             Break(_) => {
                 let known = side.pass.take().map(Pass::into_known).unwrap_or_default();

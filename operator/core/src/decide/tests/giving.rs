@@ -317,7 +317,8 @@ fn a_leader_that_leaves_takes_back_what_left_no_trace_without_another_look() {
     let mut throttled = world.clone();
     throttled.ended(intent, failure(Class::Throttled { retry_after: Some(seconds(600)) }, Trace::None));
     let mut unreadable = world.clone();
-    let failed = Attempt { intent: None, at: world.now, result: failure(Class::Unavailable { retry_after: None }, Trace::None), failures: 3 };
+    let failed =
+        Attempt { intent: None, at: world.now, result: failure(Class::Unavailable { retry_after: None }, Trace::None), failures: 3 };
     unreadable.observed.read_failure = Some(failed);
     for (mut world, what) in [(throttled, "throttled"), (unreadable, "unreadable")] {
         // An older write's failure is not this one's.
