@@ -545,7 +545,7 @@ pub struct AzureVnetConfigStatus {
     /// What mode Plan would write.
     #[serde(skip_serializing_if = "PlanCounts::is_empty")]
     pub plan: PlanCounts,
-    /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, `PeeringsKnown`, `PreflightPassed`, Throttled, `SubnetExhausted`.
+    /// Ready, `ConfigValid`, `CredentialsValid`, `PermissionsOk`, `PeeringsKnown`, `PreflightPassed`, Throttled, `SubnetExhausted`, Degraded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

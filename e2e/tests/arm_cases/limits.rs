@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use azure_vnet_e2e::azure::{Class as Kind, Effect, RetryAfter, Settings, When};
+use azure_vnet_e2e::azure::{Class as Kind, Effect, RetryAfter, Settings, When, seed::SUBSCRIPTION};
 use azure_vnet_operator::azure::Arm as _;
 use azure_vnet_operator_core::arm::{Class, Read, Trace, Urgency};
 use jiff::Timestamp;
@@ -143,7 +143,9 @@ async fn a25_where_azure_answers_nobody_one_probe_goes_at_a_time() {
     for _ in 0..5 {
         assert_eq!(client.read(&read, Urgency::Fill).await.unwrap_err().class, Class::Unavailable { retry_after: None });
     }
+    assert!(client.is_silent(SUBSCRIPTION) && !client.is_silent("another"));
     client.read(&read, Urgency::Fill).await.unwrap();
+    assert!(!client.is_silent(SUBSCRIPTION));
     let calls = stage.calls(Kind::NetworkRead, "GET").await;
     assert_eq!(calls.len(), 6);
     assert!(calls[5].at_millis >= calls[4].at_millis + 4900, "{calls:?}");

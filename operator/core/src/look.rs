@@ -277,7 +277,7 @@ fn name(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -
 
 /// Which status of a condition is the good one.
 fn is_good(condition: &Condition) -> bool {
-    let bad_when_true = ["InDeficit", "AtCapacity", "Throttled", "SubnetExhausted", "Exhausted", "Low"];
+    let bad_when_true = ["InDeficit", "AtCapacity", "Throttled", "SubnetExhausted", "Degraded", "Exhausted", "Low"];
     match condition.status.as_str() {
         "True" => !bad_when_true.contains(&condition.type_.as_str()),
         "False" => bad_when_true.contains(&condition.type_.as_str()),

@@ -34,8 +34,10 @@ pub struct Charge {
 pub enum Admission {
     /// Send now; the tokens are taken.
     Go,
-    /// Ask again then. Azure asked for it, or the breaker is open.
+    /// Ask again then. Azure asked for it.
     Closed(Instant),
+    /// Ask again then. Azure does not answer.
+    Silent(Instant),
     /// Ask again then; enough tokens for everybody ahead will be there.
     Queue(Instant),
 }
@@ -154,8 +156,11 @@ impl Budget {
 
     /// Decides whether the request may be sent now, and takes its tokens if so.
     pub fn admit(&mut self, ticket: &Ticket, charge: &Charge, now: Instant) -> Admission {
-        if let Some(until) = self.closed_until(charge, now) {
-            return Admission::Closed(until);
+        let closed = charge.classes.iter().filter_map(|&class| self.gate(class, now)).max();
+        match (closed, self.breaker.closed_until(now)) {
+            (closed, Some(silent)) if closed.is_none_or(|closed| closed < silent) => return Admission::Silent(silent),
+            (Some(closed), _) => return Admission::Closed(closed),
+            (None, _) => {}
         }
         let at = self.ready_at(ticket, charge, now);
         if at > now {
@@ -207,8 +212,10 @@ impl Budget {
         self.classes.get(&class).and_then(|bucket| bucket.gate).filter(|&gate| gate > now)
     }
 
-    fn closed_until(&self, charge: &Charge, now: Instant) -> Option<Instant> {
-        charge.classes.iter().filter_map(|&class| self.gate(class, now)).chain(self.breaker.closed_until(now)).max()
+    /// Whether Azure has stopped to answer: several requests in a row had no answer, or a failing one, and none since had another.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.breaker.is_tripped()
     }
 
     /// When there is a token for this request and for each one ahead of it that shares a class.

@@ -143,6 +143,10 @@ impl Arm for ArmClient {
         self.inner.budgets().set_reserve(percent);
     }
 
+    fn is_silent(&self, subscription: &str) -> bool {
+        self.inner.budgets().is_silent(subscription)
+    }
+
     fn levels(&self) -> Vec<super::Level> {
         self.inner.budgets().levels(Instant::now().into_std())
     }
@@ -331,13 +335,14 @@ impl Inner {
         loop {
             let now = Instant::now();
             let admission = self.budgets().of(&call.subscription).admit(&place.ticket, &call.charge, now.into_std());
-            let (until, longest) = match admission {
+            let (until, longest, refuse): (_, _, fn(Duration) -> Error) = match admission {
                 Admission::Go => break,
-                Admission::Closed(until) => (until, LONGEST_GATE),
-                Admission::Queue(until) => (until, LONGEST_QUEUE),
+                Admission::Closed(until) => (until, LONGEST_GATE, Error::gated),
+                Admission::Silent(until) => (until, LONGEST_GATE, Error::silent),
+                Admission::Queue(until) => (until, LONGEST_QUEUE, Error::gated),
             };
             if until > (start + longest).into_std() {
-                return Err(Error::gated(until.saturating_duration_since(now.into_std())));
+                return Err(refuse(until.saturating_duration_since(now.into_std())));
             }
             sleep_until(until.into()).await;
         }

@@ -42,6 +42,11 @@ pub trait Arm: Send + Sync + 'static {
     /// Sets the share of every budget that is left to others.
     fn reserve(&self, _percent: u8) {}
 
+    /// Whether Azure has stopped to answer what is about a subscription, by its id in lower case.
+    fn is_silent(&self, _subscription: &str) -> bool {
+        false
+    }
+
     /// What is left of every budget.
     fn levels(&self) -> Vec<Level> {
         vec![]

@@ -71,6 +71,12 @@ impl Subscriptions {
         }
     }
 
+    /// Whether Azure has stopped to answer what is about a subscription.
+    #[must_use]
+    pub fn is_silent(&self, subscription: &str) -> bool {
+        self.budgets.get(subscription).is_some_and(Budget::is_silent)
+    }
+
     /// Every class of every subscription, as people see it.
     #[must_use]
     pub fn levels(&self, now: Instant) -> Vec<Level> {

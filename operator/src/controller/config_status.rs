@@ -1,6 +1,10 @@
 //! What a config's status says: counts over its nodes, and what is wrong with all of them at once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use azure_vnet_crds::{
     AzureVnetConfig, AzureVnetConfigStatus, AzureVnetNode, CONTROLLER_MANAGER,
@@ -32,7 +36,10 @@ use super::{
     metrics::{AddressState, Metrics, NodeState},
     node::{Shell, provider_of},
 };
-use crate::{azure::Arm, controller::node::config_of};
+use crate::{
+    azure::Arm,
+    controller::node::{config_of, subscription_of},
+};
 
 /// No config's status is written more often.
 const EVERY: Duration = Duration::from_secs(5);
@@ -62,6 +69,9 @@ struct Tally {
     obstacles: Vec<Obstacle>,
     /// Why a network of its nodes cannot be read.
     network: Option<Error>,
+    /// Subscriptions of its nodes, and those of them about which Azure does not answer.
+    subscriptions: BTreeSet<String>,
+    silent: Vec<String>,
     /// What the cluster's CRDs lack.
     outdated: Option<Finding>,
     /// Nodes whose agent says nothing.
@@ -130,6 +140,7 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
         }
         let tally = tallies.entry(config.name_any()).or_default();
         tally.nodes.matched += 1;
+        tally.subscriptions.insert(subscription_of(&node));
         if !node.spec.provider_id.is_empty() && provider_of(&node).is_err() {
             tally.nodes.refused += 1;
         }
@@ -147,6 +158,7 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
     }
     for tally in tallies.values_mut() {
         tally.findings = tally.subnets.values().flat_map(|subnet| shell.findings(subnet)).collect();
+        tally.silent = tally.subscriptions.iter().filter(|subscription| shell.arm.is_silent(subscription)).cloned().collect();
         tally.obstacles = shell.with_rights(|rights| rights.obstacles(std::mem::take(&mut tally.machines).iter()));
     }
     tallies
@@ -235,6 +247,11 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
     let reason =
         tally.obstacles.first().map(Obstacle::reason).or(tally.outdated.iter().chain(&tally.findings).next().map(|found| found.reason));
     let preflight = reason.map(|reason| (reason, joined(findings.iter().map(|found| found.message.clone()))));
+    let degraded = tally.silent.first().map(|_| {
+        let works = "Pods start and stop with the addresses that their nodes have; none are attached or given back until it answers";
+        let remedy = "check the way to Azure Resource Manager (DNS, proxy, firewall), and the state of Azure";
+        ("AzureUnavailable", format!("Azure does not answer for subscription {}. {works}: {remedy}.", tally.silent.join(", ")))
+    });
     let ready = valid.clone().or_else(|| credentials.clone()).or_else(|| permissions.clone());
     // Healthy is True for the first six and False for the others.
     let found = [
@@ -246,6 +263,7 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         ("PreflightPassed", preflight, true, "Passed"),
         ("Throttled", trouble(&["Throttled"]), false, "WithinBudget"),
         ("SubnetExhausted", trouble(&["SubnetExhausted"]), false, "AddressesLeft"),
+        ("Degraded", degraded, false, "AzureAnswers"),
     ];
     let old = config.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let learned = config.status.as_ref().map(|status| status.learned.as_slice()).unwrap_or_default();
@@ -302,8 +320,9 @@ mod tests {
         let ready = first.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "CredentialsRefused"));
         let second = status(&config, &Tally::default(), "2026-01-02T00:00:00Z".parse().unwrap());
-        let unusual =
-            |condition: &&Condition| (condition.status == "True") == ["Throttled", "SubnetExhausted"].contains(&&*condition.type_);
+        let unusual = |condition: &&Condition| {
+            (condition.status == "True") == ["Throttled", "SubnetExhausted", "Degraded"].contains(&&*condition.type_)
+        };
         assert_eq!(second.conditions.iter().find(unusual), None);
     }
 
@@ -353,5 +372,21 @@ mod tests {
             Policy::of(&config).unwrap().for_kin(&config, &labels).first
         };
         assert_eq!((first("a"), first("b")), (First::Learned(20), First::Learned(0)));
+    }
+
+    #[test]
+    fn a25_that_azure_does_not_answer_is_told_with_what_still_works() {
+        let mut config = AzureVnetConfig::new("c", AzureVnetConfigSpec::default());
+        let tally = Tally { silent: vec!["s1".into()], ..Tally::default() };
+        let degraded = |status: &AzureVnetConfigStatus| {
+            let found = status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+            (found.status.clone(), found.reason.clone(), found.message.clone(), found.last_transition_time.0.to_string())
+        };
+        config.status = Some(status(&config, &tally, "2026-01-01T00:00:00Z".parse().unwrap()));
+        let (is, reason, message, since) = degraded(&status(&config, &tally, "2026-01-01T01:00:00Z".parse().unwrap()));
+        assert_eq!((is.as_str(), reason.as_str(), since.as_str()), ("True", "AzureUnavailable", "2026-01-01T00:00:00Z"));
+        assert!(message.contains("subscription s1. Pods start and stop"), "{message}");
+        let well = degraded(&status(&config, &Tally::default(), "2026-01-01T02:00:00Z".parse().unwrap()));
+        assert_eq!((well.0.as_str(), well.3.as_str()), ("False", "2026-01-01T02:00:00Z"));
     }
 }

@@ -37,7 +37,10 @@ use super::{
     watch::Caches,
     work::{Known, Work, subject},
 };
-use crate::{Shutdown, azure::Arm};
+use crate::{
+    Shutdown,
+    azure::{Arm, subscriptions::of_path},
+};
 
 /// Grace of a config that is gone.
 const GRACE: Duration = Duration::from_mins(6);
@@ -257,6 +260,8 @@ impl<A: Arm> Shell<A> {
         if self.declared.lacks(Field::Mode) {
             policy.effective.mode = None;
         }
+        // What Azure may have done is better known before anything goes.
+        policy.release.enabled &= !self.arm.is_silent(&subscription_of(node));
         match provider_of(node) {
             Ok(provider) => Some((policy, provider)),
             Err(unmanaged) => {
@@ -403,6 +408,11 @@ pub fn config_of(node: &Node, configs: &[Arc<AzureVnetConfig>]) -> Option<Arc<Az
 /// Whether a node may be served at all.
 fn is_ours(node: &Node) -> bool {
     matches!(node.status.node_info.operating_system.as_str(), "" | "linux") && node.annotation(UNMANAGED) != Some("true")
+}
+
+/// The subscription of a node's machine, in lower case; empty where it names none.
+pub fn subscription_of(node: &Node) -> String {
+    of_path(node.spec.provider_id.trim_start_matches("azure://"))
 }
 
 /// A node's place in Azure.

@@ -108,6 +108,12 @@ impl Error {
             request_id: None,
         }
     }
+    /// Nothing is sent until then, since nothing was answered lately.
+    #[must_use]
+    pub fn silent(retry_after: Duration) -> Self {
+        let message = "Azure has not answered several times in a row".into();
+        Self { class: Class::Unavailable { retry_after: Some(retry_after) }, ..Self::transport(Trace::None, message) }
+    }
     /// The connection failed, timed out or answered nonsense.
     #[must_use]
     pub fn transport(trace: Trace, message: String) -> Self {

@@ -17,6 +17,11 @@ impl Breaker {
         self.until.filter(|&until| until > now)
     }
 
+    /// Whether it is tripped: since then nothing answered.
+    pub(super) fn is_tripped(&self) -> bool {
+        self.until.is_some()
+    }
+
     /// While it is tripped, whoever goes holds the others back until an answer comes.
     pub(super) fn probe(&mut self, now: Instant) {
         if self.until.is_some() {

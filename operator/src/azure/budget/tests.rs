@@ -22,7 +22,7 @@ fn passed(budget: &mut Budget, charge: &Charge, start: Instant, time: Duration) 
     loop {
         match admit(budget, charge, now) {
             Admission::Go => count += 1,
-            Admission::Closed(at) | Admission::Queue(at) => now = at,
+            Admission::Closed(at) | Admission::Silent(at) | Admission::Queue(at) => now = at,
         }
         if now >= start + time {
             return count;
@@ -151,12 +151,14 @@ fn a_silent_endpoint_is_probed_one_at_a_time() {
         assert_eq!(admit(&mut budget, &charge(READ), now), Admission::Go);
         budget.learn(&charge(READ), Outcome::Unavailable { retry_after: None }, &Remaining::default(), now);
     }
-    let Admission::Closed(probe) = admit(&mut budget, &charge(NIC), now) else { panic!("open") };
+    let Admission::Silent(probe) = admit(&mut budget, &charge(NIC), now) else { panic!("open") };
     assert_eq!((probe - now).as_secs(), 5);
     assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Go);
-    assert!(matches!(admit(&mut budget, &charge(READ), probe), Admission::Closed(_)), "one probe");
+    assert!(matches!(admit(&mut budget, &charge(READ), probe), Admission::Silent(_)), "one probe");
+    assert!(budget.is_silent());
     budget.learn(&charge(READ), Outcome::Answered, &Remaining::default(), probe);
     assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Go);
+    assert!(!budget.is_silent());
 
     let asked = Outcome::Unavailable { retry_after: Some(Duration::from_mins(5)) };
     for _ in 0..4 {
@@ -164,5 +166,5 @@ fn a_silent_endpoint_is_probed_one_at_a_time() {
         assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Go, "one failing resource holds up no other");
     }
     budget.learn(&charge(READ), asked, &Remaining::default(), probe);
-    assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Closed(probe + Duration::from_mins(5)));
+    assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Silent(probe + Duration::from_mins(5)));
 }
