@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     azure::Arm,
-    controller::node::{config_of, subscription_of},
+    controller::node::{NEWER, config_of, subscription_of},
 };
 
 /// No config's status is written more often.
@@ -72,6 +72,8 @@ struct Tally {
     /// Subscriptions of its nodes, and those of them about which Azure does not answer.
     subscriptions: BTreeSet<String>,
     silent: Vec<String>,
+    /// Nodes whose objects are a newer version's.
+    newer: Vec<String>,
     /// What the cluster's CRDs lack.
     outdated: Option<Finding>,
     /// Nodes whose agent says nothing.
@@ -143,6 +145,9 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
         tally.subscriptions.insert(subscription_of(&node));
         if !node.spec.provider_id.is_empty() && provider_of(&node).is_err() {
             tally.nodes.refused += 1;
+        }
+        if shell.caches.not_understood(node.name()).is_some() {
+            tally.newer.push(node.name().to_owned());
         }
         if let Some(pool) = shell.caches.pool(node.name()) {
             tally.add(&pool);
@@ -252,6 +257,12 @@ fn status(config: &AzureVnetConfig, tally: &Tally, now: Timestamp) -> AzureVnetC
         let remedy = "check the way to Azure Resource Manager (DNS, proxy, firewall), and the state of Azure";
         ("AzureUnavailable", format!("Azure does not answer for subscription {}. {works}: {remedy}.", tally.silent.join(", ")))
     });
+    let newer = tally.newer.first().map(|_| {
+        let names: Vec<&str> = tally.newer.iter().take(10).map(String::as_str).collect();
+        let what = "hold what this controller does not understand: nothing is written for them, and pods go on with what they have";
+        ("ObjectNotUnderstood", format!("{} AzureVnetNode objects {what}; {NEWER}: {}", tally.newer.len(), names.join(", ")))
+    });
+    let degraded = degraded.or(newer);
     let ready = valid.clone().or_else(|| credentials.clone()).or_else(|| permissions.clone());
     // Healthy is True for the first six and False for the others.
     let found = [

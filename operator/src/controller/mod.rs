@@ -14,6 +14,7 @@ mod preflight;
 mod queue;
 pub(crate) mod random;
 mod rights;
+mod stored;
 mod subnets;
 mod taints;
 #[cfg(test)]

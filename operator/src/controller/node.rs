@@ -42,6 +42,8 @@ use crate::{
     azure::{Arm, subscriptions::of_path},
 };
 
+/// What to do about an object that is not understood.
+pub const NEWER: &str = "run the version that wrote it, or a newer one";
 /// Grace of a config that is gone.
 const GRACE: Duration = Duration::from_mins(6);
 
@@ -183,6 +185,10 @@ impl<A: Arm> Shell<A> {
 
     async fn serve(&self, name: &str) -> Result<Option<Duration>, Broken> {
         let nonce = self.leadership.nonce().ok_or(Broken::Deposed)?;
+        if let Some(why) = self.caches.not_understood(name) {
+            self.tell_of_newer(name, &why).await;
+            return Ok(None);
+        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name).unwrap_or_default();
         // Asked for before the node is looked up: a cordon that comes between the two is noted for the next pass.
         let was_cordoned = self.caches.cordons.take(name);
@@ -218,6 +224,14 @@ impl<A: Arm> Shell<A> {
         let known = Known { of_pass: pass.into_known(), target: work.target, boot, ..known };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
         result.map(|wake| wake.into_iter().chain(look_again).min())
+    }
+
+    /// Says why a node is left alone (fault O6).
+    async fn tell_of_newer(&self, name: &str, why: &str) {
+        if let Some(node) = self.caches.node(name) {
+            let message = format!("its AzureVnetNode is left alone, since this controller does not understand it ({why}); {NEWER}");
+            self.events.tell(&*node, EventType::Warning, "ObjectNotUnderstood", &message).await;
+        }
     }
 
     /// What a node is served by: its config, or, where none selects it or that was never seen valid, what its object was last written by.

@@ -195,7 +195,7 @@ fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
     let caches = Caches {
         nodes: store(vec![node("boot")]),
         configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
-        pools: store(vec![]),
+        pools: store::<stored::Stored>(vec![]).into(),
         cordons: Cordons::default(),
         last_valid: Arc::default(),
     };
@@ -255,7 +255,7 @@ fn need(shell: &mut Shell<Azure>, server: &Server, demand: u16) {
     let version = server.writes.fetch_add(1, Ordering::SeqCst) + 1;
     object["metadata"]["resourceVersion"] = json!(version.to_string());
     *server.object.lock().unwrap() = Some(object);
-    shell.caches.pools = store(vec![server.pool()]);
+    shell.caches.pools = store(vec![server.pool().into()]).into();
 }
 
 /// The config as the API server would have refused it, with a mode.
@@ -372,6 +372,24 @@ async fn a_first_fill_that_does_not_fit_does_not_mark_the_subnet_as_full() {
 }
 
 #[tokio::test]
+async fn o6_a_node_whose_object_is_a_newer_versions_is_left_alone() {
+    let (mut shell, server) = shell(vec![]);
+    shell.pass("n1").await.unwrap();
+    need(&mut shell, &server, 10);
+    let mut object = server.object.lock().unwrap().clone().unwrap();
+    object["status"]["cloud"]["intent"] = json!({"id": 9, "op": "Swap", "add": [1]});
+    shell.caches.pools = store(vec![serde_json::from_value::<stored::Stored>(object).unwrap()]).into();
+    let writes = server.writes.load(Ordering::SeqCst);
+    assert_eq!(shell.pass("n1").await.unwrap(), None);
+    assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 1));
+    let told = shell.events.recent();
+    assert!(told.iter().any(|event| event.reason == "ObjectNotUnderstood" && event.message.contains("Swap")), "{told:?}");
+    need(&mut shell, &server, 10);
+    shell.pass("n1").await.unwrap();
+    assert_eq!(shell.arm.writes.load(Ordering::SeqCst), 2, "once it is understood again it is served");
+}
+
+#[tokio::test]
 async fn a18_after_a_refusal_other_nodes_of_the_subnet_wait_and_say_why() {
     let full = Error::from_answer(400, None, br#"{"error": {"code": "SubnetIsFull", "message": "no"}}"#);
     let (shell, server) = shell(vec![full]);
@@ -433,7 +451,7 @@ async fn what_the_identity_may_not_do_is_found_before_a_write_needs_it() {
     let (mut shell, server) = shell_in(Mode::Plan, vec![]);
     shell.pass("n1").await.unwrap();
     let pool = server.pool();
-    shell.caches.pools = store(vec![pool.clone()]);
+    shell.caches.pools = store(vec![pool.clone().into()]).into();
     shell.look_at_rights().await;
     let obstacles = shell.with_rights(|rights| rights.obstacles([&pool.spec.node].into_iter()));
     let found: Vec<(String, String)> = obstacles.iter().map(Obstacle::finding).map(|finding| (finding.action, finding.scope)).collect();

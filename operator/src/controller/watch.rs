@@ -24,6 +24,7 @@ use tracing::warn;
 use super::{
     kinds::{Node, trim},
     queue::Queue,
+    stored::{Pools, Stored},
 };
 
 /// Lists come in pages of this size (safety rule SC1).
@@ -37,7 +38,7 @@ pub struct Caches {
     /// Configs.
     pub configs: Store<AzureVnetConfig>,
     /// Pools, by the node's name.
-    pub pools: Store<AzureVnetNode>,
+    pub pools: Pools,
     /// Cordons that may be over before a pass looks.
     pub cordons: Cordons,
     /// What was in force of configs that are invalid.
@@ -67,8 +68,8 @@ impl Caches {
     pub fn follow(client: &Client, queue: &Arc<Queue>, tasks: &mut JoinSet<()>) -> Self {
         let (nodes, node_writer) = reflector::store();
         let (configs, config_writer) = reflector::store();
-        let (pools, pool_writer) = reflector::store();
-        let caches = Self { nodes, configs, pools, cordons: Cordons::default(), last_valid: Arc::default() };
+        let (pools, pool_writer) = reflector::store::<Stored>();
+        let caches = Self { nodes, configs, pools: pools.into(), cordons: Cordons::default(), last_valid: Arc::default() };
         let this = (Arc::clone(queue), caches.clone());
         tasks.spawn(follow(Api::all(client.clone()), node_writer, Node::trim, move |event| {
             match &event {
@@ -115,7 +116,12 @@ impl Caches {
 
     /// A pool by its node's name.
     pub fn pool(&self, name: &str) -> Option<Arc<AzureVnetNode>> {
-        self.pools.get(&ObjectRef::new(name))
+        self.pools.get(name)?.object().map(Arc::clone)
+    }
+
+    /// What is not understood of a node's pool, if something is not.
+    pub fn not_understood(&self, name: &str) -> Option<String> {
+        self.pools.get(name)?.why().map(str::to_owned)
     }
 
     /// Makes all nodes, and all pools without one, due.
@@ -123,8 +129,8 @@ impl Caches {
         for node in self.nodes.state() {
             queue.mark(node.name());
         }
-        for pool in self.pools.state() {
-            queue.mark(&pool.name_any());
+        for name in self.pools.names() {
+            queue.mark(&name);
         }
     }
 
