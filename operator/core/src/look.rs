@@ -17,7 +17,6 @@ mod why;
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode, AzureVnetSubnet};
-use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
@@ -199,7 +198,7 @@ impl Cluster {
     /// What Azure lets one use of a subnet: by Azure's count, else by the prefix that one of its nodes has; none where neither is known.
     fn size_of(&self, subnet: &str, prefix: &str) -> Option<u32> {
         let counted = self.subnet(subnet).and_then(|subnet| subnet.status.as_ref()?.limit);
-        counted.or_else(|| prefix.parse().ok().map(usable))
+        counted.or_else(|| prefix.parse().ok().map(crate::network::usable))
     }
 }
 
@@ -211,11 +210,6 @@ fn policy(config: &AzureVnetConfig, machine: &Machine) -> Result<(Policy, Option
         Some(Err(refused)) => (policy, Some(refused)),
         None => (policy, None),
     })
-}
-
-/// Azure keeps the first four addresses of a prefix and the last.
-fn usable(prefix: Ipv4Net) -> u32 {
-    2_u32.checked_pow(u32::from(32 - prefix.prefix_len())).unwrap_or(u32::MAX).saturating_sub(5)
 }
 
 /// One number of each state of the addresses of a node, or of several.

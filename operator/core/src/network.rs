@@ -34,6 +34,10 @@ pub struct Subnet {
 pub struct Cluster {
     /// Address of the Service `kubernetes`.
     pub service: Option<Ipv4Addr>,
+    /// Ranges of Services' addresses, where the cluster names them.
+    pub services: Vec<Ipv4Net>,
+    /// Ranges that Nodes were given for pods (`spec.podCIDRs`).
+    pub pods: Vec<Ipv4Net>,
     /// What kube-proxy takes for pods (`clusterCIDR`), if it was told.
     pub cluster_cidr: Vec<Ipv4Net>,
 }
@@ -114,12 +118,20 @@ impl Network {
         if let Some((prefix, range)) = overlap(&subnet.prefixes, &FORBIDDEN) {
             find("RangeReserved", format!("subnet {name} has {prefix}, and AKS keeps {range} for itself: use another range for nodes"));
         }
-        if let Some((service, space)) =
-            cluster.service.and_then(|service| Some((service, self.spaces(true).into_iter().find(|space| space.contains(&service))?)))
-        {
-            let remedy =
-                "hosts there that share an address with a Service are out of pods' reach; create the cluster with another service range";
+        let (spaces, remedy) = (
+            self.spaces(true),
+            "hosts there that share an address with a Service are out of pods' reach; create the cluster with another service range",
+        );
+        let service = cluster.service.and_then(|service| Some((service, spaces.iter().find(|space| space.contains(&service))?)));
+        if let Some((range, space)) = overlap(&cluster.services, &spaces) {
+            find("ServiceRangeOverlaps", format!("the Services' range {range} and {space} of the VNET or of a peer overlap: {remedy}"));
+        } else if let Some((service, space)) = service {
             find("ServiceRangeOverlaps", format!("Service addresses, as {service}, lie in {space} of the VNET or of a peer: {remedy}"));
+        }
+        if let Some((range, space)) = overlap(&cluster.pods, &spaces) {
+            let remedy = "whatever routes such ranges takes packets from hosts there; create the cluster with another pod range, or have the \
+                          controller manager give none (--allocate-node-cidrs=false)";
+            find("PodRangeOverlaps", format!("a Node's podCIDR {range} and {space} of the VNET or of a peer overlap: {remedy}"));
         }
         let left_out = subnet.prefixes.iter().find(|prefix| !cluster.cluster_cidr.iter().any(|cidr| cidr.contains(*prefix)));
         if let Some(prefix) = left_out.filter(|_| !cluster.cluster_cidr.is_empty()) {
@@ -142,6 +154,19 @@ impl Subnet {
         let service = |delegation: &Value| delegation.pointer("/properties/serviceName").and_then(Value::as_str).map(str::to_owned);
         let delegations = list(body, "/properties/delegations").filter_map(service).collect();
         Self { id, prefixes: one.into_iter().chain(many).collect(), delegations }
+    }
+
+    /// What is in the way where all pools in it together, with their nodes' own addresses, need so many.
+    #[must_use]
+    pub fn too_small(&self, need: u32) -> Option<Finding> {
+        let size: u32 = self.prefixes.iter().map(|prefix| usable(*prefix)).fold(0, u32::saturating_add);
+        (size > 0 && need > size).then(|| Finding {
+            reason: "SubnetTooSmall",
+            message: format!(
+                "if every node filled its pool, subnet {} would need {need} addresses and has {size}: enlarge it, use more subnets, or lower pool.max",
+                self.id.name()
+            ),
+        })
     }
 
     /// Its prefix that an address lies in.
@@ -170,6 +195,12 @@ impl Cluster {
         let text = found.or_else(|| configuration.and_then(line)).unwrap_or_default();
         text.split(',').filter_map(|part| part.trim().parse().ok()).collect()
     }
+}
+
+/// How many addresses of a prefix one may use: Azure keeps the first four and the last.
+#[must_use]
+pub fn usable(prefix: Ipv4Net) -> u32 {
+    2_u32.checked_pow(u32::from(32 - prefix.prefix_len())).unwrap_or(u32::MAX).saturating_sub(5)
 }
 
 fn overlap(ours: &[Ipv4Net], theirs: &[Ipv4Net]) -> Option<(Ipv4Net, Ipv4Net)> {
@@ -206,7 +237,8 @@ mod tests {
     }
 
     fn cluster(service: &str, cidr: &[&str]) -> Cluster {
-        Cluster { service: service.parse().ok(), cluster_cidr: cidr.iter().map(|cidr| cidr.parse().unwrap()).collect() }
+        let cluster_cidr = cidr.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        Cluster { service: service.parse().ok(), cluster_cidr, ..Cluster::default() }
     }
 
     #[test]
@@ -226,6 +258,28 @@ mod tests {
         let good = network("10.240.0.0/16", &json!([]));
         assert_eq!(reasons(&good, &cluster("10.240.3.1", &[])), ["ServiceRangeOverlaps"]);
         assert_eq!(reasons(&good, &cluster("10.50.0.1", &[])), ["ServiceRangeOverlaps"], "of a peer");
+    }
+
+    #[test]
+    fn whole_ranges_of_services_and_pods_are_compared() {
+        let network = network("10.240.0.0/16", &json!([]));
+        let range = |range: &str| vec![range.parse().unwrap()];
+        let services = |of: &str| Cluster { services: range(of), ..cluster("10.0.0.1", &[]) };
+        assert_eq!(reasons(&network, &services("10.128.0.0/9")), ["ServiceRangeOverlaps"], "though its first address lies elsewhere");
+        assert_eq!(reasons(&network, &services("10.0.0.0/16")), [""; 0]);
+        let pods = |of: &str| Cluster { pods: range(of), ..Cluster::default() };
+        assert_eq!(reasons(&network, &pods("10.240.7.0/24")), ["PodRangeOverlaps"]);
+        assert_eq!(reasons(&network, &pods("10.50.7.0/24")), ["PodRangeOverlaps"], "of a peer");
+        assert_eq!(reasons(&network, &pods("10.244.7.0/24")), [""; 0]);
+    }
+
+    #[test]
+    fn a_subnet_that_all_pools_together_would_overfill_is_named() {
+        let network = network("10.240.0.0/24", &json!([]));
+        let subnet = network.subnet(&ID.parse().unwrap()).unwrap();
+        assert_eq!(subnet.too_small(251), None, "Azure keeps five");
+        let found = subnet.too_small(252).unwrap();
+        assert!(found.reason == "SubnetTooSmall" && found.message.contains("need 252 addresses and has 251"), "{found:?}");
     }
 
     #[test]

@@ -135,6 +135,7 @@ async fn write(api: &Api<AzureVnetConfig>, config: &AzureVnetConfig, status: &Az
 fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let configs = shell.caches.configs_in_force();
+    let mut needs: BTreeMap<String, u32> = BTreeMap::new();
     for node in shell.caches.nodes.state() {
         let Some(config) = config_of(&node, &configs) else { continue };
         for shadowed in shadowed(configs.iter().map(|config| &**config), &config, node.labels()) {
@@ -154,6 +155,7 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
             let need = pool.status.as_ref().and_then(|status| status.cloud.as_ref()).and_then(|cloud| cloud.first_need);
             tally.needs.entry(kin(node.labels()).to_owned()).or_default().extend(need.filter(|_| pool.spec.node.uid == node.uid()));
             if let Ok(subnet) = pool.spec.node.subnet_id.parse::<ResourceId>() {
+                *needs.entry(subnet.key()).or_default() += 1 + u32::from(most(&pool));
                 tally.subnets.insert(subnet.key(), subnet);
             }
             tally.machines.push(pool.spec.node.clone());
@@ -162,7 +164,9 @@ fn tally<A: Arm>(shell: &Shell<A>) -> BTreeMap<String, Tally> {
         tally.troubles.extend(shell.trouble(node.name()));
     }
     for tally in tallies.values_mut() {
-        tally.findings = tally.subnets.values().flat_map(|subnet| shell.findings(subnet)).collect();
+        let need = |subnet: &ResourceId| needs.get(&subnet.key()).copied().unwrap_or_default();
+        let small = |subnet: &ResourceId| shell.too_small(subnet, need(subnet));
+        tally.findings = tally.subnets.values().flat_map(|subnet| shell.findings(subnet).into_iter().chain(small(subnet))).collect();
         tally.silent = tally.subscriptions.iter().filter(|subscription| shell.arm.is_silent(subscription)).cloned().collect();
         tally.obstacles = shell.with_rights(|rights| rights.obstacles(std::mem::take(&mut tally.machines).iter()));
     }
@@ -196,6 +200,12 @@ impl Tally {
         self.oldest_intent = self.oldest_intent.into_iter().chain(begun).min();
         self.missing += u32::from(cloud.target.saturating_sub(cloud.attached));
     }
+}
+
+/// The most addresses that a node's pods can have.
+fn most(pool: &AzureVnetNode) -> u16 {
+    let numbers = &pool.spec.effective.pool;
+    numbers.fixed.unwrap_or(numbers.max)
 }
 
 fn count(length: usize) -> u32 {

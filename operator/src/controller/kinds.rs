@@ -31,6 +31,9 @@ pub struct NodeSpec {
     /// Taints, whole: a patch of them must send back what was there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<serde_json::Value>,
+    /// Ranges that it was given for pods.
+    #[serde(rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]
+    pub pod_cidrs: Vec<String>,
 }
 
 /// What a node reports.

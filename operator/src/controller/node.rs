@@ -308,6 +308,11 @@ impl<A: Arm> Shell<A> {
         self.machines.network_of(subnet).map(|network| network.findings(subnet, &cluster)).unwrap_or_default()
     }
 
+    /// What is in the way where all pools in a subnet together need so many addresses.
+    pub fn too_small(&self, subnet: &ResourceId, need: u32) -> Option<Finding> {
+        self.machines.network_of(subnet)?.subnet(subnet)?.too_small(need)
+    }
+
     /// What Azure says of the controller's rights, under their lock.
     pub(super) fn with_rights<T>(&self, look: impl FnOnce(&mut Rights) -> T) -> T {
         look(&mut self.rights.lock().unwrap_or_else(PoisonError::into_inner))

@@ -1,4 +1,4 @@
-//! Looks at what Kubernetes uses, now and then: the Services' range and kube-proxy's idea of pods. What follows from it is decided elsewhere.
+//! Looks at what Kubernetes uses, now and then: the ranges of Services and of Nodes' pods, and kube-proxy's idea of pods. What follows from it is decided elsewhere.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,8 +6,9 @@ use azure_vnet_operator_core::network::Cluster;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Service},
+    networking::v1::ServiceCIDR,
 };
-use kube::{Api, Client};
+use kube::{Api, Client, api::ListParams};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -26,7 +27,9 @@ pub async fn look<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
             sleep(LOOK).await;
             continue;
         }
-        shell.note_cluster(observe(&client).await);
+        let nodes = shell.caches.nodes.state();
+        let pods = nodes.iter().flat_map(|node| &node.spec.pod_cidrs).filter_map(|range| range.parse().ok()).collect();
+        shell.note_cluster(Cluster { pods, ..observe(&client).await });
         sleep(EVERY).await;
     }
 }
@@ -43,7 +46,12 @@ async fn observe(client: &Client) -> Cluster {
     let arguments: Vec<String> =
         containers.into_iter().flat_map(|container| [container.command, container.args]).flatten().flatten().collect();
     let configuration = config.values().find(|text| text.contains("clusterCIDR:")).map(String::as_str);
-    Cluster { service, cluster_cidr: Cluster::cluster_cidr(arguments.iter().map(String::as_str), configuration) }
+    // Clusters before 1.33 have none.
+    let ranges: Api<ServiceCIDR> = Api::all(client.clone());
+    let ranges = known(ranges.list(&ListParams::default()).await.map(Some)).map(|list| list.items).unwrap_or_default();
+    let services = ranges.into_iter().filter_map(|range| range.spec?.cidrs).flatten().filter_map(|range| range.parse().ok()).collect();
+    let cluster_cidr = Cluster::cluster_cidr(arguments.iter().map(String::as_str), configuration);
+    Cluster { service, services, cluster_cidr, ..Cluster::default() }
 }
 
 fn known<K>(answer: kube::Result<Option<K>>) -> Option<K> {
