@@ -4,6 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::build::{SIMULATE, cargo};
 
+/// Where seeds that failed stand until they pass.
+const KEPT: &str = "target/failed-seeds.txt";
+
 /// What is to be simulated.
 #[derive(Debug, clap::Args)]
 pub struct SimArguments {
@@ -38,7 +41,7 @@ pub fn run(arguments: &SimArguments) -> Result<()> {
     if *exhaustive {
         simulate.arg("--exhaustive");
     } else {
-        simulate.args(["--seeds", &seeds.to_string()]);
+        simulate.args(["--seeds", &seeds.to_string(), "--keep", KEPT]);
     }
     let number = |number: &Option<u64>| number.map(|number| number.to_string());
     for (name, value) in [("--seed", number(seed)), ("--within", number(within)), ("--mutate", mutate.clone())] {

@@ -45,7 +45,12 @@ const STEPS: &[Step] = &[
         arguments: &["--no-fail-fast", "--workspace", "--exclude", "azure-vnet-e2e"],
         plugins: Plugins::AsShipped,
     },
-    Step { name: "simulator", command: SIMULATE, arguments: &["--seeds", "10000"], plugins: Plugins::AsBuilt },
+    Step {
+        name: "simulator",
+        command: SIMULATE,
+        arguments: &["--seeds", "10000", "--keep", "target/failed-seeds.txt"],
+        plugins: Plugins::AsBuilt,
+    },
     Step { name: "every order in a small scope", command: SIMULATE, arguments: &["--scope", "1", "0", "3"], plugins: Plugins::AsBuilt },
     Step {
         name: "emulated Azure, chart, end to end",

@@ -29,7 +29,7 @@ mod tests;
 mod trace;
 mod world;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use crate::{fault::Mutation, report::Report};
 
@@ -37,7 +37,7 @@ use crate::{fault::Mutation, report::Report};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: simulate [--seeds N] [--within SECONDS] [--seed S] [--mutate NAME|all] [--json]\n\
+const USAGE: &str = "usage: simulate [--seeds N] [--within SECONDS] [--seed S] [--mutate NAME|all] [--keep FILE] [--json]\n\
                      \x20      simulate --exhaustive\n\
                      \x20      simulate --scope LEADERS MINUTES INTENTS";
 
@@ -49,6 +49,8 @@ struct Arguments {
     within: Option<Duration>,
     seed: Option<u64>,
     mutate: Option<String>,
+    /// Where seeds that failed stand until they pass.
+    keep: Option<PathBuf>,
     exhaustive: bool,
     scope: Option<scope::Bounds>,
     json: bool,
@@ -65,9 +67,11 @@ fn main() -> ExitCode {
         (Some(name), _) => mutate(name, arguments.seeds.unwrap_or(2_000)),
         (None, Some(seed)) => report::tell(seed),
         (None, None) => {
-            let report = Report::of(arguments.seeds.unwrap_or(10_000), arguments.within);
+            let keep = arguments.keep.as_deref();
+            let report = Report::of(arguments.seeds.unwrap_or(10_000), arguments.within, keep);
             report.print(arguments.json);
-            report.is_good()
+            let kept = keep.is_none_or(|file| report.keep(file).inspect_err(|error| println!("{}: {error}", file.display())).is_ok());
+            report.is_good() && kept
         }
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -88,6 +92,7 @@ impl Arguments {
                 "--within" => parsed.within = Some(Duration::from_secs(words.next()?.parse().ok()?)),
                 "--seed" => parsed.seed = Some(words.next()?.parse().ok()?),
                 "--mutate" => parsed.mutate = Some(words.next()?),
+                "--keep" => parsed.keep = Some(words.next()?.into()),
                 "--exhaustive" => parsed.exhaustive = true,
                 "--scope" => {
                     let mut number = || words.next()?.parse::<u8>().ok();

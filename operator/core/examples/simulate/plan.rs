@@ -238,7 +238,7 @@ const WEATHERS: [Fault; 24] = [
     Fault::A27NoConnection,
     Fault::O04LateWrite,
     Fault::N08AnswerLost,
-    Fault::K05RequestLate,
+    Fault::K17RequestLate,
 ];
 
 impl Plan {
@@ -313,7 +313,7 @@ impl Plan {
         }
         for _ in 0..2 + dice.below(4) {
             let Some(fault) = dice.pick(&WEATHERS) else { continue };
-            let rare = matches!(fault, Fault::N08AnswerLost | Fault::K05RequestLate);
+            let rare = matches!(fault, Fault::N08AnswerLost | Fault::K17RequestLate);
             let per_mille = if rare { 30 } else { [80, 300, 600][dice.below(3)] };
             let from = dice.time(0, 60 * MINUTE);
             self.at(from, Strike::Weather(Weather { fault, per_mille, until: from + dice.time(3 * MINUTE, 20 * MINUTE) }));

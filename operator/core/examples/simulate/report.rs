@@ -1,8 +1,10 @@
 //! Many seeds, on all processors, and what they showed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     thread::available_parallelism,
     time::{Duration, Instant},
@@ -95,15 +97,21 @@ pub fn plant(mutations: &[Mutation], seeds: u64) -> bool {
 
 /// Seeds that once failed; each stays.
 pub fn once_failed() -> impl Iterator<Item = u64> {
-    include_str!("once-failed.txt").lines().filter_map(|line| line.split_whitespace().next()?.parse().ok())
+    seeds_in(include_str!("once-failed.txt"))
+}
+
+/// The first word of each line that begins with a seed.
+fn seeds_in(text: &str) -> impl Iterator<Item = u64> {
+    text.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok())
 }
 
 impl Report {
-    /// Runs the seeds that once failed, and the first so many; begins none after the time is over.
-    pub fn of(seeds: u64, within: Option<Duration>) -> Self {
+    /// Runs the seeds that once failed, those that failed last time, and the first so many; begins none after the time is over.
+    pub fn of(seeds: u64, within: Option<Duration>, kept: Option<&Path>) -> Self {
         let begun = Instant::now();
         let in_time = || within.is_none_or(|within| begun.elapsed() < within);
-        let first: Vec<u64> = once_failed().collect();
+        let kept = kept.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        let first: BTreeSet<u64> = once_failed().chain(seeds_in(&kept)).collect();
         let all: Vec<u64> = first.iter().copied().chain((0..seeds).filter(|seed| !first.contains(seed))).collect();
         let next = AtomicUsize::new(0);
         let work = || {
@@ -144,6 +152,18 @@ impl Report {
         self.failed.is_empty() && (all || self.seeds < 500)
     }
 
+    /// Writes down the seeds that failed, so that they are run first next time; if none did, nothing is left to run.
+    pub fn keep(&self, file: &Path) -> io::Result<()> {
+        let lines: Vec<String> = self.failed.iter().map(u64::to_string).collect();
+        if lines.is_empty() {
+            return fs::remove_file(file).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) });
+        }
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(file, lines.join("\n"))
+    }
+
     pub fn print(&self, json: bool) {
         let line = |name: &str, value: &str, unit: &str| {
             if json {
@@ -161,5 +181,25 @@ impl Report {
         line("seeds", &self.seeds.to_string(), "seeds");
         line("failed", &self.failed.len().to_string(), "seeds");
         line("trace", &format!(r#""{:016x}""#, self.hash), "hash");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_that_failed_are_kept_and_run_first_until_they_pass() {
+        let folder = std::env::temp_dir().join(format!("azure-vnet-seeds-{}", std::process::id()));
+        let file = folder.join("failed.txt");
+        let mut report = Report::of(0, Some(Duration::ZERO), Some(&file));
+        report.keep(&file).unwrap();
+        report.failed = vec![7, 9];
+        report.keep(&file).unwrap();
+        assert_eq!(seeds_in(&fs::read_to_string(&file).unwrap()).collect::<Vec<_>>(), [7, 9]);
+        report.failed.clear();
+        report.keep(&file).unwrap();
+        assert!(!file.exists());
+        fs::remove_dir(folder).unwrap();
     }
 }

@@ -336,7 +336,7 @@ impl<'p> World<'p> {
             self.check_patience(caller, &send);
             return self.depart(caller, write, send);
         }
-        let late = !matches!(task, Task::ReadNic { .. }) && self.roll(&[Fault::K05RequestLate]).is_some();
+        let late = !matches!(task, Task::ReadNic { .. }) && self.roll(&[Fault::K17RequestLate]).is_some();
         let pause = self.latency() + if late { self.dice.time(1_000, 30_000) } else { 0 };
         self.after(pause, Event::Task { caller, task });
     }
