@@ -40,10 +40,10 @@ impl Node {
     /// An answer without the pool's NIC says nothing as long as the machine has that NIC, since metadata lags behind, nor where it is not known which
     /// NIC that is; a machine without it shows none of its addresses.
     pub(super) fn take_sightings(&mut self, seen: &Seen, view: &View, basis: &Basis, now: Duration) {
-        let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
-        self.sightings.list(now, basis.listed, &listed, &self.before(basis));
         let told = (basis.listed == Listed::ByObject).then(|| ToldRead { object: basis.uid.clone(), at: basis.last_read });
         self.sightings.list_blocks(&blocks::of_blocks(&basis.published.addresses), told);
+        let listed = adoption::listed(&basis.spec).iter().map(|slot| slot.address).collect();
+        self.sightings.list(now, basis.listed, &listed, &self.before(basis));
         if basis.leaving {
             self.sightings.doubt();
         }
@@ -86,19 +86,24 @@ impl Node {
 
     /// What was known before this look: offered in this boot, adopted in the former one, shown or hidden at any time.
     fn before(&self, basis: &Basis) -> Before<'static> {
-        let remembered = self.memory.as_ref().map(|memory| (Cow::Owned(memory.shown.clone()), Cow::Owned(memory.hidden.clone())));
-        let (shown, hidden) = remembered.unwrap_or_default();
+        let remembered = |memory: &Memory| Before {
+            shown: Cow::Owned(memory.shown.clone()),
+            hidden: Cow::Owned(memory.hidden.clone()),
+            singles: Cow::Owned(blocks::singles(&memory.spec.addresses)),
+            ..Before::default()
+        };
+        let remembered = self.memory.as_ref().map(remembered).unwrap_or_default();
         if self.clocks.distrusted {
-            return Before { shown, hidden, ..Before::default() };
+            return remembered;
         }
         let addresses = |pool: pool::Pool| Cow::Owned(pool.addresses().iter().map(|slot| slot.address).collect());
         match (self.keeper.store().pool(), basis.listed) {
-            (Ok(pool), _) => Before { offered: addresses(pool), shown, hidden, ..Before::default() },
+            (Ok(pool), _) => Before { offered: addresses(pool), ..remembered },
             (Err(_), Listed::ByObject) => {
                 let former = self.keeper.adopted().ok().flatten().filter(|pool| pool.boot != self.boot);
-                Before { former: former.map(addresses).unwrap_or_default(), shown, hidden, ..Before::default() }
+                Before { former: former.map(addresses).unwrap_or_default(), ..remembered }
             }
-            (Err(_), Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
+            (Err(_), Listed::OnDiskOnly) => remembered,
         }
     }
 

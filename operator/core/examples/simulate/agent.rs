@@ -227,16 +227,21 @@ impl Agent {
             let adopted = store.disk.adopted.iter().flat_map(|adopted| adopted.addresses.iter());
             Cow::Owned(adopted.map(|at| at.address).collect())
         };
-        let (shown, hidden) = (Cow::Borrowed(&store.disk.shown), Cow::Borrowed(&store.disk.hidden));
-        let before = match (&store.run.pool, basis.listed) {
-            (Some(pool), _) => Before { offered: Cow::Borrowed(pool), shown, hidden, ..Before::default() },
-            (None, _) if careless => Before { offered: adopted(), shown, hidden, ..Before::default() },
-            (None, Listed::ByObject) => Before { former: adopted(), shown, hidden, ..Before::default() },
-            (None, Listed::OnDiskOnly) => Before { shown, hidden, ..Before::default() },
-        };
-        self.sightings.list(now, basis.listed, &basis.addresses, &before);
         let told = (basis.listed == Listed::ByObject).then(|| ToldRead { object: basis.uid.clone(), at: basis.last_read });
         self.sightings.list_blocks(&blocks::of_blocks(&basis.published.addresses), told);
+        let noted = Before {
+            shown: Cow::Borrowed(&store.disk.shown),
+            hidden: Cow::Borrowed(&store.disk.hidden),
+            singles: Cow::Owned(store.disk.spec.as_ref().map(|spec| blocks::singles(&spec.addresses)).unwrap_or_default()),
+            ..Before::default()
+        };
+        let before = match (&store.run.pool, basis.listed) {
+            (Some(pool), _) => Before { offered: Cow::Borrowed(pool), ..noted },
+            (None, _) if careless => Before { offered: adopted(), ..noted },
+            (None, Listed::ByObject) => Before { former: adopted(), ..noted },
+            (None, Listed::OnDiskOnly) => noted,
+        };
+        self.sightings.list(now, basis.listed, &basis.addresses, &before);
         if basis.leaving {
             self.sightings.doubt();
         }

@@ -43,14 +43,17 @@ pub struct ToldRead {
     pub at: Option<Timestamp>,
 }
 
-/// Whether the NIC was read since a block was listed.
+/// Whether the NIC was read since a block was listed, or since it was withheld.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum BlockRead {
-    /// Not since this one was told.
-    Not(ToldRead),
+    /// So many times more: others than the one that is known, if one is.
+    Awaited { known: Option<ToldRead>, more: u8 },
     /// It was, and the block was there.
     Since,
 }
+
+/// Reads that are to be told before a block that IMDS showed and shows no more is believed again: the first may have begun before that.
+const AFTER_HIDING: u8 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sighting {
@@ -78,6 +81,8 @@ pub struct Before<'a> {
     pub shown: Cow<'a, BTreeSet<Ipv4Addr>>,
     /// Hidden by IMDS: only IMDS brings them back, whatever was restarted meanwhile (safety rule RE5).
     pub hidden: Cow<'a, BTreeSet<Ipv4Addr>>,
+    /// Listed by themselves when all of that was noted: it says nothing of a block that has them by now.
+    pub singles: Cow<'a, BTreeSet<Ipv4Addr>>,
 }
 
 /// How far the list of addresses is to be believed.
@@ -90,63 +95,82 @@ pub enum Listed {
 }
 
 impl Sightings {
-    /// Takes note of what is listed.
+    /// Takes note of what is listed, once [`Self::list_blocks`] has said what of it is of blocks.
     pub fn list(&mut self, now: Duration, by: Listed, listed: &BTreeSet<Ipv4Addr>, before: &Before<'_>) {
         self.of.retain(|address, _| listed.contains(address));
         self.by_imds.retain(|address| listed.contains(address));
         for address in listed {
             let known = self.of.get(address);
+            if known == Some(&Sighting::Hidden) && self.of_blocks.get(address) == Some(&BlockRead::Since) {
+                self.by_imds.remove(address);
+                self.of.insert(*address, Sighting::Listed { since: now });
+                continue;
+            }
             if known.is_some_and(|sighting| *sighting != Sighting::Unconfirmed) {
                 continue;
             }
-            if known.is_none() && before.shown.contains(address) {
+            let alike = !self.of_blocks.contains_key(address) || !before.singles.contains(address);
+            let was = |known: &BTreeSet<Ipv4Addr>| alike && known.contains(address);
+            if known.is_none() && was(&before.shown) {
                 self.by_imds.insert(*address);
             }
             let first = match by {
-                _ if before.hidden.contains(address) => Sighting::Hidden,
-                _ if before.offered.contains(address) => Sighting::Known,
-                Listed::ByObject if before.former.contains(address) && before.shown.contains(address) => Sighting::Known,
+                _ if was(&before.hidden) => Sighting::Hidden,
+                _ if was(&before.offered) => Sighting::Known,
+                Listed::ByObject if was(&before.former) && was(&before.shown) => Sighting::Known,
                 Listed::ByObject => Sighting::Listed { since: now },
                 Listed::OnDiskOnly => Sighting::Unconfirmed,
             };
             self.of.insert(*address, first);
+            if let Some(read) = self.of_blocks.get_mut(address).filter(|_| first == Sighting::Hidden) {
+                *read = BlockRead::after_hiding(self.told.as_ref());
+            }
         }
     }
 
-    /// Says which of the listed addresses are of blocks, and which read of the NIC the object tells of, if it is the object that lists them. It is not
-    /// documented whether IMDS shows blocks at all: as long as it has shown none, that it lacks one is the silence of safety rule RE6, and not a word
-    /// against it, once the controller has read the NIC again and still lists it. Before that, the object may speak of a machine of the same name that is
-    /// gone.
+    /// Says which of the addresses that are about to be listed are of blocks, and which read of the NIC the object tells of, if it is the object that lists
+    /// them. What was known of an address by itself says nothing of a block that has come to have it, nor the other way round.
+    ///
+    /// It is not documented whether IMDS shows blocks at all. That it lacks one which it has not shown is the silence of safety rule RE6, and not a word
+    /// against it, once the controller has read the NIC again and still lists it; before that, the object may speak of a machine of the same name that is
+    /// gone. One that it has shown and shows no more is withheld at once (safety rule RE5), until the controller has read the NIC since and still lists it:
+    /// what was shown may have been a single address, in an answer from before the block.
     pub fn list_blocks(&mut self, of_blocks: &BTreeSet<Ipv4Addr>, told: Option<ToldRead>) {
-        self.of_blocks.retain(|address, _| of_blocks.contains(address));
-        if let Some(told) = told {
-            let former = self.told.take().filter(|former| former.object == told.object).unwrap_or_else(|| told.clone());
-            for address in of_blocks {
-                let read = self.of_blocks.entry(*address).or_insert_with(|| BlockRead::Not(former.clone()));
-                let BlockRead::Not(known) = read else { continue };
-                if known.object != told.object {
-                    known.clone_from(&former);
-                }
-                if told.at.is_some() && known.at != told.at {
-                    *read = BlockRead::Since;
-                }
-            }
-            self.told = Some(told);
+        let Self { of, by_imds, of_blocks: known, told: last } = self;
+        for address in known.keys().filter(|address| !of_blocks.contains(address)) {
+            of.remove(address);
         }
+        known.retain(|address, _| of_blocks.contains(address));
+        let former = told.as_ref().map(|told| last.clone().filter(|last| last.object == told.object).unwrap_or_else(|| told.clone()));
+        for address in of_blocks {
+            let read = known.entry(*address).or_insert_with(|| {
+                of.remove(address);
+                by_imds.remove(address);
+                BlockRead::Awaited { known: None, more: 1 }
+            });
+            if let (Some(former), Some(told)) = (&former, &told) {
+                read.hear(former, told);
+            }
+        }
+        *last = told.or_else(|| last.take());
     }
 
     /// Takes note of one source's answer.
     pub fn witness(&mut self, now: Duration, source: Source, shown: &BTreeSet<Ipv4Addr>) {
-        let knows_blocks = self.of_blocks.keys().any(|address| self.by_imds.contains(address) || shown.contains(address));
+        let told = self.told.as_ref();
         for (address, sighting) in &mut self.of {
-            if !knows_blocks && self.of_blocks.get(address) == Some(&BlockRead::Since) {
-                continue;
-            }
+            let block = self.of_blocks.get_mut(address);
             let said = match (shown.contains(address), source) {
                 (true, _) => Shows::It,
                 (false, Source::Imds) if self.by_imds.contains(address) => Shows::ItNoMore,
+                (false, _) if block.as_deref() == Some(&BlockRead::Since) => continue,
                 (false, _) => Shows::ItNot,
             };
+            if let Some(read) = block.filter(|_| said == Shows::ItNoMore && *sighting != Sighting::Hidden) {
+                *read = BlockRead::after_hiding(told);
+                *sighting = Sighting::Hidden;
+                continue;
+            }
             *sighting = next(*sighting, now, source, said);
             if source == Source::Imds && said == Shows::It {
                 self.by_imds.insert(*address);
@@ -209,6 +233,24 @@ impl Sightings {
     }
 }
 
+impl BlockRead {
+    /// A block was withheld when this read was the last that was told.
+    fn after_hiding(told: Option<&ToldRead>) -> Self {
+        Self::Awaited { known: told.cloned(), more: AFTER_HIDING }
+    }
+
+    /// The object tells of a read; `former` is what was known of that before, of this very object.
+    fn hear(&mut self, former: &ToldRead, told: &ToldRead) {
+        let Self::Awaited { known, more } = self else { return };
+        let last = known.take().filter(|known| known.object == told.object).unwrap_or_else(|| former.clone());
+        *self = match *more {
+            more if told.at.is_none() || told.at == last.at => Self::Awaited { known: Some(last), more },
+            0 | 1 => Self::Since,
+            more => Self::Awaited { known: Some(told.clone()), more: more - 1 },
+        };
+    }
+}
+
 /// What an answer says of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shows {
@@ -243,7 +285,6 @@ fn due(sighting: Sighting) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use azure_vnet_crds::node::SlotAddress;
     use proptest::prelude::*;
 
     use super::*;
@@ -267,30 +308,102 @@ mod tests {
         assert!(sightings.offerable(secs(963), "10.0.0.1".parse().unwrap()), "the next object counts as any does");
     }
 
+    fn all_of(text: &str) -> BTreeSet<Ipv4Addr> {
+        at(text).each().map(|at| at.address).collect()
+    }
+
+    /// Looks at a list that says no more than these addresses of blocks, as of a read at this second.
+    fn look(sightings: &mut Sightings, seconds: u64, of_blocks: &BTreeSet<Ipv4Addr>, singles: &[&str], before: &Before<'_>) {
+        sightings.list_blocks(of_blocks, Some(told("object", i64::try_from(seconds).unwrap())));
+        let listed = of_blocks.iter().copied().chain(addresses(singles)).collect();
+        sightings.list(secs(seconds), Listed::ByObject, &listed, before);
+    }
+
+    fn count(sightings: &Sightings, seconds: u64, of: &BTreeSet<Ipv4Addr>) -> usize {
+        of.iter().filter(|address| sightings.offerable(secs(seconds), **address)).count()
+    }
+
     #[test]
-    fn re6_as_long_as_imds_has_shown_no_block_its_silence_on_one_holds_nothing_up() {
-        let block = at("2/10.0.0.16/28");
-        let all_of = |at: SlotAddress| at.each().map(|at| at.address).collect::<BTreeSet<_>>();
-        let listed: BTreeSet<Ipv4Addr> = all_of(block).into_iter().chain(addresses(&["10.0.0.1"])).collect();
-        let offered =
-            |sightings: &Sightings, seconds| listed.iter().filter(|address| sightings.offerable(secs(seconds), **address)).count();
-        let mut mute = Sightings::default();
-        mute.list(secs(0), Listed::ByObject, &listed, &Before::default());
-        mute.list_blocks(&all_of(block), Some(told("object", 10)));
-        mute.witness(secs(0), Source::Imds, &addresses(&[]));
-        mute.list_blocks(&all_of(block), Some(told("object", 20)));
-        mute.witness(secs(50), Source::Imds, &addresses(&[]));
-        assert_eq!((offered(&mute, 61), offered(&mute, 62)), (0, 16), "after a minute of silence, and not the address that it lacks");
-        let mut knowing = mute.clone();
-        knowing.witness(secs(70), Source::Imds, &all_of(block));
-        let more = at("3/10.0.0.32/28");
-        let both: BTreeSet<Ipv4Addr> = all_of(block).into_iter().chain(all_of(more)).collect();
-        knowing.list(secs(80), Listed::ByObject, &both, &Before::default());
-        knowing.list_blocks(&both, Some(told("object", 90)));
-        knowing.witness(secs(130), Source::Imds, &all_of(block));
-        assert!(!knowing.offerable(secs(142), more.address), "it shows blocks, and not this one yet");
-        knowing.witness(secs(150), Source::Imds, &addresses(&[]));
-        assert!(!knowing.offerable(secs(200), block.address), "re5: what it showed and shows no more is withheld");
+    fn re6_a_block_that_imds_has_not_shown_waits_for_a_minute_of_silence_only() {
+        let (block, more) = (all_of("2/10.0.0.16/28"), all_of("3/10.0.0.32/28"));
+        let both = block.union(&more).copied().collect();
+        let mut sightings = Sightings::default();
+        look(&mut sightings, 0, &block, &["10.0.0.1"], &Before::default());
+        sightings.witness(secs(0), Source::Imds, &addresses(&[]));
+        look(&mut sightings, 20, &block, &["10.0.0.1"], &Before::default());
+        sightings.witness(secs(50), Source::Imds, &addresses(&[]));
+        let seen = [61, 62].map(|at| (count(&sightings, at, &block), sightings.offerable(secs(at), "10.0.0.1".parse().unwrap())));
+        assert_eq!(seen, [(0, false), (16, false)], "the single address that it lacks waits for it");
+        sightings.witness(secs(70), Source::Imds, &block);
+        look(&mut sightings, 90, &both, &[], &Before::default());
+        sightings.witness(secs(130), Source::Imds, &block);
+        assert_eq!((count(&sightings, 151, &more), count(&sightings, 152, &more)), (0, 16), "whether or not it shows others");
+    }
+
+    #[test]
+    fn re5_a_block_that_imds_showed_and_shows_no_more_is_withheld_until_the_nic_was_read_since() {
+        let block = all_of("2/10.0.0.16/28");
+        let mut sightings = Sightings::default();
+        look(&mut sightings, 0, &block, &[], &Before::default());
+        sightings.witness(secs(1), Source::Imds, &block);
+        assert_eq!(count(&sightings, 3, &block), 16);
+        sightings.witness(secs(60), Source::Imds, &addresses(&["10.0.0.4"]));
+        assert_eq!((count(&sightings, 60, &block), sightings.hidden().count()), (0, 16));
+        look(&mut sightings, 70, &block, &[], &Before::default());
+        sightings.witness(secs(80), Source::Imds, &addresses(&["10.0.0.4"]));
+        assert_eq!(count(&sightings, 1000, &block), 0, "that read may have begun before");
+        let mut restarted = Sightings::default();
+        let before = Before { hidden: Cow::Borrowed(&block), shown: Cow::Borrowed(&block), ..offered(&block) };
+        look(&mut restarted, 85, &block, &[], &before);
+        look(&mut restarted, 130, &block, &[], &before);
+        assert_eq!(count(&restarted, 1000, &block), 0, "as after a restart");
+        look(&mut sightings, 130, &block, &[], &Before::default());
+        sightings.witness(secs(140), Source::Imds, &addresses(&["10.0.0.4"]));
+        assert_eq!((count(&sightings, 191, &block), count(&sightings, 192, &block)), (0, 16));
+        sightings.witness(secs(200), Source::Imds, &block);
+        sightings.witness(secs(210), Source::Imds, &addresses(&["10.0.0.4"]));
+        assert_eq!(count(&sightings, 9000, &block), 0, "as often as it is shown");
+    }
+
+    #[test]
+    fn re6_what_imds_showed_of_an_address_by_itself_says_nothing_of_a_block_that_has_come_to_have_it() {
+        let (block, single) = (all_of("2/10.0.0.16/28"), addresses(&["10.0.0.20"]));
+        let lives_on = |mut sightings: Sightings, before: &Before<'_>| {
+            for second in [100, 160] {
+                look(&mut sightings, second, &block, &[], before);
+                sightings.witness(secs(second), Source::Imds, &addresses(&["10.0.0.4"]));
+            }
+            assert_eq!(sightings.shown().count(), 0);
+            let more = all_of("3/10.0.0.32/28");
+            look(&mut sightings, 200, &block.union(&more).copied().collect(), &[], before);
+            sightings.witness(secs(201), Source::Imds, &addresses(&["10.0.0.4"]));
+            (count(&sightings, 161, &block), count(&sightings, 162, &block), count(&sightings, 262, &more))
+        };
+        let mut shown = Sightings::default();
+        look(&mut shown, 0, &BTreeSet::new(), &["10.0.0.20"], &Before::default());
+        shown.witness(secs(1), Source::Imds, &single);
+        assert_eq!(lives_on(shown.clone(), &Before::default()), (0, 16, 16));
+        shown.witness(secs(2), Source::Imds, &addresses(&["10.0.0.4"]));
+        assert_eq!(lives_on(shown, &Before::default()), (0, 16, 16), "nor what it took back");
+        let noted = Before { shown: Cow::Borrowed(&single), singles: Cow::Borrowed(&single), ..offered(&single) };
+        assert_eq!(lives_on(Sightings::default(), &noted), (0, 16, 16), "nor what was noted before a restart");
+        let hidden = Before { hidden: Cow::Borrowed(&single), ..noted };
+        assert_eq!(lives_on(Sightings::default(), &hidden), (0, 16, 16));
+    }
+
+    #[test]
+    fn re6_one_answer_from_before_a_block_does_not_withhold_it_for_ever() {
+        let block = all_of("2/10.0.0.16/28");
+        let mut sightings = Sightings::default();
+        look(&mut sightings, 0, &block, &[], &Before::default());
+        // The first address was on the NIC by itself.
+        sightings.witness(secs(1), Source::Imds, &block);
+        for second in [60, 120, 180] {
+            sightings.witness(secs(second), Source::Imds, &addresses(&["10.0.0.4"]));
+            look(&mut sightings, second, &block, &[], &Before::default());
+        }
+        sightings.witness(secs(240), Source::Imds, &addresses(&["10.0.0.4"]));
+        assert_eq!((count(&sightings, 181, &block), count(&sightings, 242, &block)), (0, 16));
     }
 
     fn told(object: &str, second: i64) -> ToldRead {
@@ -299,12 +412,12 @@ mod tests {
 
     #[test]
     fn re6_a_block_that_imds_lacks_waits_until_the_nic_was_read_since_it_was_listed() {
-        let block: BTreeSet<Ipv4Addr> = at("2/10.0.0.16/28").each().map(|at| at.address).collect();
+        let block = all_of("2/10.0.0.16/28");
         let offered = |looks: &[Option<ToldRead>]| {
             let mut sightings = Sightings::default();
             for told in looks {
-                sightings.list(secs(0), Listed::ByObject, &block, &Before::default());
                 sightings.list_blocks(&block, told.clone());
+                sightings.list(secs(0), Listed::ByObject, &block, &Before::default());
             }
             sightings.witness(secs(50), Source::Imds, &addresses(&["10.0.0.4"]));
             block.iter().filter(|address| sightings.offerable(secs(100), **address)).count()
@@ -318,8 +431,8 @@ mod tests {
         let listed_later = |first: Option<ToldRead>| {
             let mut sightings = Sightings::default();
             sightings.list_blocks(&BTreeSet::new(), first);
-            sightings.list(secs(0), Listed::ByObject, &block, &Before::default());
             sightings.list_blocks(&block, Some(told("its own", 20)));
+            sightings.list(secs(0), Listed::ByObject, &block, &Before::default());
             sightings.witness(secs(50), Source::Imds, &addresses(&["10.0.0.4"]));
             sightings.offerable(secs(100), "10.0.0.16".parse().unwrap())
         };
