@@ -226,7 +226,7 @@ pub struct Cloud {
     pub target: u16,
     /// IP configurations of others (the node's own included).
     pub foreign: u16,
-    /// When the NIC was last read.
+    /// When the NIC was last read that had all of `spec.addresses`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_read_at: Option<Time>,
     /// The one write in flight; written before it is sent.

@@ -34,10 +34,7 @@ impl Step<'_> {
     pub fn take_over(&mut self, nic: &NicRead, age: Age) {
         self.looked = true;
         let attached: BTreeSet<SlotAddress> = nic.view.attached().collect();
-        // What the machine's model has dropped goes with the next write: pods must not rest on it.
-        let hidden = |at: &SlotAddress| matches!(nic.view.slots.get(&at.slot), Some(Slot::Provisioning(_) | Slot::Failed(_)));
-        let missing: BTreeSet<SlotAddress> =
-            self.spec.addresses.iter().copied().filter(|at| !attached.contains(at) && !hidden(at)).collect();
+        let missing = self.missing(&nic.view);
         self.memory.missing.retain(|at, _| missing.contains(at));
         let sure = age == Age::AfterWrite || self.regressed();
         let mut lost = vec![];
@@ -64,6 +61,12 @@ impl Step<'_> {
         self.spec.addresses.extend(new);
         self.spec.addresses.sort();
         self.forget_lost();
+    }
+
+    /// What is listed and not on the NIC. What the machine's model has dropped goes with the next write: pods must not rest on it.
+    pub fn missing(&self, view: &View) -> BTreeSet<SlotAddress> {
+        let on_its_way = |at: &SlotAddress| matches!(view.slots.get(&at.slot), Some(Slot::Provisioning(_) | Slot::Failed(_)));
+        self.spec.addresses.iter().copied().filter(|at| !view.shows(*at) && !on_its_way(at)).collect()
     }
 
     fn give_up(&mut self, lost: &[SlotAddress]) {

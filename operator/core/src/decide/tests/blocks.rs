@@ -79,6 +79,30 @@ fn re6_the_nic_is_read_again_for_an_agent_that_does_not_offer_a_block_yet() {
 }
 
 #[test]
+fn re5_a_read_of_the_nic_that_misses_what_is_listed_is_not_told() {
+    let mut world = World::new(&[]).with_blocks();
+    world.settle();
+    world.report(0);
+    let told = world.cloud().last_read_at;
+    world.azure.slots.clear();
+    world.agent().counts.free = 0;
+    world.pass(61);
+    let send = sent(&mut world);
+    assert_eq!((world.cloud().last_read_at, world.spec().lost.len()), (told.clone(), 0));
+    world.pass(400);
+    world.read();
+    let decision = world.decide();
+    world.store(&decision);
+    assert_eq!(world.cloud().last_read_at, told, "nor is one that is old enough to be told for its own sake");
+    world.apply(&send.change);
+    world.pass(1);
+    world.ended(send.intent, Ok(()));
+    world.settle();
+    assert_eq!(world.spec().lost, [block(1)]);
+    assert!(world.cloud().last_read_at > told, "it is once that is lost");
+}
+
+#[test]
 fn a_block_is_given_back_as_a_whole_once_a_whole_one_is_too_much() {
     let mut world = World::new(&[]).with_blocks();
     world.settle();
