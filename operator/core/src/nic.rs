@@ -84,6 +84,10 @@ impl View {
             Slot::Provisioning(_) | Slot::Failed(_) | Slot::Dropped(..) => None,
         })
     }
+    /// Blocks that Azure failed to provision.
+    pub fn failed_blocks(&self) -> impl Iterator<Item = u8> + '_ {
+        self.slots.iter().filter(|(_, state)| **state == Slot::Failed(Unit::Block28)).map(|(slot, _)| *slot)
+    }
     /// Our IP configurations that the next write takes away, whatever else it does.
     pub fn dropped(&self) -> impl Iterator<Item = SlotAddress> + '_ {
         self.slots.iter().filter_map(|(&slot, state)| match state {
@@ -121,6 +125,8 @@ pub struct Change {
     pub unit: Unit,
     /// Slots to remove, with the addresses they must still have.
     pub remove: BTreeSet<SlotAddress>,
+    /// Slots that go if they are blocks that Azure failed to provision: as long as they stand, every write asks for them again. Nobody was told of any.
+    pub failed: BTreeSet<u8>,
 }
 
 /// Why a document is not understood. Nothing is ever written to such a NIC.
@@ -299,7 +305,7 @@ impl Nic {
 
     /// What of a change the NIC does not show yet.
     fn remaining(&self, change: &Change, tree: &Value) -> Result<Edit, Refusal> {
-        let Change { add, unit, remove } = change;
+        let Change { add, unit, remove, failed: spared } = change;
         let view = &self.view;
         let named = self.named(tree);
         let stands = |slot: u8| named.contains(&slot);
@@ -327,6 +333,7 @@ impl Nic {
         if left.add.is_empty() && left.gone.is_empty() && !repairs {
             return Err(Refusal::Done);
         }
+        left.gone.extend(spared.iter().filter(|slot| !add.contains(slot) && failed(slot) == Some(Unit::Block28)));
         if !left.add.is_empty() && named.len() + left.add.len() > left.gone.len() + usize::from(view.room()) {
             return Err(Refusal::Limit);
         }

@@ -174,7 +174,7 @@ pub fn giving_back(view: &View) -> Option<Change> {
     let remove: BTreeSet<_> = view.attached().chain(view.dropped()).collect();
     let failed = view.slots.iter().filter(|(_, state)| matches!(state, Slot::Failed(_))).map(|(slot, _)| *slot);
     let add = if remove.is_empty() { failed.collect() } else { BTreeSet::new() };
-    Some(Change { add, remove, ..Change::default() })
+    Some(Change { add, remove, failed: view.failed_blocks().collect(), ..Change::default() })
 }
 
 #[cfg(test)]
@@ -267,6 +267,13 @@ mod tests {
         let subnet = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n";
         let (id, subnet) = (id.parse().unwrap(), subnet.parse().unwrap());
         View { id, mac: String::new(), subnet, primary: Ipv4Addr::LOCALHOST, slots: slots.iter().copied().collect(), foreign: 1, state }
+    }
+
+    #[test]
+    fn a_block_that_azure_failed_to_make_is_not_asked_for_with_what_is_given_back() {
+        let at = Ipv4Addr::new(10, 0, 0, 5);
+        let slots = [(1, Slot::Attached(at, Unit::Address)), (2, Slot::Failed(Unit::Block28)), (3, Slot::Failed(Unit::Address))];
+        assert_eq!(giving_back(&view(&slots, State::Settled)).unwrap().failed, [2].into());
     }
 
     #[test]

@@ -244,7 +244,15 @@ impl<'a> Step<'a> {
 
     /// Notes what would be sent.
     pub fn plan(&mut self, change: Change) {
-        self.out.planned = Planned::Change(change);
+        self.out.planned = Planned::Change(if change == Change::default() { change } else { self.sparing(change) });
+    }
+
+    /// The same without blocks that Azure failed to provision and that no list has: the body of a write would ask for them again.
+    fn sparing(&self, change: Change) -> Change {
+        let known: BTreeSet<u8> = self.spec.addresses.iter().chain(&self.spec.lost).map(|at| at.slot).collect();
+        let blocks = self.observed.nic.iter().flat_map(|nic| nic.view.failed_blocks());
+        let failed = blocks.filter(|slot| !known.contains(slot) && !change.add.contains(slot)).collect();
+        Change { failed, ..change }
     }
 
     fn send(&mut self, intent: &Intent, view: &View, not_after: Timestamp) -> Send {
@@ -259,7 +267,7 @@ impl<'a> Step<'a> {
         self.memory.generous = Some(intent.id).filter(|_| generous).or(self.memory.generous);
         let blocks = intent.op == IntentOp::Add && !intent.unit.is_address();
         self.memory.asked_for_blocks = Some(intent.id).filter(|_| blocks).or(self.memory.asked_for_blocks);
-        Send { intent: intent.id, change: settle::change(intent), not_after, urgency, generous: generous || blocks }
+        Send { intent: intent.id, change: self.sparing(settle::change(intent)), not_after, urgency, generous: generous || blocks }
     }
 
     /// Publishes what the NIC shows and closes the intent, in one decision: `spec` is written first, so a crash between repeats it.

@@ -211,6 +211,7 @@ impl World {
             assert!(self.azure.slots.get(&at.slot).is_some_and(|slot| there.contains(slot)), "re2: only what was set aside goes");
             self.azure.slots.remove(&at.slot);
         }
+        self.azure.slots.retain(|slot, _| !change.failed.contains(slot));
         for &slot in &change.add {
             let made = match change.unit {
                 Unit::Address => Slot::Attached(address(slot), Unit::Address),

@@ -270,6 +270,24 @@ fn a_block_that_failed_is_made_anew_as_a_single_address_and_sent_again_as_a_bloc
     assert_eq!(write.body()["properties"]["ipConfigurations"].as_array().unwrap().len(), 2);
 }
 
+#[test]
+fn a_block_that_failed_is_in_no_body_that_is_not_to_make_it() {
+    let mut tree = with_block("10.0.1.16/28", &json!(28));
+    let list = tree["properties"]["ipConfigurations"].as_array_mut().unwrap();
+    list.extend([configuration("avn-2", Ipv4Addr::new(10, 0, 1, 2), false), configuration("avn-3", Ipv4Addr::new(10, 0, 1, 3), false)]);
+    for failed in [1, 3] {
+        list[failed]["properties"]["provisioningState"] = json!("Failed");
+    }
+    let nic = nic(&tree);
+    let change = Change { remove: [entry(2, 2)].into(), failed: [1, 3].into(), ..Change::default() };
+    let named = |change: &Change| Some(nic.write(change).ok()?.body()["properties"]["ipConfigurations"].as_array()?.len());
+    assert_eq!(named(&change), Some(2), "what is left are the machine's own and the single address, which is repaired");
+    assert_eq!(named(&Change { failed: [].into(), ..change.clone() }), Some(3));
+    assert_eq!(named(&Change { remove: [].into(), ..change }), None, "that alone is worth no write");
+    let add = Change { add: [1, 4].into(), unit: Unit::Block28, failed: [1].into(), ..Change::default() };
+    assert_eq!(named(&add), Some(5), "what is asked for stands");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Kept,

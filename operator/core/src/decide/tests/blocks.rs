@@ -240,6 +240,25 @@ fn a_block_that_azure_failed_to_make_does_not_stand_in_the_way_of_single_address
 }
 
 #[test]
+fn a_block_that_azure_failed_to_make_is_not_asked_for_with_what_is_given_back() {
+    let mut world = World::filled(12, 0);
+    world.azure.slots.insert(40, Slot::Failed(Unit::Block28));
+    world.azure.slots.insert(41, Slot::Failed(Unit::Address));
+    while world.spec().release.is_empty() {
+        world.pass(60);
+        world.settle();
+    }
+    world.acknowledge(&[]);
+    let change = sent(&mut world).change;
+    assert!(!change.remove.is_empty());
+    assert_eq!(change.failed, [40].into());
+    let listed = SlotAddress::of(40, block(40).address, Unit::Block28);
+    world.stored().spec.addresses.push(listed);
+    world.read();
+    assert_eq!(sent(&mut world).change.failed, [].into(), "what pods may have is theirs");
+}
+
+#[test]
 fn i8_single_addresses_that_azure_failed_to_make_are_no_blocks_to_come() {
     let mut world = turned(8, 4);
     for slot in 9..=28 {
