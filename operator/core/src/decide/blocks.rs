@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use azure_vnet_crds::node::{Agent, MachineKind, StoreCounts, Unit};
+use azure_vnet_crds::node::{Agent, Intent, IntentOp, MachineKind, StoreCounts, Unit};
 use jiff::Timestamp;
 
 use super::{
@@ -11,10 +11,15 @@ use super::{
     sizing::is_exhausted,
     step::{MISSING, Step},
 };
-use crate::arm::Class;
+use crate::{
+    arm::Class,
+    nic::{Slot, View},
+};
 
 /// For how long single addresses are asked for once Azure gave no block.
 const REST: Duration = Duration::from_hours(1);
+/// The same where it gave a single address in place of one: to ask again costs the node one more.
+const IGNORED: Duration = Duration::from_hours(24);
 
 /// That Azure gave no block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub enum Why {
     Fragmented,
     /// Azure refuses them, by this code.
     Refused(String),
+    /// Azure takes them for single addresses.
+    Ignored,
 }
 
 impl Why {
@@ -44,6 +51,7 @@ impl Why {
             Self::Kind => "BlocksUnsupported",
             Self::Fragmented => "SubnetFragmented",
             Self::Refused(_) => "BlocksRefused",
+            Self::Ignored => "BlocksIgnored",
         }
     }
 
@@ -63,6 +71,18 @@ impl Why {
                 "Azure refuses /28 blocks ({code}): the node gets single addresses for an hour. Blocks are a preview in Azure: register the \
                  subscription for it, or set pool.unit to Address."
             ),
+            Self::Ignored => "Azure was asked for a /28 block, and the NIC shows a single address in its place: the node gets single addresses \
+                              for a day. The Resource Manager of this cloud or Azure Stack may be too old for blocks, or the NIC of a kind that \
+                              takes none: set pool.unit to Address for such nodes."
+                .into(),
+        }
+    }
+
+    /// For how long no block is asked for.
+    fn rest(&self) -> Duration {
+        match self {
+            Self::Kind | Self::Fragmented | Self::Refused(_) => REST,
+            Self::Ignored => IGNORED,
         }
     }
 }
@@ -100,14 +120,27 @@ pub fn keep(step: &mut Step<'_>) {
     let last = step.observed.last.as_ref().filter(|last| was_denied(step, last));
     let denied = last.and_then(|last| Some(Denied { at: last.at, why: why(last)? }));
     if let Some(denied) = denied.filter(|denied| step.memory.denied.as_ref().is_none_or(|known| known.at < denied.at)) {
-        step.out.events.push(Event { reason: denied.why.reason(), message: denied.why.message(), warning: true });
-        step.memory.denied = Some(denied);
+        deny(step, denied);
     }
-    let Some(begun) = step.memory.denied.as_ref().map(|denied| denied.at) else { return };
-    match REST.checked_sub(since(begun, step.now)) {
+    let Some((begun, rest)) = step.memory.denied.as_ref().map(|denied| (denied.at, denied.why.rest())) else { return };
+    match rest.checked_sub(since(begun, step.now)) {
         Some(rest) if !rest.is_zero() => step.wake(rest),
         Some(_) | None => step.memory.denied = None,
     }
+}
+
+/// Notes that an addition that asked for blocks brought single addresses: Azure does not know the field, or does not answer with it.
+pub fn read_back(step: &mut Step<'_>, intent: &Intent, view: &View) {
+    let is_single = |slot: &u8| matches!(view.slots.get(slot), Some(Slot::Attached(_, Unit::Address)));
+    let asked = step.policy.unit == Unit::Block28 && intent.op == IntentOp::Add && intent.unit == Unit::Block28;
+    if asked && intent.add.iter().any(is_single) {
+        deny(step, Denied { at: step.now, why: Why::Ignored });
+    }
+}
+
+fn deny(step: &mut Step<'_>, denied: Denied) {
+    step.out.events.push(Event { reason: denied.why.reason(), message: denied.why.message(), warning: true });
+    step.memory.denied = Some(denied);
 }
 
 /// Reads the NIC again, and lets the agent hear of it, while that offers less than it has adopted: a block that metadata does not show waits for such a

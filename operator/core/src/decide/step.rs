@@ -294,6 +294,7 @@ impl<'a> Step<'a> {
                 }
             }
         }
+        blocks::read_back(self, intent, &nic.view);
         if nic.view.state == State::Settled {
             let age = if complete && intent.op == IntentOp::Add { Age::AfterWrite } else { Age::Unknown };
             self.take_over(nic, age);

@@ -209,6 +209,29 @@ fn blocks_that_azure_refuses_are_named_and_a_full_subnet_is_full_for_single_addr
 }
 
 #[test]
+fn blocks_that_azure_takes_for_single_addresses_are_told_and_not_asked_for_again_and_again() {
+    let mut world = World::new(&[]).with_blocks();
+    let send = sent(&mut world);
+    assert_eq!((send.change.unit, send.change.add.len()), (Unit::Block28, 1));
+    world.apply(&Change { unit: Unit::Address, ..send.change });
+    world.pass(1);
+    world.ended(send.intent, Ok(()));
+    world.settle();
+    assert_eq!(world.spec().addresses, (1..=8).map(at).collect::<Vec<_>>(), "the others are single ones too");
+    assert!(world.events.contains(&"BlocksIgnored"));
+    let said = world.condition("NicWritable");
+    assert_eq!((said.status.as_str(), said.reason.as_str()), ("True", "BlocksIgnored"));
+    assert!(said.message.contains("pool.unit"), "{}", said.message);
+    world.report(0);
+    world.pass(12 * 3600);
+    world.settle();
+    assert_eq!(world.spec().addresses.len(), 8);
+    world.pass(13 * 3600);
+    world.settle();
+    assert!(world.spec().addresses.contains(&block(9)), "a day later a block is tried again: {:?}", world.spec().addresses);
+}
+
+#[test]
 fn nothing_is_told_of_blocks_that_are_asked_for_no_more() {
     let mut world = World::new(&[]).with_blocks();
     let send = sent(&mut world);
