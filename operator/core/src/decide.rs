@@ -137,8 +137,10 @@ pub struct Memory {
     pub aside_since: Option<Timestamp>,
     /// What the machine's IMDS last said of the NIC.
     pub word: Word,
-    /// Since when the agent is known to offer less than it has adopted, where some of that are blocks (safety rule RE6).
-    pub holding_back_since: Option<Timestamp>,
+    /// That the agent is known to offer less than it has adopted, where some of that are blocks (safety rule RE6).
+    pub holding_back: Option<HoldingBack>,
+    /// That the agent refused all that it was asked to set aside.
+    pub in_vain: Option<InVain>,
     /// The intent that was opened last.
     pub opened: u64,
     /// The open intent, and when it was seen first.
@@ -175,6 +177,26 @@ pub struct Memory {
     pub asked_for_blocks: Option<u64>,
     /// That Azure lately gave none.
     pub denied: Option<Denied>,
+}
+
+/// An agent that offers less than it has adopted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldingBack {
+    /// Since when it is known to hold back just as many of just this revision.
+    pub since: Timestamp,
+    /// The revision.
+    pub revision: u64,
+    /// How many.
+    pub many: u16,
+}
+
+/// Rounds of releases in which each slot that is too much was refused, as a pod has it or something of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InVain {
+    /// How many in a row.
+    pub rounds: u32,
+    /// The most addresses that were in use, or rested, since the first: only where fewer are, something may have become idle.
+    pub used: u16,
 }
 
 /// The watch of what the pods of a new node need when it comes into service.

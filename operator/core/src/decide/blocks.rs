@@ -7,13 +7,14 @@ use azure_vnet_crds::node::{Agent, Intent, IntentOp, MachineKind, StoreCounts, U
 use jiff::Timestamp;
 
 use super::{
-    Attempt, Event, NicRead, READ_EVERY, addresses, since,
+    Attempt, Event, HoldingBack, NicRead, READ_EVERY, addresses, since,
     sizing::is_exhausted,
     step::{MISSING, Step},
 };
 use crate::{
     arm::Class,
     nic::{Slot, View},
+    size,
 };
 
 /// For how long single addresses are asked for once Azure gave no block.
@@ -147,16 +148,19 @@ fn deny(step: &mut Step<'_>, denied: Denied) {
 /// read (safety rule RE6).
 pub fn read_again(step: &mut Step<'_>, nic: &NicRead) {
     let has_blocks = step.spec.addresses.iter().any(|at| !at.unit.is_address());
+    let (revision, offered_at_most) = (step.stored.spec.revision, addresses(&step.spec.addresses));
     let holds_back = |agent: &Agent| {
         let StoreCounts { assigned, cooling, quarantined, free } = agent.counts;
         let all = [assigned, cooling, quarantined, free].into_iter().fold(0_u16, u16::saturating_add);
-        agent.revision_adopted >= step.stored.spec.revision && all < addresses(&step.spec.addresses)
+        let many = offered_at_most.saturating_sub(size::kept_from_pods(&step.stored.spec)).saturating_sub(all);
+        (agent.revision_adopted >= revision && many > 0).then_some(many)
     };
-    if !has_blocks || !step.observed.agent().is_some_and(holds_back) {
-        step.memory.holding_back_since = None;
+    let Some(many) = step.observed.agent().and_then(holds_back).filter(|_| has_blocks) else {
+        step.memory.holding_back = None;
         return;
-    }
-    let begun = *step.memory.holding_back_since.get_or_insert(step.now);
+    };
+    let known = step.memory.holding_back.filter(|known| (known.revision, known.many) == (revision, many));
+    let begun = step.memory.holding_back.insert(known.unwrap_or(HoldingBack { since: step.now, revision, many })).since;
     if since(begun, step.now) < READ_EVERY {
         step.note_read |= nic.at > begun;
         step.read_at_pace(since(nic.ended, step.now), MISSING);

@@ -66,6 +66,6 @@ fn word(step: &Step<'_>, nic: &NicRead) -> Word {
 /// What counts of it: of the revision that is stored, and while nobody waits for a read of the NIC.
 fn imds(step: &Step<'_>) -> Option<Imds> {
     let agent = step.observed.agent().filter(|agent| agent.revision_adopted == step.stored.spec.revision)?;
-    let waits = agent.counts.quarantined > addresses(&releasing(&step.spec.release)) || step.memory.holding_back_since.is_some();
+    let waits = agent.counts.quarantined > addresses(&releasing(&step.spec.release)) || step.memory.holding_back.is_some();
     agent.imds.filter(|_| !waits)
 }

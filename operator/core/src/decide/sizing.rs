@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use azure_vnet_crds::node::{Agent, Release, SlotAddress, Unit};
 
 use super::{
-    Asked, Event, Ready, addresses, begin, blocks, releasing, since, stamp,
+    Asked, Event, InVain, Ready, addresses, begin, blocks, releasing, since, stamp,
     step::{Lists, Step},
 };
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
     size::{self, Need},
 };
 
+/// The longest that is waited before all is asked for again that was refused.
+const LONGEST_REST: Duration = Duration::from_hours(6);
 /// How long a full subnet counts as full.
 const EXHAUSTED: Duration = Duration::from_mins(10);
 
@@ -83,6 +85,8 @@ pub fn keep_time(step: &mut Step<'_>, sizes: &Sizes) {
     let surplus = sizes.surplus >= sizes.least && sizes.surplus > 0 && step.observed.agent().is_some() && !step.observed.node.cordoned;
     if !surplus {
         step.cloud.surplus_since = None;
+        // What is asked for is no surplus, and may be one again.
+        step.memory.in_vain = step.memory.in_vain.filter(|_| !step.spec.release.is_empty());
     } else if step.cloud.surplus_since.as_ref().is_none_or(|since| since.0 > now) {
         step.cloud.surplus_since = Some(stamp(now));
     }
@@ -97,9 +101,10 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     if !policy.enabled || !calm {
         return;
     }
+    let patience = patience(step, agent);
     let jitter = policy.after * u32::from(policy.jitter_percent) / 100 * spread(&step.observed.node.uid) / 1000;
     let calm_since = step.memory.calm_since.unwrap_or(step.now);
-    let rest = (policy.after + jitter).saturating_sub(since(begun, step.now)).max(policy.calm.saturating_sub(since(calm_since, step.now)));
+    let rest = (patience + jitter).saturating_sub(since(begun, step.now)).max(policy.calm.saturating_sub(since(calm_since, step.now)));
     if !rest.is_zero() {
         return step.wake(rest);
     }
@@ -114,6 +119,8 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     if candidates.is_empty() {
         // All of them are in use: they are asked for again when the surplus has lasted once more.
         step.memory.refused.clear();
+        let rounds = step.memory.in_vain.map_or(0, |known| known.rounds);
+        step.memory.in_vain = Some(InVain { rounds: rounds.saturating_add(1), used: in_use(agent) });
         step.cloud.surplus_since = Some(stamp(step.now));
         return;
     }
@@ -124,6 +131,19 @@ pub fn release_when_due(step: &mut Step<'_>, sizes: &Sizes, view: &View) {
     let message = format!("asking the agent to set {} idle addresses aside", addresses(&candidates));
     step.out.events.push(Event { reason: "ReleaseRequested", message, warning: false });
     step.spec.release.push(Release { id, nonce, addresses: candidates });
+}
+
+/// How long a surplus has to last: twice as long after each round in vain, as long as nothing can have become idle since. A single address that is idle shows in
+/// the agent's counts; that all of a block are does not.
+fn patience(step: &mut Step<'_>, agent: &Agent) -> Duration {
+    let used = in_use(agent);
+    step.memory.in_vain = step.memory.in_vain.filter(|known| used >= known.used).map(|known| InVain { used, ..known });
+    let rounds = step.memory.in_vain.map_or(0, |known| known.rounds.saturating_sub(1));
+    step.policy.release.after.saturating_mul(2_u32.saturating_pow(rounds)).min(LONGEST_REST.max(step.policy.release.after))
+}
+
+fn in_use(agent: &Agent) -> u16 {
+    agent.counts.assigned.saturating_add(agent.counts.cooling)
 }
 
 /// What to ask for: nothing that the agent refused lately.

@@ -103,6 +103,59 @@ fn re5_a_read_of_the_nic_that_misses_what_is_listed_is_not_told() {
 }
 
 #[test]
+fn re6_what_is_held_back_for_long_does_not_keep_the_nic_from_being_read_for_the_next_block() {
+    let mut world = World::new(&[]).with_blocks();
+    world.settle();
+    world.report(0);
+    world.agent().counts.free = 15;
+    let read_soon = |world: &mut World| {
+        world.pass(61);
+        let decision = world.decide();
+        world.store(&decision);
+        if decision.read {
+            world.read();
+        }
+        decision.read
+    };
+    assert!(read_soon(&mut world));
+    while read_soon(&mut world) {}
+    world.agent().counts.free = 0;
+    read_soon(&mut world);
+    assert!(read_soon(&mut world), "another number");
+    world.agent().counts.free = 15;
+    world.policy.effective.reserved = vec!["10.241.0.16/32".into()];
+    world.settle();
+    world.report(0);
+    world.settle();
+    assert!(!read_soon(&mut world) && !read_soon(&mut world), "what is reserved is not held back");
+}
+
+#[test]
+fn blocks_that_are_partly_used_are_asked_for_ever_more_seldom_until_fewer_addresses_are_in_use() {
+    let mut world = World::new(&[]).with_blocks();
+    world.settle();
+    world.report(20);
+    world.settle();
+    world.report(2);
+    (world.agent().counts.assigned, world.agent().counts.free) = (2, 30);
+    let asked_in = |world: &mut World, minutes: u64| {
+        let mut asked = 0;
+        for _ in 0..minutes {
+            world.pass(60);
+            world.settle();
+            asked += world.spec().release.len();
+            world.acknowledge(&[1, 2]);
+            world.settle();
+        }
+        asked
+    };
+    let (hour, days) = (asked_in(&mut world, 60), asked_in(&mut world, 3 * 24 * 60));
+    assert!(hour >= 2 && days <= 40, "{hour} within an hour, {days} within three days");
+    world.agent().counts.assigned = 1;
+    assert!(asked_in(&mut world, 30) >= 2, "each may be idle now");
+}
+
+#[test]
 fn a_block_is_given_back_as_a_whole_once_a_whole_one_is_too_much() {
     let mut world = World::new(&[]).with_blocks();
     world.settle();
