@@ -15,14 +15,17 @@ use azure_vnet_operator_core::{
 };
 use serde_json::{Value, json};
 
+use crate::dice::Dice;
+
 /// How far back old answers reach, in milliseconds.
 const HISTORY: i64 = 120_000;
 pub const NETWORK: &str = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/v";
 
-/// A subnet: free addresses, the last freed on top.
+/// A subnet: free addresses, the last freed on top. What is freed last goes first, but for what chance has taken elsewhere.
 #[derive(Clone, Debug)]
 pub struct Subnet {
     pub free: Vec<Ipv4Addr>,
+    pub dice: Option<Dice>,
 }
 
 /// One IP configuration of ours.
@@ -134,7 +137,9 @@ pub enum Shows {
 
 impl Subnet {
     pub fn take(&mut self) -> Option<Ipv4Addr> {
-        self.free.pop()
+        let many = self.free.len();
+        let elsewhere = self.dice.as_mut().filter(|_| many > 0).and_then(|dice| dice.chance(200).then(|| dice.below(many)));
+        elsewhere.map(|place| self.free.remove(place)).or_else(|| self.free.pop())
     }
 
     /// The first address of what it gives: a block is aligned, and all of it was free.
@@ -142,7 +147,18 @@ impl Subnet {
         match unit {
             Unit::Address => self.take(),
             Unit::Block28 => {
-                let first = *self.blocks().first()?;
+                let blocks = self.blocks();
+                let last_freed = || self.free.iter().rev().map(|address| unit.first(*address)).find(|first| blocks.contains(first));
+                let first = match &mut self.dice {
+                    Some(dice) => {
+                        if dice.chance(500) {
+                            dice.pick(&blocks)?
+                        } else {
+                            last_freed()?
+                        }
+                    }
+                    None => *blocks.first()?,
+                };
                 self.free.retain(|address| unit.first(*address) != first);
                 Some(first)
             }

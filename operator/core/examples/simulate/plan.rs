@@ -289,7 +289,7 @@ impl Plan {
             let third = u8::try_from(n).unwrap_or_default();
             let host = |host: usize| u8::try_from(host).unwrap_or_default();
             let free = (4..self.capacity[n]).rev().map(|number| Ipv4Addr::new(10, third, host(number / 250), host(number % 250)));
-            Subnet { free: free.collect() }
+            Subnet { free: free.collect(), dice: Some(Dice::new(self.seed ^ 0x5ab << n)) }
         };
         (0..2).map(subnet).collect()
     }

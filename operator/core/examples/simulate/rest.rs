@@ -18,6 +18,8 @@ const OPEN: i64 = 60_000;
 const AGAIN: u32 = 2;
 /// How many additions a node whose pods become fewer may need.
 const ADDITIONS: u32 = 10;
+/// By when pods may have what is published: metadata has shown it by then, or the NIC was read again.
+const OFFERED: i64 = 300_000;
 /// How long an agent takes to adopt what is published.
 const ADOPTED: i64 = 10_000;
 
@@ -99,6 +101,9 @@ impl World<'_> {
         if listed != good {
             return Some(format!("the object lists {listed:?}, the NIC has {good:?}"));
         }
+        if let Some(trouble) = self.withheld(name, &listed) {
+            return Some(trouble);
+        }
         let policy = self.policy(name).filter(|policy| policy.mode == Mode::Enforce)?;
         let (holding, target) = (good.len(), usize::from(cloud.target));
         if holding < target && !self.subnets[self.nics[name].subnet].free.is_empty() {
@@ -135,6 +140,20 @@ impl World<'_> {
             return Some(format!("{aside} addresses stay set aside"));
         }
         None
+    }
+    /// Pods may have what is on the NIC, but for what goes back.
+    fn withheld(&self, name: usize, listed: &BTreeSet<(u8, Ipv4Addr)>) -> Option<String> {
+        let machine = &self.machines[name];
+        let spec = &self.server.objects.get(&name)?.spec;
+        let since = self.book.published.get(&name).copied().unwrap_or_default().max(machine.undisturbed_since);
+        let pool =
+            machine.store.run.pool.as_ref().filter(|_| machine.agent.alive && spec.release.is_empty() && self.now - since > OFFERED)?;
+        // What was lost and came again is withheld as long as a pod of before has it.
+        let lost = blocks::each(&spec.lost);
+        let aside: BTreeSet<Ipv4Addr> = machine.store.set_aside().iter().chain(&lost).map(|at| at.address).collect();
+        let withheld: Vec<Ipv4Addr> =
+            listed.iter().map(|(_, address)| *address).filter(|address| !pool.contains(address) && !aside.contains(address)).collect();
+        (!withheld.is_empty()).then(|| format!("it withholds {withheld:?}"))
     }
 }
 

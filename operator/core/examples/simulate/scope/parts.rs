@@ -152,7 +152,7 @@ impl<'p> Parts<'p> {
         };
         let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/nic";
         let free = (1..=6).rev().map(|host| Ipv4Addr::new(10, 0, 0, host)).collect();
-        let (mut nic, mut subnet) = (Nic::new(id, None, NODE, 0), Subnet { free });
+        let (mut nic, mut subnet) = (Nic::new(id, None, NODE, 0), Subnet { free, dice: None });
         nic.create(&mut subnet, 0, 0);
         nic.accept(&mut subnet, &cloud::Effect { add: (1..=3).collect(), blocks: [].into(), remove: [].into() }, (0, End::Well), 0);
         nic.finish(&mut subnet, 0);
