@@ -78,6 +78,7 @@ pub struct Nic {
     past: VecDeque<Past>,
     shown: VecDeque<(i64, Shown)>,
     shows: Shows,
+    pub takes: Takes,
 }
 
 /// What a NIC was like since some time; printed when somebody reads it.
@@ -133,6 +134,16 @@ pub enum Shows {
     First,
     /// Nothing.
     NoBlock,
+}
+
+/// What becomes of blocks that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    Blocks,
+    /// It does not know the field, and gives single addresses.
+    Singles,
+    /// It refuses the write.
+    None,
 }
 
 impl Subnet {
@@ -200,12 +211,13 @@ impl Nic {
             past: VecDeque::new(),
             shown: VecDeque::new(),
             shows: Shows::Each,
+            takes: Takes::Blocks,
         }
     }
 
-    /// The same, of which metadata shows blocks in this way.
-    pub fn showing(self, shows: Shows) -> Self {
-        Self { shows, ..self }
+    /// The same, of which metadata shows blocks in this way, and which takes them so.
+    pub fn with_blocks(self, shows: Shows, takes: Takes) -> Self {
+        Self { shows, takes, ..self }
     }
 
     /// Whether nothing but Resource Manager tells of its blocks.
@@ -393,7 +405,7 @@ impl Nic {
         } else if end != End::Superseded {
             for slot in &effect.add {
                 self.blocks.remove(slot);
-                self.blocks.extend(effect.blocks.get(slot));
+                self.blocks.extend(effect.blocks.get(slot).filter(|_| self.takes == Takes::Blocks));
                 let address = (end != End::FullSubnet).then(|| subnet.give(self.unit(*slot))).flatten();
                 self.entries.insert(*slot, Entry::Updating(address));
             }

@@ -35,6 +35,8 @@ pub enum Fault {
     A25Outage,
     A26ClocksDiffer,
     A27NoConnection,
+    A28BlocksRefused,
+    A29BlocksIgnored,
     K01ApiServerDown,
     K02WatchStartsAnew,
     K03StaleCache,
@@ -77,7 +79,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 73] = [
         Self::A01ThrottledWithTime,
         Self::A02ThrottledWithoutTime,
         Self::A03ThrottledWrites,
@@ -110,6 +112,8 @@ impl Fault {
         Self::A25Outage,
         Self::A26ClocksDiffer,
         Self::A27NoConnection,
+        Self::A28BlocksRefused,
+        Self::A29BlocksIgnored,
         Self::K01ApiServerDown,
         Self::K02WatchStartsAnew,
         Self::K03StaleCache,

@@ -280,7 +280,10 @@ impl Plan {
     }
 
     pub fn nics(&self) -> Vec<Nic> {
-        let nic = |(n, ids): (usize, &Ids)| Nic::new(&ids.nic, ids.instance.as_deref(), n, ids.subnet).showing(units::shown(self.seed));
+        let nic = |(n, ids): (usize, &Ids)| {
+            let nic = Nic::new(&ids.nic, ids.instance.as_deref(), n, ids.subnet);
+            nic.with_blocks(units::shown(self.seed), units::taken(self.seed, n))
+        };
         self.machines.iter().enumerate().map(nic).collect()
     }
 

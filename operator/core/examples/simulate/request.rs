@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde_json::{Value, json};
 
 use crate::{
-    cloud::{Documents, End, NETWORK, document},
+    cloud::{Documents, End, NETWORK, Takes, document},
     controller::{Caller, Outset, time},
     fault::{Fault, Mutation},
     plan::Point,
@@ -379,6 +379,14 @@ impl World<'_> {
             return Ok(());
         }
         let whole = self.nics[name].instance.is_none();
+        match self.nics[name].takes {
+            Takes::None if !effect.blocks.is_empty() => {
+                self.trace.hit(Fault::A28BlocksRefused);
+                return Err(refusal(400, "SubscriptionNotRegisteredForFeature", "no blocks"));
+            }
+            Takes::Singles if !effect.blocks.is_empty() => self.trace.hit(Fault::A29BlocksIgnored),
+            _ => {}
+        }
         let subnet = self.nics[name].subnet;
         let full = !self.subnets[subnet].holds(effect.blocks.len(), effect.add.len() - effect.blocks.len());
         if full {

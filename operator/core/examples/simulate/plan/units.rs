@@ -6,7 +6,11 @@ use azure_vnet_crds::node::Unit;
 use azure_vnet_operator_core::policy::{Policy, Pool};
 
 use super::{CALM_FROM, MINUTE, Plan, Strike};
-use crate::{cloud::Shows, dice::Dice, fault::Fault};
+use crate::{
+    cloud::{Shows, Takes},
+    dice::Dice,
+    fault::Fault,
+};
 
 /// Of four seeds one has blocks. In half of these nodes begin with single addresses and come to blocks, in the other half it is the other way round.
 const fn configs_with_blocks(seed: u64) -> [bool; 3] {
@@ -40,6 +44,15 @@ pub(super) const fn shown(seed: u64) -> Shows {
         0 => Shows::Each,
         1 => Shows::First,
         _ => Shows::NoBlock,
+    }
+}
+
+/// How a machine's NIC takes blocks in this seed.
+pub(super) const fn taken(seed: u64, number: usize) -> Takes {
+    match (seed / 24 + number as u64) % 7 {
+        0 => Takes::Singles,
+        1 => Takes::None,
+        _ => Takes::Blocks,
     }
 }
 
