@@ -77,7 +77,7 @@ struct Tally {
     /// What the cluster's CRDs lack.
     outdated: Option<Finding>,
     /// Nodes whose agent says nothing.
-    silent: u32,
+    silent_agents: u32,
     /// Nodes whose agent is of another version than this controller.
     other_version: u32,
     /// When the oldest write that is not over was announced.
@@ -180,7 +180,7 @@ impl Tally {
         self.nodes.ready += is("Ready");
         self.nodes.in_deficit += is("InDeficit");
         self.nodes.at_capacity += is("AtCapacity");
-        self.silent += u32::from(status.conditions.iter().any(|found| found.type_ == "AgentAlive" && found.status == "False"));
+        self.silent_agents += u32::from(status.conditions.iter().any(|found| found.type_ == "AgentAlive" && found.status == "False"));
         let agent = status.agent.unwrap_or_default();
         self.other_version += u32::from(!agent.version.is_empty() && agent.version != env!("CARGO_PKG_VERSION"));
         let cloud = status.cloud.unwrap_or_default();
@@ -228,7 +228,7 @@ fn measure(metrics: &Metrics, tallies: &BTreeMap<String, Tally>, now: Timestamp)
     set("ready", nodes(|tally| tally.nodes.ready));
     set("in_deficit", nodes(|tally| tally.nodes.in_deficit));
     set("at_capacity", nodes(|tally| tally.nodes.at_capacity));
-    set("agent_silent", nodes(|tally| tally.silent));
+    set("agent_silent", nodes(|tally| tally.silent_agents));
     set("other_version", nodes(|tally| tally.other_version));
     let oldest = tallies.values().filter_map(|tally| tally.oldest_intent).min();
     metrics.oldest_intent.set(oldest.map_or(0, |at| now.duration_since(at).as_secs().max(0)));
