@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{blocks, code, documents};
 
 /// Fields of the kinds of Kubernetes that documents name as such.
-const OF_KUBERNETES: [&str; 2] = ["spec.nodeName", "spec.providerID"];
+const OF_KUBERNETES: [&str; 3] = ["spec.nodeName", "spec.podCIDRs", "spec.providerID"];
 
 fn read(path: &str) -> String {
     fs::read_to_string(checkout().join(path)).unwrap()
