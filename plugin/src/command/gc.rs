@@ -18,7 +18,7 @@ use azure_vnet_plugin_core::{
 use super::{Done, Run, errors};
 use crate::{
     bridge, kernel_use,
-    netlink::{Link, Netlink, NetlinkError},
+    netlink::{Link, Netlink},
     netns::{Netns, NetnsError},
     source::{self, NamespacesError},
     store::{Freed, KernelUse},
@@ -27,8 +27,6 @@ use crate::{
 
 impl Run<'_> {
     pub(super) fn gc(&self, conf: &NodeConf) -> Result<Done, CniError> {
-        // Before anybody is asked which pods there are: a pod has its link first, and its rules then.
-        let seen = RulesSeen::now();
         let listed = self.store.list().map_err(|error| errors::file(&error))?;
         let (unreadable, listed): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, entry)| matches!(entry, Entry::Unreadable(_)));
         // The list is of this network only: leases of another are none of its business.
@@ -52,7 +50,7 @@ impl Run<'_> {
             }
         }
         if self.role == Role::Network {
-            self.forget_strays(conf, seen).unwrap_or_else(|error| failed.push(error));
+            self.forget_strays(conf).unwrap_or_else(|error| failed.push(error));
         }
         self.store.sweep_without_agent().unwrap_or_else(|error| failed.push(errors::hold(&error).msg));
         if let (Role::Network, Some(delegate)) = (self.role, &conf.delegate) {
@@ -68,8 +66,9 @@ impl Run<'_> {
 impl Run<'_> {
     /// Removes rules and ways of bridged pods that the runtime does not list, that have no lease, and whose links are gone, as are those of pods with
     /// addresses of other IPAM plugins whose namespaces went without a DEL.
-    fn forget_strays(&self, conf: &NodeConf, seen: Result<RulesSeen, NetlinkError>) -> Result<(), String> {
-        let seen = seen.map_err(|error| chain(&error))?;
+    fn forget_strays(&self, conf: &NodeConf) -> Result<(), String> {
+        // Before links and leases are looked at: a pod has these first, and its rules then. What those that were freed had is gone.
+        let seen = RulesSeen::now().map_err(|error| chain(&error))?;
         let leased = self.store.list().map_err(|error| chain(&error))?.into_iter().filter_map(|(_, entry)| match entry {
             Entry::Leased(lease) => Some(lease.attachment),
             Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,
