@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use azure_vnet_crds::{AzureVnetNode, node::SlotAddress};
 
 /// How many addresses more than one node's pods may use. An address on its way back to Azure is left out: it may be another node's before its
-/// former one has read that it is gone. Address spaces of several VNETs may overlap: only nodes of one subnet are compared.
+/// former one has read that it is gone; so may those of a node that is going, as its machine may be gone already. Address spaces of several VNETs
+/// may overlap: only nodes of one subnet are compared.
 #[must_use]
 pub fn count<'a>(pools: impl Iterator<Item = &'a AzureVnetNode>) -> usize {
     let mut subnets: BTreeMap<String, u32> = BTreeMap::new();
     let mut all: Vec<(u32, Ipv4Addr)> = vec![];
-    for pool in pools {
+    for pool in pools.filter(|pool| pool.metadata.deletion_timestamp.is_none()) {
         let next = u32::try_from(subnets.len()).unwrap_or(u32::MAX);
         let subnet = *subnets.entry(pool.spec.node.subnet_id.to_ascii_lowercase()).or_insert(next);
         let leaving: Vec<SlotAddress> = leaving(pool).collect();
@@ -33,6 +34,8 @@ mod tests {
         AzureVnetNodeSpec, AzureVnetNodeStatus,
         node::{Cloud, Intent, Release},
     };
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
 
@@ -57,6 +60,9 @@ mod tests {
     #[test]
     fn an_address_on_its_way_back_may_be_anothers_already() {
         let (mut a, b) = (pool("/s", &["1/10.0.0.5", "2/10.0.0.6"]), pool("/s", &["1/10.0.0.5", "2/10.0.0.6"]));
+        let mut going = b.clone();
+        going.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert_eq!(count([&b, &going].into_iter()), 0);
         a.spec.release = vec![Release { addresses: list(&["1/10.0.0.5"]), ..Release::default() }];
         assert_eq!(count([&a, &b].into_iter()), 1);
         let intent = Some(Intent { remove: list(&["2/10.0.0.6"]), ..Intent::default() });
