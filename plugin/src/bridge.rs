@@ -321,7 +321,8 @@ fn look(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpN
     Ok(Pass::Lacking { network, seen, steps })
 }
 
-/// The links that can matter: asked for one by one, as a node has one for each pod; all of them only to look through another's bridge.
+/// The links that can matter: asked for one by one, as a node has one for each pod; all of them only to look through another's bridge, or for the one
+/// that an uplink was taken out of.
 fn observe(host: &mut Netlink, wish: &NetworkWish, subnet: IpNet) -> Result<Host, NetlinkError> {
     let addresses = host.movable_addresses()?;
     let mut links: Vec<HostLink> = Vec::new();
@@ -331,21 +332,20 @@ fn observe(host: &mut Netlink, wish: &NetworkWish, subnet: IpNet) -> Result<Host
     for by in wanted {
         add(&mut links, host.link(by)?);
     }
-    // What the links found lead to: the bridge that one is a port of, the uplink that a bridge names, the bridge of the common name.
+    // What the links found lead to: the bridge that one is a port of, the uplink that a bridge names.
     let mut at = 0;
     while let Some(link) = links.get(at).cloned() {
         let uplink = link.alias.as_deref().and_then(bridge::uplink_in);
-        if link.is_bridge() && uplink.is_none() {
+        let is_loose = !link.is_bridge() && link.controller.is_none();
+        if link.is_bridge() && uplink.is_none() || is_loose {
             let all = host.links()?;
             return Ok(Host { links: all.into_iter().map(host_link).collect(), addresses, routes: Vec::new() });
         }
         if let Some(name) = uplink {
             add(&mut links, host.link(LinkBy::Name(name))?);
         }
-        match link.controller {
-            Some(index) => add(&mut links, host.link(LinkBy::Index(index))?),
-            None if !link.is_bridge() => add(&mut links, host.link(LinkBy::Name(&format!("{}{}", bridge::BRIDGE_PREFIX, link.index)))?),
-            None => {}
+        if let Some(index) = link.controller {
+            add(&mut links, host.link(LinkBy::Index(index))?);
         }
         at += 1;
     }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What the name of a bridge starts with where the configuration names none.
-pub const BRIDGE_PREFIX: &str = "azure";
+const BRIDGE_PREFIX: &str = "azure";
 const ALIAS_PREFIX: &str = "azure-vnet:bridge ";
 const BRIDGE: &str = "bridge";
 
@@ -173,7 +173,8 @@ pub struct Move {
 }
 
 impl Network {
-    /// Chooses uplink and bridge. A bridge that is there, whoever made it, is taken as it is; none is ever another's uplink.
+    /// Chooses uplink and bridge. A bridge that is there, whoever made it, is taken as it is; none is ever another's uplink. An uplink that was taken
+    /// out of its bridge goes back into it, whatever name a bridge is to have by now: host and pods have their addresses there.
     ///
     /// # Errors
     /// See [`NetworkError`].
@@ -190,10 +191,11 @@ impl Network {
             Some(None) => return Err(NetworkError::Controlled(uplink.name.clone())),
             None => {
                 let name: IfName = wish.bridge.clone().map_or_else(|| format!("{BRIDGE_PREFIX}{}", uplink.index).parse(), Ok)?;
-                match host.link(name.as_str()) {
-                    Some(link) if link.is_bridge() => (name, Some(link.index)),
-                    Some(_) => return Err(NetworkError::NoBridge(name)),
-                    None => (name, None),
+                match (host.bridge_left_by(uplink, &name), host.link(name.as_str())) {
+                    (Some(left), _) => (left.name.parse()?, Some(left.index)),
+                    (None, Some(link)) if link.is_bridge() => (name, Some(link.index)),
+                    (None, Some(_)) => return Err(NetworkError::NoBridge(name)),
+                    (None, None) => (name, None),
                 }
             }
         };
@@ -288,10 +290,8 @@ pub fn table_rules() -> Vec<(Chain, Option<IpAddr>, Rule)> {
 /// still has the bridge's hardware address and is no port of anything.
 #[must_use]
 pub fn astray(links: &[HostLink]) -> Vec<NetworkWish> {
-    let named =
-        |bridge: &HostLink| bridge.alias.as_deref().and_then(uplink_in).and_then(|name| links.iter().find(|link| link.name == name));
     let wish = |bridge: &HostLink| {
-        let uplink = named(bridge).filter(|uplink| uplink.controller.is_none() && uplink.mac.is_some() && uplink.mac == bridge.mac)?;
+        let uplink = links.iter().find(|link| bridge.is_left_by(link))?;
         Some(NetworkWish {
             master: Some(uplink.name.parse().ok()?),
             bridge: Some(bridge.name.parse().ok()?),
@@ -300,7 +300,7 @@ pub fn astray(links: &[HostLink]) -> Vec<NetworkWish> {
             frames: Frames::Direct,
         })
     };
-    links.iter().filter(|link| link.is_bridge()).filter_map(wish).collect()
+    links.iter().filter_map(wish).collect()
 }
 
 /// The uplink that a bridge's alias names.
@@ -315,6 +315,12 @@ impl HostLink {
     pub fn is_bridge(&self) -> bool {
         self.kind.as_deref() == Some(BRIDGE)
     }
+
+    /// Whether it is a bridge that names this link as its uplink, and the link is the same still, and a port of nothing.
+    fn is_left_by(&self, uplink: &Self) -> bool {
+        let names = self.is_bridge() && self.alias.as_deref().and_then(uplink_in) == Some(uplink.name.as_str());
+        names && uplink.controller.is_none() && uplink.mac.is_some() && uplink.mac == self.mac
+    }
 }
 
 impl Host {
@@ -327,6 +333,12 @@ impl Host {
         let bears = |link: &HostLink| self.addresses.iter().any(|a| a.link == link.index && a.network.trunc() == subnet.trunc());
         let mut bearers = self.links.iter().filter(|link| !link.name.starts_with(HOST_LINK_PREFIX) && bears(link));
         bearers.clone().find(|link| link.is_bridge()).or_else(|| bearers.next())
+    }
+
+    /// The bridge that an uplink was taken out of; of several the one of this name.
+    fn bridge_left_by(&self, uplink: &HostLink, name: &IfName) -> Option<&HostLink> {
+        let mut left = self.links.iter().filter(|link| link.is_left_by(uplink));
+        left.clone().find(|link| link.name == name.as_str()).or_else(|| left.next())
     }
 
     /// The link that a bridge has for its uplink: the one that its alias names, else its only port that is no pod's.
@@ -498,6 +510,49 @@ mod tests {
             assert_eq!(names(&[uplink, labelled()]), [], "{why}");
         }
         assert_eq!(names(&[link(2, "eth0", None, None), HostLink { alias: None, ..labelled() }]), [], "another program's bridge");
+    }
+
+    #[test]
+    fn an_uplink_out_of_its_bridge_goes_back_into_it_whatever_name_a_configuration_gives_bridges() {
+        let host = |bridge: &str, mac: Mac, alias: Option<&str>, own: u32| {
+            let left = HostLink { mac: Some(mac), alias: alias.map(str::to_owned), ..link(5, bridge, Some("bridge"), None) };
+            let links = vec![link(2, "eth0", None, None), left, link(9, "azv1", Some("veth"), Some(5))];
+            Host { links, addresses: vec![at(own, "10.240.0.4/16", false)], routes: vec![at(own, "0.0.0.0/0", true)] }
+        };
+        let named = |bridge: Option<&str>| NetworkWish {
+            master: Some("eth0".parse().unwrap()),
+            bridge: bridge.map(|name| name.parse().unwrap()),
+            ..wish(Frames::Direct)
+        };
+        let ours = Some("azure-vnet:bridge eth0");
+        for (bridge, wish) in [("azure2", named(Some("later"))), ("azure0", named(None)), ("azure0", wish(Frames::Direct))] {
+            // The bridge has its address still, or the link has one anew.
+            for own in [2, 5] {
+                let mut host = host(bridge, MAC, ours, own);
+                let network = Network::choose(&wish, subnet(), &host).unwrap();
+                assert_eq!((network.uplink.as_str(), network.bridge.as_str(), network.bridge_index), ("eth0", bridge, Some(5)));
+                for step in network.plan(&wish, &host) {
+                    carry_out(&mut host, &network, &step);
+                }
+                assert_eq!((host.links[0].controller, host.addresses[0].link, host.routes[0].link), (Some(5), 5, 5));
+            }
+        }
+        let another = Mac([2, 0, 0, 0, 0, 9]);
+        for (host, why) in [
+            (host("azure0", MAC, None, 2), "another program's bridge"),
+            (host("azure0", MAC, Some("azure-vnet:bridge eth1"), 2), "another uplink's"),
+            (host("azure0", another, ours, 2), "another NIC has the uplink's name"),
+        ] {
+            let network = Network::choose(&named(Some("later")), subnet(), &host).unwrap();
+            assert_eq!((network.bridge.as_str(), network.bridge_index), ("later", None), "{why}");
+        }
+        let mut two = host("azure0", MAC, ours, 2);
+        two.links.push(HostLink { index: 6, name: "later".into(), ..two.links[1].clone() });
+        assert_eq!(
+            Network::choose(&named(Some("later")), subnet(), &two).unwrap().bridge_index,
+            Some(6),
+            "of two the one that is asked for"
+        );
     }
 
     #[test]

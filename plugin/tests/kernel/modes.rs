@@ -181,6 +181,34 @@ fn a_bridge_that_is_there_is_taken_as_it_is_and_a_named_one_too() {
 }
 
 #[test]
+fn an_uplink_out_of_its_bridge_goes_back_into_it_with_an_add_that_would_name_another() {
+    on_a_node(10, |node| {
+        let fabric = Fabric::like_azure(node);
+        let (pod, mut named) = (node.sandbox("c1", "web-0"), conf("bridge"));
+        named["bridge"] = json!("azure0");
+        let address = node.run(&pod, "ADD", &named).address();
+        let mut later = named;
+        later["bridge"] = json!("later");
+        for (number, conf) in [conf("bridge"), later].iter().enumerate() {
+            // What systemd-networkd does when it is started anew.
+            run("ip", &["link", "set", "eth0", "nomaster"]);
+            run("ip", &["address", "add", &format!("{NODE}/16"), "dev", "eth0"]);
+            run("ip", &["route", "append", "default", "via", &FABRIC.to_string(), "dev", "eth0", "metric", "100"]);
+            let next = node.sandbox(&format!("next{number}"), "web-1");
+            let added = node.run(&next, "ADD", conf);
+            assert!(added.ok, "{added:?}");
+            let links = Netlink::open().unwrap().links().unwrap();
+            let bridges: Vec<_> = links.iter().filter(|link| link.kind.as_deref() == Some("bridge")).collect();
+            assert_eq!(bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>(), ["azure0"]);
+            let eth0 = links.iter().find(|link| link.name == "eth0").unwrap();
+            assert_eq!(eth0.controller, Some(bridges[0].index));
+            fabric.host_is_connected("after the uplink's return");
+            fabric.expect_way(Some(&pod.netns), address, Some(&fabric.here), FABRIC, FABRIC, "the way of the pod that was there");
+        }
+    });
+}
+
+#[test]
 fn a_bridged_pod_is_checked_mended_and_deleted_without_a_trace() {
     for mode in BOTH {
         on_a_node(10, move |node| {
