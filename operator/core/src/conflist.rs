@@ -188,6 +188,20 @@ pub fn is_written_by_agent(text: &str) -> bool {
     list.get("name") == Some(&json!(NETWORK)) && list.get("plugins").and_then(Value::as_array).is_some_and(|all| all.iter().any(of_ours))
 }
 
+/// The plugins of a file that an agent wrote for pods on no bridge; none of any other file.
+#[must_use]
+pub fn plugins_without_bridge(text: &str) -> Option<BTreeSet<PluginName>> {
+    let list: Value = serde_json::from_str(text).ok().filter(|_| is_written_by_agent(text))?;
+    let plugins = list.get("plugins")?.as_array()?;
+    let unbridged = json!(named(WiringMode::Transparent));
+    let is_fit = |plugin: &Value| plugin.get("type") != Some(&json!(PLUGIN)) || plugin.get("mode") == Some(&unbridged);
+    if !plugins.iter().all(is_fit) {
+        return None;
+    }
+    let plugins = plugins.iter().map(names).collect::<Result<Vec<_>, _>>().ok()?;
+    Some(plugins.into_iter().flatten().collect())
+}
+
 /// Whether a file of the configuration folder names one of our plugins.
 #[must_use]
 pub fn names_ours(text: &str) -> bool {
@@ -339,6 +353,20 @@ mod tests {
         assert!(!is_written_by_agent(other) && !names_ours(other));
         assert!(!is_written_by_agent("half a fi") && !names_ours("[]"));
         assert!(names_ours(r#"{"name": "a", "type": "ipvlan", "ipam": {"type": "azure-vnet-ipam"}}"#));
+    }
+
+    #[test]
+    fn only_a_list_of_the_agents_for_pods_on_no_bridge_tells_its_plugins() {
+        let found = |mode| {
+            let list = desire(&CniSpec { mode, ..CniSpec::default() }).unwrap();
+            (plugins_without_bridge(&list.render("1.0.0")), Some(list.plugins))
+        };
+        let (transparent, expected) = found(WiringMode::Transparent);
+        assert_eq!(transparent, expected);
+        assert_eq!([WiringMode::Bridge, WiringMode::Tunnel].map(|mode| found(mode).0), [None, None]);
+        let others =
+            r#"{"name": "azure", "plugins": [{"type": "azure-vnet", "mode": "transparent", "ipam": {"type": "azure-vnet-ipam"}}]}"#;
+        assert_eq!([others, "half a fi"].map(plugins_without_bridge), [None, None]);
     }
 
     #[test]

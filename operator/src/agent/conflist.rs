@@ -91,6 +91,13 @@ pub fn converge(
     Ok((found, text))
 }
 
+/// The list that is there, where pods go on starting by it on no bridge: an agent's, whose plugins answer.
+pub fn unbridged(file: &FileName, (plugins, folder): (&Path, &Path), versions: &mut Versions) -> Option<String> {
+    let text = fs::read_to_string(folder.join(file.as_str())).ok()?;
+    let names = conflist::plugins_without_bridge(&text)?;
+    names.iter().all(|name| versions.of(&plugins.join(name.as_str())).is_ok()).then_some(text)
+}
+
 /// Files of others that runtimes read in the list's place. They stay: who put them there may rely on them.
 ///
 /// # Errors

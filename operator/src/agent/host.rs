@@ -189,7 +189,10 @@ impl Host {
         }
         let Some(desired) = problems.check(Topic::ConflistInPlace, "ConfigInvalid", plan::desire(&spec.effective.cni)) else { return };
         self.keep_plugins(options, problems);
+        let folders = (options.cni_bin_dir.as_path(), options.cni_conf_dir.as_path());
         if desired.is_bridged && !options.proc_sys_net.join(plan::BRIDGE_NETFILTER).exists() {
+            // An agent before this one may have placed it.
+            self.placed = self.placed.take().or_else(|| conflist::unbridged(&desired.file, folders, &mut self.versions));
             let message = format!(
                 "mode {:?} needs the kernel module br_netfilter, which the node has not loaded: run modprobe br_netfilter there, and name it in a file of \
                  /etc/modules-load.d for later boots; until then the CNI configuration stays as it is",
@@ -197,7 +200,6 @@ impl Host {
             );
             return problems.note(Topic::ConflistInPlace, "BridgeNetfilterMissing", message);
         }
-        let folders = (options.cni_bin_dir.as_path(), options.cni_conf_dir.as_path());
         let converged = conflist::converge(&desired, folders, &mut self.versions, self.placed.as_deref());
         let Some((found, text)) = problems.check(Topic::ConflistInPlace, "PluginMissing", converged) else { return };
         match (found, &self.placed) {

@@ -299,11 +299,20 @@ fn pk3_a_bridged_mode_waits_for_a_kernel_whose_bridges_call_iptables() {
         };
         lacks(&mut node, true);
         assert_eq!(fs::read_to_string(&path).unwrap(), before, "pods go on starting as they did");
-        // On a new node none would.
         drop(node);
-        fs::remove_file(&path).unwrap();
         node = machine.start();
-        lacks(&mut node, false);
+        lacks(&mut node, true);
+        assert_eq!(fs::read_to_string(&path).unwrap(), before, "and an agent's next start stops none of them");
+        // By another program's file, or one of bridged pods after a reboot, none would start, nor on a new node.
+        for text in [Some("{}"), Some(&before.replace("transparent", "bridge")), None] {
+            drop(node);
+            match text {
+                Some(text) => fs::write(&path, text).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            node = machine.start();
+            lacks(&mut node, false);
+        }
         assert!(!machine.conflist());
         fs::write(&switch, "0\n").unwrap();
         assert!(node.reconcile(&seen(Some(&object), vec![])).unwrap().ready);
