@@ -1,7 +1,12 @@
 //! Carries out the network of bridged pods: observes the host's links, addresses and routes, makes what is missing, and observes again.
 //! Nothing here takes a bridge away or an uplink out of one, but for a move that the kernel refused in its middle.
 
-use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use azure_vnet_plugin_core::{
     attachment::{Attachment, IfName, Mode},
@@ -108,25 +113,26 @@ pub struct Ready {
 /// # Errors
 /// See [`BridgeError`].
 pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet) -> Result<Ready, BridgeError> {
-    if let Pass::Ready(ready) = look(host, frames, wish, subnet)? {
+    let net = Path::new(switch::NET);
+    if let Pass::Ready(ready) = look(host, frames, wish, subnet, net)? {
         return Ok(*ready);
     }
     let _lock = locked()?;
-    settle(host, frames, wish, subnet)
+    settle(host, frames, wish, subnet, net)
 }
 
 /// Puts uplinks that were taken out of the bridges of these plugins back, with what addresses and routes they got since, as the next bridged pod's ADD does.
-/// Answers the bridges.
+/// Answers the bridges. `net` is where the kernel's switches can be written: `/proc/sys/net`, which in a container may be mounted elsewhere.
 ///
 /// # Errors
 /// See [`BridgeError`].
-pub fn mend(host: &mut Netlink) -> Result<Vec<IfName>, BridgeError> {
+pub fn mend(host: &mut Netlink, net: &Path) -> Result<Vec<IfName>, BridgeError> {
     let _lock = locked()?;
     let mut bridges = Vec::new();
     // Looked at under the lock, which whoever takes a bridge away has too.
     for wish in astray(host.links().map_err(BridgeError::Observe)?) {
         let mut frames = Frames::open().map_err(BridgeError::Observe)?;
-        bridges.push(settle(host, &mut frames, &wish, IpNet::default())?.network.bridge);
+        bridges.push(settle(host, &mut frames, &wish, IpNet::default(), net)?.network.bridge);
     }
     Ok(bridges)
 }
@@ -138,14 +144,14 @@ pub fn astray(links: Vec<Link>) -> Vec<NetworkWish> {
 }
 
 /// Makes what is missing, until nothing is. Its caller has the lock.
-fn settle(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet) -> Result<Ready, BridgeError> {
+fn settle(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet, net: &Path) -> Result<Ready, BridgeError> {
     let (mut unsettled, mut warning) = (BridgeError::Lock(io::ErrorKind::Other.into()), None);
     for _ in 0..PASSES {
-        match look(host, frames, wish, subnet)? {
+        match look(host, frames, wish, subnet, net)? {
             Pass::Ready(ready) => return Ok(Ready { warning, ..*ready }),
             Pass::Lacking { network, seen, steps } => {
                 // First: a host whose bridges can not is left as it is.
-                enforce()?;
+                enforce(net)?;
                 for step in &steps {
                     if *step == NetworkStep::Resolvers {
                         let result = resolvers::take_over(network.uplink.as_str(), network.bridge.as_str());
@@ -306,12 +312,12 @@ enum Pass {
     Lacking { network: Network, seen: Host, steps: Vec<NetworkStep> },
 }
 
-fn look(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet) -> Result<Pass, BridgeError> {
+fn look(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subnet: IpNet, net: &Path) -> Result<Pass, BridgeError> {
     let mut seen = observe(host, wish, subnet).map_err(BridgeError::Observe)?;
     let network = Network::choose(wish, subnet, &seen)?;
     seen.routes = stray_routes(host, &network, &seen).map_err(BridgeError::Observe)?;
     let steps = network.plan(wish, &seen);
-    let (true, Some(bridge), true) = (steps.is_empty(), network.bridge_index, switch::bridges_call_iptables()) else {
+    let (true, Some(bridge), true) = (steps.is_empty(), network.bridge_index, switch::bridges_call_iptables(net)) else {
         return Ok(Pass::Lacking { network, seen, steps });
     };
     let rules = frames.observe_networks().map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })?;
@@ -459,8 +465,8 @@ pub(crate) fn settle_rules(frames: &mut Frames, wish: &NetworkWish, network: &Ne
     frames.settle(plan).map_err(|source| BridgeError::Rules { bridge: network.bridge.clone(), source })
 }
 
-fn enforce() -> Result<(), BridgeError> {
-    switch::let_bridges_call_iptables().map_err(|error| {
+fn enforce(net: &Path) -> Result<(), BridgeError> {
+    switch::let_bridges_call_iptables(net).map_err(|error| {
         let is_missing = error.source.kind() == io::ErrorKind::NotFound;
         if is_missing { BridgeError::NoNetfilter { path: error.path } } else { BridgeError::Switch(error) }
     })

@@ -5,8 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const CALL_IPTABLES: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-const CALL_IP6TABLES: &str = "/proc/sys/net/bridge/bridge-nf-call-ip6tables";
+/// Where the kernel's switches of a network are, for a process that may write them there.
+pub const NET: &str = "/proc/sys/net";
+const CALL_IPTABLES: &str = "bridge/bridge-nf-call-iptables";
+const CALL_IP6TABLES: &str = "bridge/bridge-nf-call-ip6tables";
 const IPV6: &str = "/proc/sys/net/ipv6/conf";
 
 /// A switch that could not be set.
@@ -20,19 +22,20 @@ pub struct SwitchError {
     pub source: io::Error,
 }
 
-/// Whether bridges hand packets to the rules of IPv4.
+/// Whether bridges hand packets to the rules of IPv4. `net` is where the switches are.
 #[must_use]
-pub fn bridges_call_iptables() -> bool {
-    stands(Path::new(CALL_IPTABLES), "1")
+pub fn bridges_call_iptables(net: &Path) -> bool {
+    stands(&net.join(CALL_IPTABLES), "1")
 }
 
-/// Lets bridges hand packets to the rules of IPv4 and IPv6: without, services do not work (safety rule PK3).
+/// Lets bridges hand packets to the rules of IPv4 and IPv6: without, services do not work (safety rule PK3). `net` is where
+/// the switches are.
 ///
 /// # Errors
 /// The kernel has no such switch, or refuses.
-pub fn let_bridges_call_iptables() -> Result<(), SwitchError> {
-    set(CALL_IPTABLES.into(), "1")?;
-    set(CALL_IP6TABLES.into(), "1")
+pub fn let_bridges_call_iptables(net: &Path) -> Result<(), SwitchError> {
+    set(net.join(CALL_IPTABLES), "1")?;
+    set(net.join(CALL_IP6TABLES), "1")
 }
 
 /// Lets nobody tell the host through this link where to send its packets. Without IPv6 nobody can.

@@ -182,12 +182,13 @@ impl Kernel {
         Ok(unbridge::plan(&mut self.0, None)?.into_iter().filter_map(|planned| planned.way.err()).collect())
     }
 
-    /// Puts uplinks that another program took out of the bridges of these plugins back. Answers the bridges.
+    /// Puts uplinks that another program took out of the bridges of these plugins back. Answers the bridges. `proc_sys_net` is
+    /// where the kernel's switches can be written.
     ///
     /// # Errors
     /// See [`BridgeError`].
-    pub fn mend_bridges(&mut self, view: &View) -> Result<Vec<IfName>, BridgeError> {
-        if view.astray { bridge::mend(&mut self.0) } else { Ok(Vec::new()) }
+    pub fn mend_bridges(&mut self, view: &View, proc_sys_net: &Path) -> Result<Vec<IfName>, BridgeError> {
+        if view.astray { bridge::mend(&mut self.0, proc_sys_net) } else { Ok(Vec::new()) }
     }
 
     /// Takes the network of bridged pods back: the uplink gets its addresses and routes again.

@@ -125,12 +125,22 @@ fn an_uplink_that_another_program_takes_out_of_its_bridge_is_put_back_whatever_t
     apart(|| {
         let machine = Machine::new();
         let object = object(1, &[]);
-        let mut node = machine.start_with(|options| options.proc_sys_net = "/proc/sys/net".into());
+        // As in the agent's container: /proc/sys is read-only, and the host's is mounted elsewhere.
+        let switches = machine.path("host");
+        std::fs::create_dir(&switches).unwrap();
+        run("mount", &["--bind", "/proc/sys/net", switches.to_str().unwrap()]);
+        let mut node = machine.start_with(|options| options.proc_sys_net = switches.clone());
         run("ip", &["route", "add", "default", "via", "10.0.0.1"]);
         let (mut host, mut frames) = (Netlink::open().unwrap(), Frames::open().unwrap());
         let wish = NetworkWish { master: None, bridge: None, uplink_hairpin: true, via_host: vec![], frames: FramesGo::Direct };
         let bridge = bridge::ensure(&mut host, &mut frames, &wish, "10.0.0.0/24".parse().unwrap()).unwrap().network.bridge;
         until(&mut node, &seen(Some(&object), vec![]), |_, outcome| outcome.ready);
+        let calls = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"].map(|call| switches.join("bridge").join(call));
+        for call in &calls {
+            std::fs::write(call, "0").unwrap();
+        }
+        run("mount", &["--bind", "/proc/sys", "/proc/sys"]);
+        run("mount", &["-o", "remount,bind,ro", "/proc/sys"]);
         // What systemd-networkd does when it is started anew.
         run("ip", &["link", "set", "eth0", "nomaster"]);
         run("ip", &["address", "add", "10.0.0.4/24", "dev", "eth0"]);
@@ -138,11 +148,13 @@ fn an_uplink_that_another_program_takes_out_of_its_bridge_is_put_back_whatever_t
         let outcome = node.reconcile(&seen(Some(&object), vec![])).unwrap();
         let [eth0, azure] = ["eth0", bridge.as_str()].map(|name| host.link(LinkBy::Name(name)).unwrap().unwrap());
         assert_eq!((eth0.controller, eth0.hairpin), (Some(azure.index), true));
+        assert_eq!(calls.map(|call| std::fs::read_to_string(call).unwrap()), ["1\n", "1\n"]);
         assert_eq!(run("ip", &["-4", "address", "show", "dev", "eth0"]) + &run("ip", &["route", "show", "dev", "eth0"]), "");
         assert!(run("ip", &["route", "show", "default"]).contains(&format!("dev {bridge}")));
         let notes: Vec<_> = outcome.news.iter().map(|news| news.note.clone()).collect();
         assert!(notes.iter().any(|note| note.contains(&format!("the uplink of bridge {bridge}"))), "{notes:?}");
         assert_eq!(node.reconcile(&seen(Some(&object), vec![])).unwrap().news, vec![], "told once");
+        run("umount", &[switches.to_str().unwrap()]);
     });
 }
 
