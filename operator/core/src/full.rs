@@ -14,7 +14,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mi
 const LOOK: Duration = Duration::from_secs(10);
 /// One that has not asked for so long waits no more.
 const GONE: Duration = Duration::from_mins(1);
-/// How long a subnet counts as full after a refusal: where a node got an address since, and where none did.
+/// How long a subnet counts as full after what was last heard of it: a grant or more room, and a refusal.
 const FULL: (Duration, Duration) = (Duration::from_mins(5), Duration::from_mins(15));
 /// As many at once are no restriction.
 const MANY: usize = 64;
@@ -25,7 +25,8 @@ pub struct FullSubnets(BTreeMap<String, Full>);
 
 #[derive(Clone, Debug)]
 struct Full {
-    refused_at: Timestamp,
+    /// When it last refused, granted or got more room.
+    heard_at: Timestamp,
     /// Since the last node got one.
     refusals: u32,
     /// Before this nobody asks.
@@ -53,7 +54,7 @@ impl FullSubnets {
     /// Notes that Azure had no room in a subnet for what a node usually holds.
     pub fn refused(&mut self, subnet: &str, now: Timestamp) {
         let full = self.0.entry(key(subnet)).or_insert_with(|| Full::new(now));
-        full.refused_at = now;
+        full.heard_at = now;
         full.width = 1;
         // Of several that asked at once the first one tells.
         if full.rest(now).is_zero() {
@@ -65,7 +66,7 @@ impl FullSubnets {
     /// Notes that a node got addresses of a subnet: more may ask at once.
     pub fn granted(&mut self, subnet: &str, now: Timestamp) {
         let Some(full) = self.0.get_mut(&key(subnet)) else { return };
-        (full.refusals, full.quiet_until, full.width) = (0, now, full.width * 2);
+        (full.heard_at, full.refusals, full.quiet_until, full.width) = (now, 0, now, full.width * 2);
         if full.width >= MANY {
             self.0.remove(&key(subnet));
         }
@@ -74,7 +75,7 @@ impl FullSubnets {
     /// Notes that a subnet has more room than it had.
     pub fn widened(&mut self, subnet: &str, now: Timestamp) {
         if let Some(full) = self.0.get_mut(&key(subnet)) {
-            (full.refusals, full.quiet_until) = (0, now);
+            (full.heard_at, full.refusals, full.quiet_until) = (now, 0, now);
         }
     }
 
@@ -95,11 +96,11 @@ impl FullSubnets {
 
 impl Full {
     fn new(now: Timestamp) -> Self {
-        Self { refused_at: now, refusals: 0, quiet_until: now, width: 1, asking: BTreeSet::new(), waiting: BTreeMap::new() }
+        Self { heard_at: now, refusals: 0, quiet_until: now, width: 1, asking: BTreeSet::new(), waiting: BTreeMap::new() }
     }
 
     fn lasts(&self, now: Timestamp) -> bool {
-        since(self.refused_at, now) < if self.refusals == 0 { FULL.0 } else { FULL.1 }
+        since(self.heard_at, now) < if self.refusals == 0 { FULL.0 } else { FULL.1 }
     }
 
     /// What is left of the pause; nothing of one that a clock which was set made longer than any.
@@ -216,12 +217,35 @@ mod tests {
         let mut crowd = Crowd::new(400, 0);
         crowd.full.refused("s", at(0));
         crowd.run(0, 1000);
+        let (last, _) = *crowd.asked.last().unwrap();
+        let room = last + 295;
+        crowd.run(1000, room);
         crowd.asked.clear();
         crowd.free = 400;
-        crowd.full.widened("s", at(1000));
-        crowd.run(1000, 1200);
+        crowd.full.widened("s", at(room));
+        crowd.run(room, room + 200);
         assert_eq!((crowd.due.len(), crowd.free), (0, 0), "{:?}", crowd.asked);
-        assert!(!crowd.full.is_full("s", at(1200)));
+        let early = crowd.asked.iter().filter(|(second, _)| *second < room + 3 * Crowd::ANSWER).count();
+        assert!((1..=3).contains(&early), "one, then two, then eight at once: {:?}", crowd.asked);
+        assert!(!crowd.full.is_full("s", at(room + 200)));
+    }
+
+    #[test]
+    fn a18_a_grant_or_room_long_after_a_refusal_lets_few_ask_at_once_and_not_all_that_wait() {
+        for (widened, few) in [(false, 2), (true, 1)] {
+            let mut full = FullSubnets::default();
+            for refusal in 0..6 {
+                full.refused("s", at(300 * refusal));
+            }
+            if widened {
+                full.widened("s", at(1801));
+            } else {
+                full.granted("s", at(1801));
+            }
+            let asking = (0..50).filter(|node: &usize| full.wait("s", &node.to_string(), true, at(1802)).is_none()).count();
+            assert_eq!(asking, few, "widened: {widened}");
+            assert!(full.is_full("s", at(2100)) && !full.is_full("s", at(2102)), "widened: {widened}");
+        }
     }
 
     #[test]
