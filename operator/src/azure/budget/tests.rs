@@ -168,3 +168,29 @@ fn a_silent_endpoint_is_probed_one_at_a_time() {
     budget.learn(&charge(READ), asked, &Remaining::default(), probe);
     assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Silent(probe + Duration::from_mins(5)));
 }
+
+#[test]
+fn the_longest_wait_that_a_silent_endpoint_named_holds_up_to_an_hour() {
+    let now = Instant::now();
+    let minute = Duration::from_mins(1);
+    let unavailable = |retry_after| Outcome::Unavailable { retry_after };
+    let mut budget = Budget::new(0);
+    for _ in 0..5 {
+        budget.learn(&charge(READ), unavailable(Some(5 * minute)), &Remaining::default(), now);
+    }
+    for shorter in [None, Some(minute)] {
+        budget.learn(&charge(READ), unavailable(shorter), &Remaining::default(), now);
+        assert_eq!(admit(&mut budget, &charge(READ), now), Admission::Silent(now + 5 * minute), "{shorter:?} of one that was on its way");
+    }
+    budget.learn(&charge(READ), unavailable(Some(Duration::from_secs(u64::MAX))), &Remaining::default(), now);
+    assert_eq!(admit(&mut budget, &charge(READ), now), Admission::Silent(now + 60 * minute), "no header silences for ever");
+
+    let probe = now + 60 * minute;
+    assert_eq!(admit(&mut budget, &charge(READ), probe), Admission::Go);
+    budget.learn(&charge(READ), unavailable(Some(Duration::ZERO)), &Remaining::default(), probe + minute / 60);
+    assert_eq!(
+        admit(&mut budget, &charge(READ), probe + minute),
+        Admission::Silent(probe + minute + minute / 60),
+        "the probe's own wait is over"
+    );
+}
