@@ -39,6 +39,8 @@ pub struct View {
     pub slots: BTreeMap<u8, Slot>,
     /// IP configurations that are not ours, the primary included, over all NICs that count.
     pub foreign: u16,
+    /// Those of them on this NIC that are of IPv4, which is what IMDS is compared by.
+    pub foreign_ipv4: u16,
     /// Whether Azure is still working on it.
     pub state: State,
 }

@@ -266,7 +266,16 @@ mod tests {
         let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/n";
         let subnet = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n";
         let (id, subnet) = (id.parse().unwrap(), subnet.parse().unwrap());
-        View { id, mac: String::new(), subnet, primary: Ipv4Addr::LOCALHOST, slots: slots.iter().copied().collect(), foreign: 1, state }
+        View {
+            id,
+            mac: String::new(),
+            subnet,
+            primary: Ipv4Addr::LOCALHOST,
+            slots: slots.iter().copied().collect(),
+            foreign: 1,
+            foreign_ipv4: 1,
+            state,
+        }
     }
 
     #[test]

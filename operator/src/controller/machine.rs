@@ -290,6 +290,7 @@ mod tests {
             primary: Ipv4Addr::new(10, 240, 0, 4),
             slots: BTreeMap::new(),
             foreign: 1,
+            foreign_ipv4: 1,
             state: azure_vnet_operator_core::nic::State::Settled,
         }
     }

@@ -55,7 +55,7 @@ pub fn left(step: &mut Step<'_>, nic: &NicRead) -> Duration {
 fn word(step: &Step<'_>, nic: &NicRead) -> Word {
     let now = step.now;
     match (imds(step), step.memory.word) {
-        (Some(by), _) if by.missing == 0 && by.others == nic.view.foreign => Word::Agrees,
+        (Some(by), _) if by.missing == 0 && by.others == nic.view.foreign_ipv4 => Word::Agrees,
         (Some(by), known @ Word::Differs { by: known_by, .. }) if known_by == by => known,
         (Some(by), _) => Word::Differs { by, since: now },
         (None, known @ (Word::Unheard | Word::Silent { .. })) => known,

@@ -54,6 +54,7 @@ impl World {
             primary: "10.240.0.4".parse().unwrap(),
             slots: slots.iter().map(|&slot| (slot, Slot::Attached(address(slot), Unit::Address))).collect(),
             foreign: 1,
+            foreign_ipv4: 1,
             state: State::Settled,
         };
         let node = NodeFacts {

@@ -26,7 +26,7 @@ pub(super) struct Configuration<'a> {
     pub name: &'a str,
     /// Of a block the first.
     address: Option<Ipv4Addr>,
-    /// What it carries; none where that is nothing that we could have asked for.
+    /// What it carries; none where that is nothing that we could have asked for, as IPv6 is.
     unit: Option<Unit>,
     primary: bool,
     subnet: Option<&'a str>,
@@ -86,6 +86,7 @@ impl<'a> Resource<'a> {
             primary: primary.address.ok_or_else(|| missing("primary address"))?,
             slots,
             foreign,
+            foreign_ipv4: count(foreign_ones().filter(|c| c.unit.is_some()).count()),
             state,
         })
     }

@@ -192,6 +192,17 @@ fn a_removal_that_failed_half_way_leaves_nothing_that_pods_may_use() {
 }
 
 #[test]
+fn what_others_have_of_ipv6_takes_room_and_is_nothing_that_imds_is_compared_by() {
+    let mut tree = tree(&[(1, 1)], 1);
+    let mut sixth = configuration("ipv6", Ipv4Addr::UNSPECIFIED, false);
+    sixth["properties"]["privateIPAddress"] = json!("fd00::4");
+    sixth["properties"]["privateIPAddressVersion"] = json!("IPv6");
+    tree.pointer_mut("/properties/ipConfigurations").unwrap().as_array_mut().unwrap().push(sixth);
+    let nic = nic(&tree);
+    assert_eq!((nic.view().foreign, nic.view().foreign_ipv4, nic.view().room()), (3, 2, 253));
+}
+
+#[test]
 fn published_examples_are_read() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../e2e/azure-examples/arm/");
     let body = |name: &str| {
