@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::slot::{SlotAddress, SlotAddressError, Unit};
 use crate::{
-    config::{CniSpec, HostSpec, MasqueradeSpec, Mode},
+    config::{CniSpec, Exhaustion, HostSpec, MasqueradeSpec, Mode},
     schema,
 };
 
@@ -138,9 +138,12 @@ pub struct ConfigRef {
 pub struct Effective {
     /// How many addresses the node holds.
     pub pool: PoolNumbers,
-    /// What the controller may do; where it is not said, write to Azure.
+    /// What the controller may do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// What only the controller goes by, for when no config says it any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub controller: Option<ForController>,
     /// How long a freed address rests, in seconds.
     pub cool_down_seconds: u64,
     /// How long a withdrawn release keeps its addresses from pods, in seconds.
@@ -154,6 +157,21 @@ pub struct Effective {
     /// Addresses that pods never get.
     #[schemars(length(max = 64), inner(length(max = 43)), extend("x-kubernetes-list-type" = "atomic"))]
     pub reserved: Vec<String>,
+}
+
+/// What only the controller goes by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ForController {
+    /// How long a write to the NIC may take, in seconds.
+    #[serde(rename = "intentTTLSeconds", skip_serializing_if = "Option::is_none")]
+    pub intent_ttl_seconds: Option<u64>,
+    /// How long after that a late write may still land, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u64>,
+    /// What marks the node when it has no addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exhaustion: Option<Exhaustion>,
 }
 
 /// How many addresses a node holds, resolved.

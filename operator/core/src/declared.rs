@@ -29,10 +29,12 @@ pub enum Field {
     Imds,
     /// In which mode a node was served last.
     Mode,
+    /// What else of its config only the controller goes by.
+    ForController,
 }
 
 impl Field {
-    const ALL: [Self; 4] = [Self::FirstNeed, Self::Learned, Self::Imds, Self::Mode];
+    const ALL: [Self; 5] = [Self::FirstNeed, Self::Learned, Self::Imds, Self::Mode, Self::ForController];
 
     /// Of which kind, and where.
     fn place(self) -> (&'static str, &'static str) {
@@ -41,6 +43,7 @@ impl Field {
             Self::Learned => ("AzureVnetConfig", ".status.learned"),
             Self::Imds => ("AzureVnetNode", ".status.agent.imds"),
             Self::Mode => ("AzureVnetNode", ".spec.effective.mode"),
+            Self::ForController => ("AzureVnetNode", ".spec.effective.controller"),
         }
     }
 
@@ -141,7 +144,7 @@ mod tests {
         let object = |of: Value| json!({"type": "object", "properties": of});
         json!({"components": {"schemas": {
             "dev.azure-vnet.v1alpha1.AzureVnetNode": object(json!({
-                "spec": object(json!({"effective": object(fields(&["mode"]))})),
+                "spec": object(json!({"effective": object(fields(&["mode", "controller"]))})),
                 "status": object(json!({"cloud": object(fields(cloud)), "agent": object(fields(&["imds"]))})),
             })),
             "dev.azure-vnet.v1alpha1.AzureVnetNodeList": {"type": "object"},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use azure_vnet_crds::{AzureVnetNodeStatus, node::Agent};
+use azure_vnet_crds::{AzureVnetNodeStatus, config::Exhaustion, node::Agent};
 use jiff::Timestamp;
 
 /// How long a node must be out of addresses before it is marked, and must have some again before the mark goes.
@@ -14,6 +14,17 @@ pub fn is_out(status: &AzureVnetNodeStatus, agent: &Agent, subnet_is_full: bool)
     let says = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True");
     let starved_by_subnet = says("InDeficit").is_some_and(|condition| subnet_is_full || condition.reason == "SubnetExhausted");
     agent.counts.free == 0 && (says("AtCapacity").is_some() || starved_by_subnet)
+}
+
+/// Whether a node is to bear the mark; as it does already where it is not known `by` what its config has nodes marked.
+#[must_use]
+pub fn is_to_bear(by: Option<Exhaustion>, out: bool, marked: bool) -> bool {
+    match by {
+        Some(Exhaustion::Taint) => out,
+        // No pod is kept off for want of addresses.
+        Some(Exhaustion::ConditionOnly) => false,
+        None => marked,
+    }
 }
 
 /// Whether a node that begins can serve pods.
@@ -93,6 +104,15 @@ mod tests {
             assert!(!is_out(&status(kind, reason), &agent(0), false), "{kind} {reason}");
         }
         assert!(!is_out(&status("AtCapacity", "AtCapacity"), &agent(1), true), "the next pod still gets one");
+    }
+
+    #[test]
+    fn up5_a_mark_stays_as_it_is_where_it_is_not_known_whether_its_node_is_to_be_marked() {
+        for (out, marked) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert_eq!(is_to_bear(Some(Exhaustion::Taint), out, marked), out);
+            assert!(!is_to_bear(Some(Exhaustion::ConditionOnly), out, marked));
+            assert_eq!(is_to_bear(None, out, marked), marked);
+        }
     }
 
     #[test]

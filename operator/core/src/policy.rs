@@ -7,7 +7,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 use azure_vnet_crds::{
     AzureVnetConfig,
     config::{Exhaustion, Mode, PoolOverride, PoolSpec},
-    node::{ConfigRef, Effective, MachineKind, PoolNumbers, PoolSource, Unit},
+    node::{ConfigRef, Effective, ForController, MachineKind, PoolNumbers, PoolSource, Unit},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
@@ -38,8 +38,8 @@ pub struct Policy {
     pub grace: Duration,
     /// Key of the start-up taint.
     pub startup_taint: String,
-    /// How a node without addresses is marked.
-    pub exhaustion: Exhaustion,
+    /// How a node without addresses is marked; none where that is not known.
+    pub exhaustion: Option<Exhaustion>,
     /// Share of Azure's limits that is left to others.
     pub reserve_percent: u8,
 }
@@ -160,9 +160,15 @@ impl Policy {
         let spec = &config.spec;
         let read = |field, text: &str| duration(text).ok_or_else(|| Invalid { field, text: text.to_owned() });
         let release = &spec.pool.release;
+        let (intent_ttl, grace) = (read("arm.intentTTL", &spec.arm.intent_ttl)?, read("arm.grace", &spec.arm.grace)?);
         let effective = Effective {
             pool: Pool::of(&spec.pool).numbers(PoolSource::Config),
-            mode: Some(spec.mode).filter(|mode| *mode != Mode::Enforce),
+            mode: Some(spec.mode),
+            controller: Some(ForController {
+                intent_ttl_seconds: Some(intent_ttl.as_secs()),
+                grace_seconds: Some(grace.as_secs()),
+                exhaustion: Some(spec.readiness.exhaustion),
+            }),
             cool_down_seconds: read("pool.coolDown", spec.pool.cool_down.as_deref().unwrap_or("45s"))?.as_secs(),
             probation_seconds: read("pool.release.probation", &release.probation)?.as_secs(),
             masquerade: spec.masquerade.clone(),
@@ -188,10 +194,10 @@ impl Policy {
                 calm: read("pool.release.calm", &release.calm)?,
                 deadline: read("pool.release.deadline", &release.deadline)?,
             },
-            intent_ttl: read("arm.intentTTL", &spec.arm.intent_ttl)?,
-            grace: read("arm.grace", &spec.arm.grace)?,
+            intent_ttl,
+            grace,
             startup_taint: spec.readiness.startup_taint.clone(),
-            exhaustion: spec.readiness.exhaustion,
+            exhaustion: Some(spec.readiness.exhaustion),
             reserve_percent: spec.arm.reserve_percent,
         })
     }

@@ -11,7 +11,7 @@ use azure_vnet_operator_core::{
     arm::{Class, Error, ResourceId},
     decide::{Send, may_vanish},
     declared::Field,
-    exhaustion::{Marking, Start, is_out, mark},
+    exhaustion::{Marking, Start, is_out, is_to_bear, mark},
     full::FullSubnets,
     network::{Cluster, Finding},
     nic::Nic,
@@ -274,6 +274,9 @@ impl<A: Arm> Shell<A> {
         if self.declared.lacks(Field::Mode) {
             policy.effective.mode = None;
         }
+        if self.declared.lacks(Field::ForController) {
+            policy.effective.controller = None;
+        }
         // What Azure may have done is better known before anything goes.
         policy.release.enabled &= !self.arm.is_silent(&subscription_of(node));
         match provider_of(node) {
@@ -338,12 +341,12 @@ impl<A: Arm> Shell<A> {
         if !taints::is_served(node, &uid, &object.spec.node.uid, Some(agent)) {
             return None;
         }
-        let (out, start) = match policy.exhaustion {
-            Exhaustion::Taint => (is_out(status, agent, self.is_exhausted(&object.spec.node.subnet_id)), Start::of(status, agent)),
-            // No pod is kept off for want of addresses.
-            Exhaustion::ConditionOnly => (false, Start::Supplied),
+        let start = match policy.exhaustion {
+            Some(Exhaustion::Taint) | None => Start::of(status, agent),
+            Some(Exhaustion::ConditionOnly) => Start::Supplied,
         };
-        let marking = mark(out, node.has_taint(EXHAUSTED_TAINT), wrong_since, Timestamp::now());
+        let (out, marked) = (is_out(status, agent, self.is_exhausted(&object.spec.node.subnet_id)), node.has_taint(EXHAUSTED_TAINT));
+        let marking = mark(is_to_bear(policy.exhaustion, out, marked), marked, wrong_since, Timestamp::now());
         let look_again = if let Marking::Wait(rest) = marking { Some(rest) } else { None };
         if let Some(repair) = taints::plan(node, &policy.startup_taint, start, marking, Timestamp::now()) {
             self.mend_taints(node, repair).await;

@@ -1,11 +1,14 @@
 //! What counts for a node whose config is invalid, or gone: what was in force last.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNodeSpec, config::Mode};
 
 use super::{Policy, Pool};
 use crate::first_fill::First;
+
+/// The longest that a config may allow for a write, and for a late one to land.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// The last valid generation of each config that is there, as far as this process saw one (fault K6).
 #[derive(Clone, Debug, Default)]
@@ -34,8 +37,9 @@ fn key(config: &AzureVnetConfig) -> (String, String) {
 
 impl Policy {
     /// What a node's object was last written by, as far as it says so: for a node that no config selects any more, or whose config was invalid before
-    /// this process began (faults K6, K8). Its pool follows demand as before. Nothing is given back, since the object does not say when; times of writes
-    /// and marks are the defaults. None where the object is of no config.
+    /// this process began (faults K6, K8). Its pool follows demand as before. Nothing is given back, since the object does not say when. Where it does
+    /// not say the rest either, as under the CRDs of an earlier version, Azure is not written to, an open write has all the time that a config may give it
+    /// (safety rule I6), and the node's mark stays as it is. None where the object is of no config.
     #[must_use]
     pub fn kept(stored: &AzureVnetNodeSpec) -> Option<Self> {
         if stored.config.name.is_empty() {
@@ -44,14 +48,18 @@ impl Policy {
         let mut defaults = AzureVnetConfigSpec::default();
         defaults.pool.release.enabled = false;
         let policy = Self::of(&AzureVnetConfig::new("", defaults)).ok()?;
+        let said = stored.effective.controller.clone().unwrap_or_default();
         let numbers = &stored.effective.pool;
         let floating = Pool::Floating { min: numbers.min, min_free: numbers.min_free, batch: numbers.batch.max(1), max: numbers.max };
         Some(Self {
             config: stored.config.clone(),
             effective: stored.effective.clone(),
-            mode: stored.effective.mode.unwrap_or(Mode::Enforce),
+            mode: stored.effective.mode.unwrap_or(Mode::Paused),
             pool: numbers.fixed.map_or(floating, Pool::Fixed),
             first: First::Count(0),
+            intent_ttl: said.intent_ttl_seconds.map_or(LONGEST, Duration::from_secs),
+            grace: said.grace_seconds.map_or(LONGEST, Duration::from_secs),
+            exhaustion: said.exhaustion,
             ..policy
         })
     }
@@ -59,6 +67,8 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
+    use azure_vnet_crds::{config::Exhaustion, node::Effective};
+
     use super::*;
 
     fn config(grace: &str) -> Arc<AzureVnetConfig> {
@@ -99,5 +109,33 @@ mod tests {
         let effective = Policy::of(&config).unwrap().effective;
         assert_eq!(Policy::kept(&AzureVnetNodeSpec { effective, ..stored }).unwrap().pool, Pool::Fixed(30));
         assert_eq!(Policy::kept(&AzureVnetNodeSpec::default()), None);
+    }
+
+    /// What is kept of a config, where this is taken out of the object.
+    fn kept(config: &AzureVnetConfig, strip: impl Fn(&mut Effective)) -> Policy {
+        let Policy { config, mut effective, .. } = Policy::of(config).unwrap();
+        strip(&mut effective);
+        Policy::kept(&AzureVnetNodeSpec { config, effective, ..AzureVnetNodeSpec::default() }).unwrap()
+    }
+
+    #[test]
+    fn k8_azure_is_written_to_only_where_the_object_says_so() {
+        for mode in [Mode::Enforce, Mode::Plan, Mode::Paused] {
+            let mut config = AzureVnetConfig::clone(&config("7m"));
+            config.spec.mode = mode;
+            assert_eq!(kept(&config, |_| ()).mode, mode);
+            assert_eq!(kept(&config, |effective| effective.mode = None).mode, Mode::Paused, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn i6_an_open_write_has_the_time_that_its_config_gave_it_or_the_longest_that_one_may() {
+        let mut config = AzureVnetConfig::clone(&config("30m"));
+        config.spec.arm.intent_ttl = "20m".into();
+        config.spec.readiness.exhaustion = Exhaustion::ConditionOnly;
+        let of = |policy: Policy| (policy.intent_ttl, policy.grace, policy.exhaustion);
+        let said = (Duration::from_mins(20), Duration::from_mins(30), Some(Exhaustion::ConditionOnly));
+        assert_eq!(of(kept(&config, |_| ())), said);
+        assert_eq!(of(kept(&config, |effective| effective.controller = None)), (LONGEST, LONGEST, None));
     }
 }
