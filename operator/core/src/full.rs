@@ -56,10 +56,14 @@ impl FullSubnets {
         let full = self.0.entry(key(subnet)).or_insert_with(|| Full::new(now));
         full.heard_at = now;
         full.width = 1;
-        // Of several that asked at once the first one tells.
+        // Whoever was about to ask waits too.
+        full.asking.clear();
+        // Of several that asked at once the first one tells; a late one of these lengthens the pause to the least.
         if full.rest(now).is_zero() {
             full.quiet_until = later(now, PAUSES.0.saturating_mul(1 << full.refusals.min(8)).min(PAUSES.1));
             full.refusals += 1;
+        } else {
+            full.quiet_until = full.quiet_until.max(later(now, PAUSES.0));
         }
     }
 

@@ -393,10 +393,11 @@ impl<A: Arm> Shell<A> {
     /// Notes what the end of a write tells about the room in a subnet.
     pub fn note_room(&self, subnet: &str, send: &Send, result: Result<(), &Error>) {
         let now = self.clock.now();
+        let adds = !send.change.add.is_empty();
         match result {
-            Ok(()) if send.change.add.is_empty() => self.full().widened(subnet, now),
-            Ok(()) => self.full().granted(subnet, now),
-            Err(error) if error.class == Class::SubnetFull && !send.generous => self.full().refused(subnet, now),
+            Ok(()) if adds => self.full().granted(subnet, now),
+            Ok(()) => self.full().widened(subnet, now),
+            Err(error) if error.class == Class::SubnetFull && adds && !send.generous => self.full().refused(subnet, now),
             Err(_) => {}
         }
     }

@@ -472,7 +472,7 @@ impl<'p> World<'p> {
         match result {
             Ok(()) if adds => full.granted(&subnet, now),
             Ok(()) => full.widened(&subnet, now),
-            Err(error) if error.class == Class::SubnetFull && !of_blocks => {
+            Err(error) if error.class == Class::SubnetFull && adds && !of_blocks => {
                 full.refused(&subnet, now);
                 if self.book.refusals.get(&refusal).is_none_or(|(at, _)| self.now >= at + FULL) {
                     self.book.refusals.insert(refusal, (self.now, one.passes));
