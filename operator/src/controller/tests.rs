@@ -58,7 +58,7 @@ impl Server {
         let cloud = if self.is_old.load(Ordering::SeqCst) { json!({}) } else { json!({"firstNeed": {"type": "integer"}}) };
         let agent = json!({"properties": {"imds": {"type": "object"}}});
         let status = json!({"properties": {"cloud": {"properties": cloud}, "agent": agent}});
-        let spec = json!({"properties": {"effective": {"properties": {"mode": {"type": "string"}}}}});
+        let spec = json!({"properties": {"effective": {"properties": {"mode": {"type": "string"}, "controller": {}}}}});
         json!({"components": {"schemas": {"dev.azure-vnet.v1alpha1.AzureVnetNode": {"properties": {"status": status, "spec": spec}}}}})
     }
 
