@@ -61,7 +61,7 @@ pub fn write(step: &mut Step<'_>) {
     let same = step.status.cloud.is_some() && step.cloud == *stored && is_stored(step, &found);
     let noted = stored.last_read_at.as_ref().map(|at| at.0);
     // Agents take it for a word on all that is listed (safety rules RE5, RE6, RE8).
-    let read = step.observed.nic.as_ref().filter(|nic| step.spec.addresses.iter().all(|at| nic.view.shows(*at))).map(|nic| nic.at);
+    let read = step.observed.nic.as_ref().filter(|nic| step.missing(&nic.view).is_empty()).map(|nic| nic.at);
     // A stamp from ahead of the clock would hide every read until the clock is there.
     let stale = read.is_some_and(|read| noted.is_none_or(|noted| noted > read || since(noted, read) >= NOTE_READS));
     let to_note = step.note_read && read.is_some_and(|read| noted.is_none_or(|noted| read > noted));

@@ -156,30 +156,6 @@ fn blocks_that_are_partly_used_are_asked_for_ever_more_seldom_until_fewer_addres
 }
 
 #[test]
-fn re5_a_read_of_the_nic_in_which_azure_still_works_on_what_is_listed_is_not_told() {
-    for state in [Slot::Provisioning(Unit::Block28), Slot::Failed(Unit::Block28)] {
-        let mut world = World::new(&[]).with_blocks();
-        world.settle();
-        world.report(0);
-        let (told, attached) = (world.cloud().last_read_at, world.azure.slots.clone());
-        world.azure.slots.insert(1, state);
-        for _ in 0..2 {
-            world.pass(400);
-            world.read();
-            let decision = world.decide();
-            world.store(&decision);
-            assert_eq!(world.cloud().last_read_at, told, "{state:?}");
-        }
-        world.azure.slots = attached;
-        world.pass(400);
-        world.read();
-        let decision = world.decide();
-        world.store(&decision);
-        assert!(world.cloud().last_read_at > told, "{state:?}: it is once that is there");
-    }
-}
-
-#[test]
 fn a_block_is_given_back_as_a_whole_once_a_whole_one_is_too_much() {
     let mut world = World::new(&[]).with_blocks();
     world.settle();
