@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use azure_vnet_crds::node::Imds;
+use azure_vnet_crds::node::{Agent, Imds, StoreCounts};
 use jiff::Timestamp;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     sizing::spread,
     step::{MISSING, Step},
 };
+use crate::size;
 
 /// Where IMDS agrees. With what follows, 5,000 NICs are read less than a hundred times a minute.
 const AGREED: Duration = Duration::from_hours(1);
@@ -67,5 +68,12 @@ fn word(step: &Step<'_>, nic: &NicRead) -> Word {
 fn imds(step: &Step<'_>) -> Option<Imds> {
     let agent = step.observed.agent().filter(|agent| agent.revision_adopted == step.stored.spec.revision)?;
     let waits = agent.counts.quarantined > addresses(&releasing(&step.spec.release)) || step.memory.holding_back.is_some();
-    agent.imds.filter(|_| !waits)
+    agent.imds.filter(|_| !waits && !withholds(step, agent))
+}
+
+/// Whether the agent offers pods less than is listed for them, as what came again a moment after it had gone: it waits for a read of the NIC.
+fn withholds(step: &Step<'_>, agent: &Agent) -> bool {
+    let StoreCounts { assigned, cooling, quarantined, free } = agent.counts;
+    let known = [assigned, cooling, quarantined, free].into_iter().fold(0, u16::saturating_add);
+    known < addresses(&step.stored.spec.addresses).saturating_sub(size::kept_from_pods(&step.stored.spec))
 }
