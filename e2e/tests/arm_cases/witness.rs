@@ -35,7 +35,8 @@ impl Agent {
         self.witness.answered(now, shown);
         let word = self.witness.compare(now, &listed, &hidden).unwrap();
         controller.report(0);
-        controller.object.as_mut().unwrap().status.as_mut().unwrap().agent.as_mut().unwrap().imds = Some(word);
+        let agent = controller.object.as_mut().unwrap().status.as_mut().unwrap().agent.as_mut().unwrap();
+        (agent.imds, agent.counts.free) = (Some(word), u16::try_from(listed.len()).unwrap());
         word
     }
 

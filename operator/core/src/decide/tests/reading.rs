@@ -75,6 +75,7 @@ fn witnessed(slots: u8, quarantined: u16) -> World {
     let mut world = World::filled(slots, 0);
     world.agent().counts.quarantined = quarantined;
     world.agent().imds = Some(Imds { missing: 0, others: 1 });
+    world.agent().counts.free = world.spec().addresses.len().try_into().unwrap();
     world.settle();
     world
 }
@@ -100,6 +101,9 @@ fn a_nic_that_its_machines_imds_agrees_with_is_read_once_an_hour_and_any_other_e
     let mut silent = witnessed(8, 0);
     silent.agent().imds = None;
     assert_eq!(read_after(silent), 600, "an agent of an earlier version says nothing");
+    let mut withheld = witnessed(8, 0);
+    withheld.agent().counts.free -= 1;
+    assert_eq!(read_after(withheld), 600, "what is listed and not offered waits for a read");
     let mut other_boot = witnessed(8, 0);
     other_boot.agent().boot_id = "another".into();
     assert_eq!(read_after(other_boot), 600);
