@@ -469,19 +469,16 @@ mod tests {
         Subject { node: world.observed.node.clone(), provider_id: "", policy: &world.policy, me: world.observed.me.clone() }
     }
 
+    /// A controller that leads, to whom no subnet is full.
+    fn leading(now: Timestamp) -> Present<'static> {
+        Present { now, nonce: Some("mine"), draw: "mine", exhausted: &|_| false, wait: &|_, _| None, free: &|_| None, leaving: false }
+    }
+
     /// Goes on to the first write of the status or the first request, with everything read as it is.
     fn go(pass: &mut Pass<'_>, world: &mut World, object: &AzureVnetNode) -> ControlFlow<End, Effect> {
         loop {
             world.pass(1);
-            let present = Present {
-                now: world.now,
-                nonce: Some("mine"),
-                draw: "mine",
-                exhausted: &|_| false,
-                wait: &|_, _| None,
-                free: &|_| None,
-                leaving: false,
-            };
+            let present = leading(world.now);
             match pass.next(&present) {
                 Continue(Effect::ReadObject) => pass.object_read(Some(Arc::new(object.clone()))),
                 Continue(Effect::ReadNic(_)) => {
@@ -553,15 +550,7 @@ mod tests {
             let before = world.clone();
             let subject = subject(&before);
             let mut pass = Pass::new(subject.clone(), Known::default().renewed(&subject, None));
-            let present = Present {
-                now: world.now,
-                nonce: Some("mine"),
-                draw: "mine",
-                exhausted: &|_| false,
-                wait: &|_, _| None,
-                free: &|_| None,
-                leaving: false,
-            };
+            let present = leading(world.now);
             assert_eq!(pass.next(&present), Continue(Effect::ReadObject));
             pass.object_read(None);
             pass.next(&present)
