@@ -57,10 +57,10 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     collect(MOST_LIKELY, |bytes| rustix::io::read(&file, spare_capacity(bytes)))
 }
 
-/// All of standard input, without the buffer that the standard library would have for it.
-pub(crate) fn input() -> io::Result<Vec<u8>> {
+/// All of standard input, or more than `most` of it where it is longer, without the buffer that the standard library would have for it.
+pub(crate) fn input(most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(MOST_LIKELY);
-    while retry_on_intr(|| rustix::io::read(rustix::stdio::stdin(), spare_capacity(&mut bytes)))? > 0 {
+    while bytes.len() <= most && retry_on_intr(|| rustix::io::read(rustix::stdio::stdin(), spare_capacity(&mut bytes)))? > 0 {
         bytes.reserve(1);
     }
     Ok(bytes)

@@ -31,7 +31,7 @@ pub struct NetworkWish {
     /// Whether the uplink's port is to send frames back by itself (with `disableHairpinOnHostInterface` it stays as it is).
     pub uplink_hairpin: bool,
     /// `ipsToRouteViaHost`.
-    pub via_host: Vec<Ipv4Addr>,
+    pub via_host: Vec<IpAddr>,
     /// Where the pods' frames go.
     pub frames: Frames,
 }
@@ -247,7 +247,7 @@ impl Network {
     /// The rules that a configuration asks for. They stay when another configuration does not: pods of the first may be there.
     #[must_use]
     pub fn asked(wish: &NetworkWish) -> Vec<(Chain, Option<IpAddr>, Rule)> {
-        let to_host = |address: &Ipv4Addr| (Chain::Network, None, Rule::ToHost { address: (*address).into() });
+        let to_host = |address: &IpAddr| (Chain::Network, None, Rule::ToHost { address: *address });
         let mut all: Vec<_> = wish.via_host.iter().map(to_host).collect();
         match wish.frames {
             Frames::Direct => {}
@@ -399,7 +399,13 @@ mod tests {
     }
 
     fn wish(frames: Frames) -> NetworkWish {
-        NetworkWish { master: None, bridge: None, uplink_hairpin: true, via_host: vec![[169, 254, 20, 10].into()], frames }
+        NetworkWish {
+            master: None,
+            bridge: None,
+            uplink_hairpin: true,
+            via_host: vec![[169, 254, 20, 10].into(), "fd00:20::10".parse().unwrap()],
+            frames,
+        }
     }
 
     fn subnet() -> IpNet {
@@ -609,11 +615,12 @@ mod tests {
             ];
             assert_eq!(text(network.rules(&host)), expected);
             let local = "AZURE-VNET -p IPv4 -i az+ --ip-dst 169.254.20.10 -j redirect --redirect-target ACCEPT";
+            let local_too = "AZURE-VNET -p IPv6 -i az+ --ip6-dst fd00:20::10 -j redirect --redirect-target ACCEPT";
             let services =
                 "services -m conntrack --ctstate DNAT -m physdev --physdev-is-bridged --physdev-in az+ --physdev-out az+ -j MASQUERADE";
             let expected = match frames {
-                Frames::Direct => vec![local],
-                Frames::ToFabric => vec![local, services],
+                Frames::Direct => vec![local, local_too],
+                Frames::ToFabric => vec![local, local_too, services],
             };
             assert_eq!(text(Network::asked(&wish(frames))), expected);
         }

@@ -1,6 +1,6 @@
 //! The network configuration on standard input. Keys count in any casing; unknown keys are ignored; fields of the original stay valid.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use serde_json::Value;
 
@@ -82,7 +82,7 @@ pub struct NetConf {
     /// The host's uplink, where named.
     pub master: Option<IfName>,
     /// Addresses that the host is to route rather than the fabric; transparent mode routes all of them so.
-    pub ips_to_route_via_host: Vec<Ipv4Addr>,
+    pub ips_to_route_via_host: Vec<IpAddr>,
     /// The bridge and what a runtime wants of the pod's link; for `azure-vnet-ipam` without meaning.
     pub network: NetworkConf,
     /// Where addresses come from.
@@ -246,12 +246,12 @@ fn ipam(object: Object<'_>, role: Role) -> Result<Ipam, CniError> {
     }
 }
 
-fn addresses(object: Object<'_>, key: &str) -> Result<Vec<Ipv4Addr>, CniError> {
+fn addresses(object: Object<'_>, key: &str) -> Result<Vec<IpAddr>, CniError> {
     object.texts(key).map_err(wrong_type)?.iter().map(|text| address(key, text)).collect()
 }
 
-fn address(key: &str, text: &str) -> Result<Ipv4Addr, CniError> {
-    text.parse().map_err(|_| invalid_text(key, text, "an IPv4 address"))
+fn address(key: &str, text: &str) -> Result<IpAddr, CniError> {
+    text.parse().map_err(|_| invalid_text(key, text, "an address"))
 }
 
 fn prev_result(object: Object<'_>) -> Result<Option<Answer>, CniError> {
@@ -307,12 +307,12 @@ mod tests {
     #[test]
     fn keys_count_in_any_casing_and_the_exact_one_wins() {
         let conf = json!({ "CNIVersion": "0.3.0", "NAME": "no", "name": "azure", "Mode": "transparent", "IPAM": { "TYPE": "azure-vnet-ipam" },
-                           "IPsToRouteViaHost": ["169.254.20.10"], "DNS": { "Nameservers": ["10.0.0.10"] } });
+                           "IPsToRouteViaHost": ["169.254.20.10", "fd00:20::10"], "DNS": { "Nameservers": ["10.0.0.10"] } });
         let conf = NetConf::parse(&conf, Role::Network).unwrap();
         assert_eq!((conf.version, conf.name.as_str(), conf.mode), (CniVersion::V0_3_0, "azure", Mode::Transparent));
         let Ipam::Own(own) = conf.ipam else { panic!("{:?}", conf.ipam) };
         assert_eq!(own.source, Source::Azure(Services::default()));
-        assert_eq!((conf.ips_to_route_via_host.len(), conf.dns.nameservers.len()), (1, 1));
+        assert_eq!((conf.ips_to_route_via_host.len(), conf.dns.nameservers.len()), (2, 1));
     }
 
     #[test]
@@ -327,6 +327,7 @@ mod tests {
             (with("ipam", json!({ "type": "azure-vnet-ipam", "environment": "ipv6NodeIpam" })), 2, "ipv6NodeIpam"),
             (with("ipam", json!({ "type": "azure-vnet-ipam", "ipAddress": "10.0.0" })), 7, "10.0.0"),
             (with("multiTenancy", json!(true)), 2, "multiTenancy"),
+            (with("ipsToRouteViaHost", json!(["fd00::/64"])), 7, "ipsToRouteViaHost"),
             (with("prevResult", json!({ "ips": [{ "address": "x" }] })), 7, "prevResult"),
         ] {
             let (found, text) = error(&conf);

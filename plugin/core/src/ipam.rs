@@ -55,6 +55,10 @@ impl OwnIpam {
         if let Some(space) = ipam.text("addressSpace").map_err(wrong_type)?.filter(|space| *space != "local") {
             return Err(unsupported("ipam.addressSpace", space, "write \"local\", or leave it out"));
         }
+        if let Some(mode) = ipam.text("mode").map_err(wrong_type)? {
+            let remedy = "leave it out: pods get addresses of the VNET itself; an overlay of other addresses needs Azure's own add-on";
+            return Err(unsupported("ipam.mode", mode, remedy));
+        }
         let own = text(ipam, "ipAddress", "ipam.ipAddress", "an IPv4 address", |text| text.parse().ok())?;
         Ok(Self {
             source: source(ipam)?,
@@ -181,6 +185,16 @@ mod tests {
         }
         let error = parse(&json!({ "addressSpace": "global" }), &json!({})).unwrap_err();
         assert!(error.msg.contains("addressSpace"), "{error:?}");
+    }
+
+    #[test]
+    fn an_overlay_of_other_addresses_is_refused_by_name() {
+        for mode in ["overlay", "v4overlay", "dualStackOverlay"] {
+            let error = parse(&json!({ "mode": mode }), &json!({})).unwrap_err();
+            assert_eq!((error.code, error.msg), (Code::UnsupportedField, format!("ipam.mode: {mode:?} is not supported")));
+            assert!(error.details.contains("leave it out"), "{}", error.details);
+        }
+        assert!(parse(&json!({ "mode": "" }), &json!({})).is_ok(), "as the original's default is written");
     }
 
     #[test]

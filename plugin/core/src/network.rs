@@ -23,7 +23,9 @@ pub struct NetworkConf {
 }
 
 /// Fields that are of the right type and of no effect here: what they tune is absent.
-const WITHOUT_EFFECT: [(&str, Kind); 15] = [
+const WITHOUT_EFFECT: [(&str, Kind); 17] = [
+    ("type", Kind::Text),
+    ("capabilities", Kind::Object),
     ("adapterName", Kind::Text),
     ("logLevel", Kind::Text),
     ("logTarget", Kind::Text),
@@ -40,6 +42,9 @@ const WITHOUT_EFFECT: [(&str, Kind); 15] = [
     ("infraVnetAddressSpace", Kind::Text),
     ("podNamespaceForDualNetwork", Kind::List),
 ];
+
+/// What a runtime hands over for plugins that come after this one in the chain: the ports of `portmap`, the rates of `bandwidth`.
+const OF_OTHERS: [(&str, Kind); 2] = [("portMappings", Kind::List), ("bandwidth", Kind::Object)];
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -68,16 +73,9 @@ pub(crate) fn mode(object: Object<'_>) -> Result<Mode, CniError> {
 
 impl NetworkConf {
     pub(crate) fn parse(object: Object<'_>) -> Result<Self, CniError> {
-        for (key, kind) in WITHOUT_EFFECT {
-            match kind {
-                Kind::Text => object.text(key).map(drop),
-                Kind::Flag => object.flag(key).map(drop),
-                Kind::Object => object.object(key).map(drop),
-                Kind::List => object.list(key).map(drop),
-            }
-            .map_err(wrong_type)?;
-        }
+        are_of_their_kinds(object, &WITHOUT_EFFECT)?;
         let runtime = object.object("runtimeConfig").map_err(wrong_type)?;
+        runtime.map_or(Ok(()), |runtime| are_of_their_kinds(runtime, &OF_OTHERS))?;
         let of_caller =
             object.object("args").map_err(wrong_type)?.map(|args| args.object("cni")).transpose().map_err(wrong_type)?.flatten();
         let mac = |from: Option<Object<'_>>, key: &str| {
@@ -91,6 +89,18 @@ impl NetworkConf {
             dns: runtime.map(runtime_dns).transpose()?.flatten(),
         })
     }
+}
+
+fn are_of_their_kinds(object: Object<'_>, fields: &[(&str, Kind)]) -> Result<(), CniError> {
+    fields.iter().try_for_each(|(key, kind)| {
+        match kind {
+            Kind::Text => object.text(key).map(drop),
+            Kind::Flag => object.flag(key).map(drop),
+            Kind::Object => object.object(key).map(drop),
+            Kind::List => object.list(key).map(drop),
+        }
+        .map_err(wrong_type)
+    })
 }
 
 /// Resolvers as a runtime hands them to a plugin with the capability `dns`.
@@ -187,6 +197,7 @@ mod tests {
             (json!({ "mode": "transparent-vlan" }), "mode"),
             (json!({ "ipam": { "type": "azure-cns" } }), "ipam.type"),
             (json!({ "ipam": { "type": "azure-vnet-ipamv6" } }), "ipam.type"),
+            (json!({ "ipam": { "type": "azure-vnet-ipam", "mode": "overlay" } }), "ipam.mode"),
             (json!({ "executionMode": "baremetal" }), "executionMode"),
             (json!({ "executionMode": "v4swift" }), "executionMode"),
             (json!({ "ipv6Mode": "ipv6nat" }), "ipv6Mode"),
@@ -199,9 +210,9 @@ mod tests {
     #[test]
     fn all_other_fields_of_the_original_are_taken() {
         let all = json!({
-            "type": "azure-vnet", "mode": "bridge", "master": "eth0", "adapterName": "", "bridge": "azure0", "logLevel": "info",
+            "type": "azure-vnet", "capabilities": { "portMappings": true }, "mode": "bridge", "master": "eth0", "adapterName": "", "bridge": "azure0", "logLevel": "info",
             "logTarget": "stderr", "infraVnetAddressSpace": "", "podNamespaceForDualNetwork": [], "serviceCidrs": "10.0.0.0/16",
-            "vnetCidrs": "10.0.0.0/8", "ipsToRouteViaHost": ["169.254.20.10"], "multiTenancy": false, "enableSnatOnHost": true,
+            "vnetCidrs": "10.0.0.0/8", "ipsToRouteViaHost": ["169.254.20.10", "fd00:20::10"], "multiTenancy": false, "enableSnatOnHost": true,
             "enableExactMatchForPodName": false, "disableHairpinOnHostInterface": true, "disableIPTableLock": true,
             "disableAsyncDelete": true, "cnsurl": "http://localhost:10090", "executionMode": "default", "env": "",
             "dns": { "Nameservers": ["10.0.0.10"], "Search": ["svc.cluster.local"] }, "windowsSettings": { "enableLoopbackDSR": true },
@@ -219,7 +230,11 @@ mod tests {
             (json!({ "logLevel": 1 }), "logLevel"),
             (json!({ "disableIPTableLock": "yes" }), "disableIPTableLock"),
             (json!({ "AdditionalArgs": {} }), "AdditionalArgs"),
+            (json!({ "type": 1 }), "type"),
+            (json!({ "capabilities": ["portMappings"] }), "capabilities"),
             (json!({ "runtimeConfig": { "mac": "01:00:00:00:00:07" } }), "runtimeConfig.mac"),
+            (json!({ "runtimeConfig": { "portMappings": { "hostPort": 80 } } }), "portMappings"),
+            (json!({ "runtimeConfig": { "bandwidth": 1000 } }), "bandwidth"),
         ] {
             let error = parse(&more).unwrap_err();
             assert!(error.code.number() == 7 && error.msg.contains(part), "{error:?}");

@@ -27,6 +27,9 @@ pub struct Environment {
     pub path: Option<String>,
 }
 
+/// The longest configuration that is read, in bytes. A GC that names ten thousand attachments is not longer.
+pub const MOST_BYTES: usize = 1 << 20;
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -73,9 +76,9 @@ impl Request {
     /// Reads a command.
     ///
     /// # Errors
-    /// A variable or field is missing or malformed.
+    /// A variable or field is missing or malformed, or the configuration is longer than [`MOST_BYTES`].
     pub fn parse(environment: &Environment, stdin: &[u8], role: Role) -> Result<Self, Failure> {
-        let decoded = serde_json::from_slice::<Value>(stdin);
+        let decoded = decode(stdin);
         let lenient = decoded.as_ref().map_or(Leniently { version: CniVersion::UNSTATED, delegate: None }, Leniently::parse);
         let version = lenient.version;
         let fail = |error| (version, error);
@@ -84,9 +87,7 @@ impl Request {
             let stated = decoded.is_ok_and(|value| value.get("cniVersion").is_some());
             return Ok(Self::Version(if stated { version } else { CniVersion::NEWEST }));
         }
-        let conf =
-            decoded.map_err(|error| CniError::new(Code::Decode, format!("the network configuration is no JSON: {error}"))).map_err(fail)?;
-        Self::parse_command(command, environment, &conf, lenient, role).map_err(fail)
+        decoded.and_then(|conf| Self::parse_command(command, environment, &conf, lenient, role)).map_err(fail)
     }
 
     fn parse_command(command: &str, environment: &Environment, conf: &Value, lenient: Leniently, role: Role) -> Result<Self, CniError> {
@@ -124,6 +125,14 @@ impl Add {
         }
         Ok(Self { attachment, netns, pod: arguments.pod()?, conf: net })
     }
+}
+
+fn decode(stdin: &[u8]) -> Result<Value, CniError> {
+    if stdin.len() > MOST_BYTES {
+        let why = format!("the network configuration is longer than {} KiB", MOST_BYTES >> 10);
+        return Err(CniError::new(Code::Decode, why).with_details("see what the runtime writes to the plugin's standard input"));
+    }
+    serde_json::from_slice(stdin).map_err(|error| CniError::new(Code::Decode, format!("the network configuration is no JSON: {error}")))
 }
 
 fn attachment(environment: &Environment) -> Result<Attachment, CniError> {
@@ -234,6 +243,7 @@ mod tests {
         assert_eq!(fail(|e| e.args = Some("x".into()), CONF).0, 4);
         assert_eq!(fail(|e| e.command = Some("UPDATE".into()), CONF).0, 4);
         assert_eq!(fail(|_| (), "{").0, 6);
+        assert_eq!(fail(|_| (), &format!("{CONF}{}", " ".repeat(MOST_BYTES))).0, 6);
         assert_eq!(fail(|e| e.command = Some("GC".into()), &CONF.replace("1.1.0", "1.0.0")).0, 1);
         assert_eq!(fail(|e| e.command = Some("CHECK".into()), &CONF.replace("1.1.0", "0.3.1")).0, 1);
     }
@@ -244,6 +254,14 @@ mod tests {
         (environment.netns, environment.args) = (None, Some("garbage".into()));
         let request = Request::parse(&environment, br#"{"cniVersion":"1.0.0","mode":"nonsense","ipam":7}"#, Role::Network);
         assert!(matches!(request, Ok(Request::Del(_))), "{request:?}");
+    }
+
+    #[test]
+    fn a_configuration_may_be_as_long_as_a_gc_of_ten_thousand_attachments() {
+        let ids = (0..10_000).map(|number| format!(r#"{{"containerID":"{number:064x}","ifname":"eth0"}}"#)).collect::<Vec<_>>().join(",");
+        let conf = format!(r#"{},"cni.dev/valid-attachments":[{ids}]}}"#, CONF.strip_suffix('}').unwrap());
+        let Ok(Request::Gc(gc)) = Request::parse(&environment("GC"), conf.as_bytes(), Role::Network) else { panic!("not GC") };
+        assert_eq!(gc.valid.len(), 10_000);
     }
 
     #[test]

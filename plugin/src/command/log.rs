@@ -54,7 +54,10 @@ fn rotate(file: &File, path: &Path) {
 
 impl Entry<'_> {
     fn level(&self) -> LogLevel {
+        // Runtimes ask every few seconds, and nothing has come of it.
+        let is_look = self.environment.command.as_deref() == Some("STATUS");
         match self.result {
+            Ok(Done { warning: None, .. }) if is_look => LogLevel::Debug,
             Ok(Done { warning: None, .. }) => LogLevel::Info,
             Ok(Done { warning: Some(_), .. }) => LogLevel::Warning,
             Err(_) => LogLevel::Error,

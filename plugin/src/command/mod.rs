@@ -22,7 +22,7 @@ use azure_vnet_plugin_core::{
     conf::{Ipam, LogLevel, Role, StatusConf},
     error::{CniError, Code},
     ipam::OwnIpam,
-    request::{Environment, Request},
+    request::{self, Environment, Request},
     version::CniVersion,
 };
 use serde_json::{Value, json};
@@ -118,7 +118,7 @@ pub fn main(role: Role, paths: &Paths) -> ExitCode {
     if environment.command.is_none() && io::stdin().is_terminal() {
         return printed(&say(&mut io::stderr(), &usage()));
     }
-    let stdin = match small::input() {
+    let stdin = match small::input(request::MOST_BYTES) {
         Ok(stdin) => stdin,
         Err(error) => return fail(CniVersion::NEWEST, &CniError::new(Code::Io, format!("cannot read standard input: {error}"))),
     };

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    net::IpAddr,
     path::Path,
     process::{Command, Stdio},
 };
@@ -130,6 +131,12 @@ fn addresses_of_both_families_from_other_plugins_are_wired_and_checked() {
         on_a_node(10, move |node| {
             let _fabric = Fabric::like_azure(node);
             run("ip", &["address", "add", "fd00::4/64", "dev", "eth0", "nodad"]);
+            // What the host answers for its pods, and a gateway that pods find.
+            let of_host: [IpAddr; 2] = ["169.254.20.10".parse().unwrap(), "fd00:20::10".parse().unwrap()];
+            for address in of_host {
+                run("ip", &["address", "add", &address.to_string(), "dev", "lo"]);
+            }
+            inside(&node.fabric, || run("ip", &["address", "add", "fd00::1/64", "dev", "n1", "nodad"]));
             let local = json!({ "type": "host-local", "dataDir": "/run/host-local", "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }], "ranges": [
                 [{ "subnet": "10.240.0.0/16", "rangeStart": "10.240.1.1", "rangeEnd": "10.240.1.9", "gateway": "10.240.0.1" }],
                 [{ "subnet": "fd00::/64", "gateway": "fd00::1" }],
@@ -140,7 +147,8 @@ fn addresses_of_both_families_from_other_plugins_are_wired_and_checked() {
             let mut previous = Vec::new();
             for (container, ipam) in [("c1", &local), ("c2", &fixed)] {
                 let pod = node.sandbox(container, container);
-                let mut conf = json!({ "cniVersion": "1.0.0", "name": "both", "type": "azure-vnet", "mode": mode, "ipam": ipam });
+                let mut conf = json!({ "cniVersion": "1.0.0", "name": "both", "type": "azure-vnet", "mode": mode, "ipsToRouteViaHost": of_host,
+                                       "ipam": ipam });
                 let added = start("azure-vnet", &pod, "ADD", &conf);
                 assert!(added.ok, "{mode}: {added:?}");
                 conf["prevResult"] = added.json();
@@ -149,6 +157,10 @@ fn addresses_of_both_families_from_other_plugins_are_wired_and_checked() {
                 for ip in added.json()["ips"].as_array().unwrap() {
                     let address: ipnet::IpNet = ip["address"].as_str().unwrap().parse().unwrap();
                     let asked = ways::ask(None, Some(&pod.netns), address.addr(), address.addr());
+                    assert!(asked.is_ok(), "{mode}: {asked:?}");
+                }
+                for address in of_host {
+                    let asked = ways::ask(Some(&pod.netns), None, address, address);
                     assert!(asked.is_ok(), "{mode}: {asked:?}");
                 }
                 previous.push((pod, conf));

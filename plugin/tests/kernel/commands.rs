@@ -1,15 +1,24 @@
 //! What each command does and answers, each test on a node of its own.
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{ErrorKind, Write as _},
+    net::Ipv4Addr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use azure_vnet_plugin::netlink::{Address, Family, LinkBy};
 use azure_vnet_plugin_core::{
     lease::Entry,
+    request::MOST_BYTES,
     wiring::{Alias, GATEWAY, HOST_MAC},
 };
 use serde_json::{Value, json};
 
-use crate::node::{FABRIC, IPAM, NODE, Node, PLUGIN, RUN, Sandbox, conf, inside, on_a_node, run};
+use crate::node::{Ended, FABRIC, IPAM, NODE, Node, PLUGIN, RUN, Sandbox, conf, finish, inside, on_a_node, run};
 use crate::ways;
 
 #[test]
@@ -202,6 +211,71 @@ fn each_command_leaves_one_line_in_the_log() {
         let log = fs::read_to_string("/var/log/azure-vnet.log").unwrap();
         let commands: Vec<_> = log.lines().map(|line| line.split(' ').find(|field| field.starts_with("command=")).unwrap()).collect();
         assert_eq!(commands, ["command=ADD", "command=DEL"], "{log}");
+    });
+}
+
+#[test]
+fn status_that_finds_all_well_writes_nothing() {
+    on_a_node(2, |node| {
+        let pod = node.sandbox("c1", "web-0");
+        assert!(node.add(&pod).ok);
+        let before = files();
+        for plugin in [PLUGIN, IPAM] {
+            let status = finish(node.start(plugin, &pod, "STATUS"), &conf("1.1.0"));
+            assert!(status.ok, "{status:?}");
+        }
+        assert_eq!(files(), before);
+        let mut debug = conf("1.1.0");
+        debug["logLevel"] = json!("debug");
+        assert!(node.run(&pod, "STATUS", &debug).ok);
+        fs::remove_file(Path::new(RUN).join("sealed")).unwrap();
+        assert_eq!(node.run(&pod, "STATUS", &conf("1.1.0")).code(), 50);
+        let log = fs::read_to_string("/var/log/azure-vnet.log").unwrap();
+        let said: Vec<_> = log.lines().filter(|line| line.contains(" command=STATUS ")).collect();
+        assert!(said.len() == 2 && said[0].contains(" level=debug ") && said[1].contains(" level=error "), "{log}");
+    });
+}
+
+/// All that the plugins might write to: file, length, and when it or what it is in was changed.
+fn files() -> BTreeMap<PathBuf, (u64, u64, i64, i64)> {
+    let mut all = BTreeMap::new();
+    let mut folders: Vec<PathBuf> = [RUN, "/var/lib", "/var/log"].map(PathBuf::from).into();
+    while let Some(path) = folders.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        if meta.is_dir() {
+            folders.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        all.insert(path, (meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()));
+    }
+    all
+}
+
+#[test]
+fn a_configuration_that_does_not_end_is_refused_and_not_kept() {
+    /// Of what has no end, this much is offered.
+    const OFFERED: usize = 64 << 20;
+    on_a_node(2, |node| {
+        let pod = node.sandbox("c1", "web-0");
+        for command in ["ADD", "CHECK", "DEL", "GC", "STATUS"] {
+            let mut child = node.start(PLUGIN, &pod, command);
+            let mut stdin = child.stdin.take().unwrap();
+            // What comes first would do by itself.
+            stdin.write_all(conf("1.1.0").to_string().as_bytes()).unwrap();
+            let (mut taken, blank) = (0, vec![b' '; 1 << 16]);
+            while taken < OFFERED {
+                match stdin.write(&blank) {
+                    Ok(length) => taken += length,
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            drop(stdin);
+            let ended: Ended = child.wait_with_output().unwrap().into();
+            assert!(ended.code() == 6 && ended.json()["msg"].as_str().unwrap().contains("longer than 1024 KiB"), "{command}: {ended:?}");
+            // What the plugin read, one read more, and what is in the pipe.
+            assert!((MOST_BYTES..MOST_BYTES + (1 << 18)).contains(&taken), "{command} took {taken} bytes");
+        }
+        node.assert_nothing_left("after configurations that do not end");
     });
 }
 

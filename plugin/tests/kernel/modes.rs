@@ -54,6 +54,42 @@ fn a_bridged_pod_reaches_host_fabric_other_node_pods_and_internet() {
 }
 
 #[test]
+fn eight_first_adds_at_once_make_one_bridge_and_the_host_stays_connected() {
+    for mode in BOTH {
+        for round in 0..3 {
+            on_a_node(10, move |node| {
+                let (fabric, when) = (Fabric::like_azure(node), format!("{mode}, round {round}"));
+                let pods: Vec<_> = (0..8).map(|n| node.sandbox(&format!("c{n}"), &format!("web-{n}"))).collect();
+                // All are started before the first gets its configuration.
+                let children: Vec<_> = pods.iter().map(|pod| node.start(node::PLUGIN, pod, "ADD")).collect();
+                let waiters = children.into_iter().map(|child| std::thread::spawn(move || node::finish(child, &conf(mode))));
+                let waiters: Vec<_> = waiters.collect();
+                let added: Vec<Ended> = waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect();
+                let addresses: Vec<_> = added.iter().map(Ended::address).collect();
+                node.assert_holds(&addresses, &when);
+                let bridges = Netlink::open().unwrap().links().unwrap();
+                assert_eq!(bridges.iter().filter(|link| link.kind.as_deref() == Some("bridge")).count(), 1, "{when}: {bridges:?}");
+                fabric.host_is_connected(&when);
+                for ((pod, answer), address) in pods.iter().zip(&added).zip(&addresses) {
+                    let check = node.run(pod, "CHECK", &with(conf(mode), answer.json()));
+                    assert!(check.ok, "{when}: {check:?}");
+                    fabric.expect_way(Some(&fabric.other), OTHER_NODE, Some(&pod.netns), *address, *address, &when);
+                }
+                // Each rule of the network is there once.
+                let rules = Frames::open().unwrap().observe().unwrap();
+                let mut texts: Vec<_> = rules.iter().map(|rule| (rule.chain, rule.comment.to_string())).collect();
+                texts.sort();
+                texts.dedup();
+                assert_eq!(texts.len(), rules.len(), "{when}: {rules:?}");
+                assert!(pods.iter().all(|pod| node.run(pod, "DEL", &conf(mode)).ok), "{when}");
+                node.assert_nothing_left(&when);
+                fabric.host_is_connected(&when);
+            });
+        }
+    }
+}
+
+#[test]
 fn only_in_tunnel_mode_two_pods_of_a_node_meet_the_networks_security_rules() {
     for mode in ["transparent", "bridge", "tunnel"] {
         on_a_node(10, move |node| {
