@@ -24,6 +24,8 @@ mod mixed;
 mod modes;
 mod node;
 mod services;
+#[cfg(target_arch = "x86_64")]
+mod setting;
 mod sources;
 mod store;
 #[cfg(target_arch = "x86_64")]

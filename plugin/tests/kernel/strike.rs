@@ -160,7 +160,9 @@ fn drive(mut child: Child, conf: &Value, strike: Option<Strike>, beside: &mut dy
     child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
     let (calls, status) = follow(pid, strike, beside)
         .unwrap_or_else(|other| panic!("{other:?}, struck by {strike:?}; it said: {}", text(child.stderr.take())));
-    let ended = status.map(|status| Ended { ok: status == 0, out: text(child.stdout.take()), stderr: text(child.stderr.take()) });
+    // A plugin of others that was run outlives the one that was killed, and has its standard error until it ends.
+    let stderr = text(child.stderr.take());
+    let ended = status.map(|status| Ended { ok: status == 0, out: text(child.stdout.take()), stderr });
     Run { calls, ended }
 }
 

@@ -1,41 +1,18 @@
 //! Kills the plugin as each of its system calls that change something begins and ends, makes each of them fail in every way, and checks
-//! that the next command mends what is left: no leak, no double, and host and pods in touch with the other node. In each mode, and without an
-//! agent on a store that every ADD finds lost. A sample by default, of a seed that is printed (`AZURE_VNET_SWEEP_SEED` repeats it);
-//! `AZURE_VNET_SWEEP=all` strikes everywhere.
+//! that the next command mends what is left: no leak, no double, and host and pods in touch with the other node. In each mode, without an
+//! agent on a store that every ADD finds lost, with addresses of both families from another plugin, and of the address plugin by itself. A
+//! sample by default, of a seed that is printed (`AZURE_VNET_SWEEP_SEED` repeats it); `AZURE_VNET_SWEEP=all` strikes everywhere.
 
-use std::{collections::BTreeMap, fmt, fs, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, fs};
 
-use azure_vnet_plugin_core::lease::Entry;
 use serde_json::{Value, json};
 
 use crate::fabric::{Fabric, OTHER_NODE};
-use crate::node::{self, DEADLINE, Ended, Node, RUN, Sandbox, await_that, on_a_bare_node, pool_address};
+use crate::node::{DEADLINE, Ended, Node, RUN, Sandbox, await_that, finish, on_a_bare_node};
 use crate::services::{Service, wireserver};
-use crate::strike::{Blow, Run, Strike, choose, report, run, strikes};
-
-/// How many blows a sample has of one command in one setting.
-const SAMPLE: usize = 24;
-const POOL: u8 = 10;
-
-/// Where a command is struck.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Setting {
-    /// An agent's pool, and this mode.
-    Agent(&'static str),
-    /// No agent: the plugin learns the pool and seals the store itself.
-    Alone,
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Agent(mode) => write!(f, "{mode}"),
-            Self::Alone => f.write_str("without an agent"),
-        }
-    }
-}
-
-const SETTINGS: [Setting; 4] = [Setting::Agent("transparent"), Setting::Agent("bridge"), Setting::Agent("tunnel"), Setting::Alone];
+use crate::setting::{Setting, addresses_of, pool};
+use crate::strike::{Blow, Run, Strike, choose, report, run_of, strikes};
+use crate::ways::ask;
 
 #[test]
 fn add_struck_anywhere_is_completed_by_the_same_add_or_cleaned_by_del() {
@@ -72,8 +49,10 @@ fn check_struck_anywhere_changes_nothing() {
     sweep("CHECK", |scene, pod, _, struck| {
         let added = struck.before.unwrap();
         scene.check(pod, &added, &struck.when);
-        assert_eq!(scene.add(pod, &struck.when).json(), added.json(), "{}", struck.when);
-        scene.node.assert_holds(&[scene.neighbour.address(), added.address()], &struck.when);
+        if scene.setting.has_leases() {
+            assert_eq!(scene.add(pod, &struck.when).json(), added.json(), "{}", struck.when);
+        }
+        scene.setting.assert_holds(scene.node, &[&scene.neighbour, &added], &struck.when);
         scene.del(pod, &struck.when);
     });
 }
@@ -81,7 +60,7 @@ fn check_struck_anywhere_changes_nothing() {
 #[test]
 fn gc_struck_anywhere_is_finished_by_the_next() {
     sweep("GC", |scene, pod, _, struck| {
-        let again = scene.node.run(pod, "GC", &scene.configuration("GC", None));
+        let again = scene.run(pod, "GC", None);
         assert!(again.ok, "{}: {again:?}", struck.when);
     });
 }
@@ -105,7 +84,7 @@ struct Scene<'a> {
 
 /// Strikes a command on one pod after another, in every setting.
 fn sweep(command: &'static str, mend: impl Fn(&Scene<'_>, &Sandbox, usize, Struck) + Copy + Send + 'static) {
-    for setting in SETTINGS {
+    for setting in Setting::ALL {
         on_a_bare_node(move |node| Scene::new(node, setting).sweep(command, mend));
     }
 }
@@ -115,31 +94,31 @@ impl<'a> Scene<'a> {
         let (fabric, service) = (Fabric::like_azure(node), Service::start(wireserver(&pool())));
         let mut scene =
             Self { node, setting, fabric, service, bystander: node.sandbox("bystander", "bystander-0"), neighbour: Ended::default() };
-        scene.rest();
+        setting.prepare(node);
         scene.neighbour = scene.add(&scene.bystander, "the bystander");
         scene
     }
 
     fn sweep(&self, command: &str, mend: impl Fn(&Self, &Sandbox, usize, Struck)) {
         let (whole, before) = self.prepare(command, "whole");
-        let calls = run(self.node, &whole, command, &self.configuration(command, before.as_ref()), None).calls;
+        let calls = self.struck(&whole, command, before.as_ref(), None).calls;
         self.del(&whole, "the whole command");
         let all = strikes(&calls);
         let setting = format!("{command}, {}", self.setting);
-        let chosen = choose(&setting, &all, SAMPLE);
+        let chosen = choose(&setting, &all, self.setting.sample());
         let (mut counts, mut missed) = (BTreeMap::<&str, usize>::new(), 0);
         for (round, blow) in chosen.iter().enumerate() {
-            self.rest();
+            self.setting.rest(self.node);
             let (pod, before) = self.prepare(command, &format!("c{round}"));
             let when = format!("{setting} after {blow}");
-            let Run { calls, ended: answer } = run(self.node, &pod, command, &self.configuration(command, before.as_ref()), Some(*blow));
+            let Run { calls, ended: answer } = self.struck(&pod, command, before.as_ref(), Some(*blow));
             missed += usize::from(calls.len() <= blow.at);
             *counts.entry(outcome(*blow, answer.as_ref(), &when)).or_default() += 1;
             mend(self, &pod, round, Struck { when: when.clone(), before, answer });
             // A store that is lost is made anew by what needs addresses.
-            let status = self.node.run(&self.bystander, "STATUS", &self.configuration("STATUS", None));
+            let status = self.run(&self.bystander, "STATUS", None);
             assert!(status.ok, "{when}: {status:?}");
-            self.node.assert_holds(&[self.neighbour.address()], &when);
+            self.setting.assert_holds(self.node, &[&self.neighbour], &when);
             if pod.netns.exists() {
                 assert_eq!(pod.links(), [], "{when}");
                 pod.drop_netns();
@@ -168,20 +147,14 @@ impl<'a> Scene<'a> {
         let added = self.add(&pod, "before the command");
         if command == "GC" {
             pod.drop_netns();
-            await_that("the link goes with its namespace", || self.node.host_links().len() == 1);
+            await_that("the link goes with its namespace", || self.node.host_links().len() == usize::from(self.setting.wires()));
         }
         (pod, Some(added))
     }
 
     fn configuration(&self, command: &str, before: Option<&Ended>) -> Value {
-        let mut conf = node::conf(if matches!(command, "GC" | "STATUS") { "1.1.0" } else { "1.0.0" });
-        match self.setting {
-            Setting::Agent(mode) => conf["mode"] = json!(mode),
-            Setting::Alone => {
-                let at = self.service.endpoint();
-                conf["ipam"] = json!({ "type": "azure-vnet-ipam", "wireserverEndpoint": at, "imdsEndpoint": at });
-            }
-        }
+        let version = if matches!(command, "GC" | "STATUS") { "1.1.0" } else { "1.0.0" };
+        let mut conf = self.setting.configuration(version, &self.service);
         match command {
             "CHECK" => conf["prevResult"] = before.unwrap().json(),
             "GC" => conf["cni.dev/valid-attachments"] = json!([{ "containerID": "bystander", "ifname": "eth0" }]),
@@ -190,67 +163,68 @@ impl<'a> Scene<'a> {
         conf
     }
 
-    /// Ends all rests at once, so that the pool never runs dry.
-    fn rest(&self) {
-        match self.setting {
-            Setting::Agent(_) => {
-                self.node.adopt(&pool(), 2, Duration::ZERO);
-                self.node.keeper().sweep().unwrap();
-            }
-            Setting::Alone => {
-                for (address, entry) in self.node.store().list().unwrap() {
-                    if let Entry::Cooling(_) = entry {
-                        fs::remove_file(format!("{RUN}/lease/{address}")).unwrap();
-                    }
-                }
-            }
-        }
+    fn run(&self, pod: &Sandbox, command: &str, before: Option<&Ended>) -> Ended {
+        finish(self.node.start(self.setting.plugin(), pod, command), &self.configuration(command, before))
+    }
+
+    fn struck(&self, pod: &Sandbox, command: &str, before: Option<&Ended>, strike: Option<Strike>) -> Run {
+        run_of(self.node, self.setting.plugin(), pod, command, &self.configuration(command, before), strike)
     }
 
     fn add(&self, pod: &Sandbox, when: &str) -> Ended {
-        let added = self.node.run(pod, "ADD", &self.configuration("ADD", None));
+        let added = self.run(pod, "ADD", None);
         assert!(added.ok, "{when}: {added:?}");
         added
     }
 
     fn del(&self, pod: &Sandbox, when: &str) {
-        let deleted = self.node.run(pod, "DEL", &self.configuration("DEL", None));
+        let deleted = self.run(pod, "DEL", None);
         assert!(deleted.ok, "{when}: {deleted:?}");
     }
 
     fn check(&self, pod: &Sandbox, added: &Ended, when: &str) {
-        let checked = self.node.run(pod, "CHECK", &self.configuration("CHECK", Some(added)));
+        let checked = self.run(pod, "CHECK", Some(added));
         assert!(checked.ok, "{when}: {checked:?}");
     }
 
     /// A pod has all that its ADD answered, and the other node reaches it.
     fn is_whole(&self, pod: &Sandbox, added: &Ended, when: &str) {
         self.check(pod, added, when);
+        if !self.setting.wires() {
+            return;
+        }
+        for address in addresses_of(added) {
+            assert!(ask(None, Some(&pod.netns), address, address).is_ok(), "{when}: the host's way to {address}");
+        }
         self.fabric.expect_way(Some(&self.fabric.other), OTHER_NODE, Some(&pod.netns), added.address(), added.address(), when);
     }
 
     /// The same ADD again gives a whole pod, and the answer of a third is the same.
     fn complete_then_delete(&self, pod: &Sandbox, when: &str) {
+        if !self.setting.has_leases() {
+            self.del(pod, when);
+        }
         let added = self.add(pod, when);
         assert_ne!(added.address(), self.neighbour.address(), "{when}");
         self.is_whole(pod, &added, when);
-        assert_eq!(self.add(pod, when).json(), added.json(), "{when}");
-        self.node.assert_holds(&[self.neighbour.address(), added.address()], when);
+        if self.setting.has_leases() {
+            assert_eq!(self.add(pod, when).json(), added.json(), "{when}");
+        }
+        self.setting.assert_holds(self.node, &[&self.neighbour, &added], when);
         self.del(pod, when);
     }
 
     /// The runtime gives up on the sandbox and makes another for the same pod, whose name the first one's link has.
     fn replace_then_delete(&self, old: &Sandbox, when: &str) {
         let new = self.node.sandbox(&format!("{}-new", old.container), &old.pod);
+        if !self.setting.has_leases() {
+            self.del(old, when);
+        }
         let added = self.add(&new, when);
         self.del(old, when);
         self.is_whole(&new, &added, when);
         self.del(&new, when);
     }
-}
-
-fn pool() -> Vec<Ipv4Addr> {
-    (1..=POOL).map(pool_address).collect()
 }
 
 /// How the struck command ended; one that fails says so in the form of the specification.
