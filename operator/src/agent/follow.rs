@@ -90,10 +90,12 @@ impl Node {
             entries.iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).map(|(address, _)| *address).collect();
         // Before the rules, whose programs may take their time (safety rule RE7).
         let lost = spec.lost.iter().map(|slot| slot.address).collect();
-        let cut_off = self.kernel.cut_off(view, &lost);
-        let cut_off = problems.check(Topic::RulesInSync, "RoutesFailed", cut_off).unwrap_or_default();
+        let cut = self.kernel.cut_off(view, &lost);
+        if let Some(refusals) = cut.refusals() {
+            problems.note(Topic::RulesInSync, "RoutesFailed", refusals);
+        }
         let pod = |address: Ipv4Addr| leases(&entries).find(|(of, _)| *of == address).and_then(|(_, lease)| lease.pod.clone());
-        outcome.cut_off = cut_off.into_iter().map(|address| CutOff { address, pod: pod(address) }).collect();
+        outcome.cut_off = cut.off.into_iter().map(|address| CutOff { address, pod: pod(address) }).collect();
         if basis.whole {
             self.host.converge(&self.options, (&mut self.kernel, view), spec, (&addresses, &held), (seen.look, problems));
         }

@@ -1,5 +1,7 @@
 //! The host's links and routes, as far as the agent reads and keeps them. It runs in the host's network namespace and enters no other.
 
+mod lost;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
@@ -199,27 +201,6 @@ impl Kernel {
         unbridge::undo(&mut self.0, None)
     }
 
-    /// Cuts off the pods whose address the NIC has lost (safety rule RE7): their host routes go, whoever made them. A bridged pod also loses the
-    /// bridge's entry, the rules for its frames, and then its place on the bridge, where others reach it without the host. Answers which.
-    ///
-    /// # Errors
-    /// The kernel refuses one.
-    pub fn cut_off(&mut self, view: &View, lost: &BTreeSet<Ipv4Addr>) -> Result<Vec<Ipv4Addr>, KernelError> {
-        let mut cut = BTreeSet::new();
-        for pod in view.pods.iter().filter(|pod| pod.controller.is_some()) {
-            let Some(address) = v4(pod.alias.address).filter(|address| lost.contains(address)) else { continue };
-            bridge::forget_pod(&mut self.0, &pod.alias.attachment, &[address.into()])
-                .map_err(failed("remove what leads to a bridged pod of a lost address"))?;
-            self.changes("take a pod of a lost address off its bridge", &[Change::SetController { link: pod.index, controller: 0 }])?;
-            cut.insert(address);
-        }
-        let routes = view.routes_of_lost(lost);
-        cut.extend(routes.iter().filter_map(|route| v4(route.destination.addr())));
-        let changes: Vec<Change<'_>> = routes.into_iter().map(Change::DeleteRoute).collect();
-        self.changes("remove the routes of lost addresses", &changes)?;
-        Ok(cut.into_iter().collect())
-    }
-
     /// Gives the pod of a lease, whose link is there, its host route again: exclusively, and never where the address is used otherwise (safety rule
     /// ST4). A bridged pod's route leads through its bridge, and not to its link. Answers why not, where it may not.
     ///
@@ -374,19 +355,6 @@ impl View {
     fn has_other_route(&self, address: Ipv4Addr) -> bool {
         let is_of = |route: &Route| route.destination == IpNet::from(IpAddr::V4(address));
         self.routes.iter().any(|route| is_of(route) && unreachable(route).is_none())
-    }
-
-    /// The host routes to pods of these addresses: through the pod's link, or the bridge of which that is a port.
-    fn routes_of_lost(&self, lost: &BTreeSet<Ipv4Addr>) -> Vec<Route> {
-        let leads = |pod: &PodLink, link| pod.index == link || pod.controller == Some(link);
-        let to_pod = |address, link| self.pods.iter().any(|pod| pod.alias.address == address && leads(pod, link));
-        let of_lost = |route: &&Route| {
-            let address = route.destination.addr();
-            route.destination.prefix_len() == 32
-                && v4(address).is_some_and(|address| lost.contains(&address))
-                && route.link.is_some_and(|link| to_pod(address, link))
-        };
-        self.routes.iter().filter(of_lost).cloned().collect()
     }
 
     fn find(&self, mac: &str) -> Option<&Nic> {

@@ -121,6 +121,32 @@ fn re7_nothing_leads_to_a_bridged_pod_whose_address_is_lost_and_it_can_go_back_o
 }
 
 #[test]
+fn re7_what_the_kernel_refuses_of_one_lost_address_keeps_no_other_and_is_told() {
+    apart(|| {
+        run("ip", &["link", "add", "azure2", "address", "02:00:00:00:00:05", "type", "bridge"]);
+        run("ip", &["link", "set", "azure2", "up", "alias", "azure-vnet:bridge eth0"]);
+        let mut frames = Frames::open().unwrap();
+        let [refused, next] = [6, 7].map(|last| on_bridge(&mut frames, last, true));
+        let mut kernel = Kernel::open().unwrap();
+        let mut view = kernel.view().unwrap();
+        // No link has this number: the kernel takes nothing off its bridge.
+        view.pods.iter_mut().find(|pod| pod.alias.address == refused).unwrap().index = 0;
+        let lost = ["10.0.0.6", "10.0.0.7"].map(address).into();
+        let cut = kernel.cut_off(&view, &lost);
+        let said = cut.refusals().unwrap();
+        assert!(said.starts_with("10.0.0.6: cannot take a pod of a lost address off its bridge: ") && !said.contains("10.0.0.7"), "{said}");
+        assert!(cut.off.contains(&address("10.0.0.7")), "{:?}", cut.off);
+        let ports = run("ip", &["link", "show", "master", "azure2"]);
+        assert!(ports.contains("azv6") && !ports.contains("azv7"), "{ports}");
+        let ways = run("ip", &["route", "show", "dev", "azure2"]);
+        assert!(
+            !ways.contains(&refused.to_string()) && !ways.contains(&next.to_string()),
+            "a route goes also where the rest does not: {ways}"
+        );
+    });
+}
+
+#[test]
 fn an_uplink_that_another_program_takes_out_of_its_bridge_is_put_back_whatever_the_mode() {
     apart(|| {
         let machine = Machine::new();

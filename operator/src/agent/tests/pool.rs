@@ -29,6 +29,20 @@ fn an_unknown_subnet_keeps_the_pool_waiting_and_says_what_to_do_and_the_nics_rou
 }
 
 #[test]
+fn new_pods_get_the_mtu_that_the_nic_has_by_then() {
+    apart(|| {
+        let machine = Machine::new();
+        let object = object(1, &["1/10.0.0.5"]);
+        let mut node = filled(&machine, &object);
+        for mtu in [1400, 1500, 1450] {
+            run("ip", &["link", "set", "eth0", "mtu", &mtu.to_string()]);
+            node.reconcile(&seen(Some(&object), vec![])).unwrap();
+            assert_eq!((node.keeper.store().pool().unwrap().mtu, offered(&node).map(|pool| pool.len())), (Some(mtu), Some(1)));
+        }
+    });
+}
+
+#[test]
 fn re6_an_answer_of_imds_that_lacks_our_nic_says_nothing_of_it() {
     apart(|| {
         let machine = Machine::new();
