@@ -85,7 +85,9 @@ pub(super) fn source(error: &SourceError) -> CniError {
     match error {
         SourceError::Silent { .. } => CniError::because(Code::TryAgain, error)
             .with_details("the machine's own services are asked as root, from the host's network namespace and primary address"),
-        SourceError::Busy | SourceError::SetAside { .. } | SourceError::Namespaces(_) => CniError::because(Code::TryAgain, error),
+        SourceError::Busy | SourceError::SetAside { .. } | SourceError::Namespaces(_) | SourceError::Original { .. } => {
+            CniError::because(Code::TryAgain, error)
+        }
         SourceError::Endpoint { .. } => CniError::because(Code::InvalidEnvironment, error),
         SourceError::File { .. } => CniError::because(Code::Io, error).with_details("Azure Stack's tools write this file"),
         SourceError::Seal(_) => CniError::because(Code::TryAgain, error).with_details(ANY),

@@ -63,7 +63,11 @@ impl Paths {
             places: Places {
                 interfaces: "/etc/kubernetes/interfaces.json".into(),
                 set_aside: "/var/lib/azure-vnet/quarantine".into(),
-                original: StateFiles { network: "/var/run/azure-vnet.json".into(), ipam: "/var/run/azure-vnet-ipam.json".into() },
+                original: StateFiles {
+                    network: "/var/run/azure-vnet.json".into(),
+                    ipam: "/var/run/azure-vnet-ipam.json".into(),
+                    lock: "/var/run/azure-vnet/azure-vnet.lock".into(),
+                },
             },
         }
     }

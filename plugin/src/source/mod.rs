@@ -88,6 +88,15 @@ pub enum SourceError {
     /// The namespaces of containers.
     #[error("cannot see which addresses containers have")]
     Namespaces(#[source] NamespacesError),
+    /// The lock of the original plugins' commands.
+    #[error("cannot wait for the end of a command of the original plugins ({})", path.display())]
+    Original {
+        /// The lock.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel's links.
     #[error("cannot read this machine's links")]
     Links(#[source] NetlinkError),
@@ -188,16 +197,18 @@ impl<'a> Machine<'a> {
     /// Makes the store whole by what the kernel shows (safety rule ST3), which is asked before the lock is taken (safety rule ST2). Nothing is
     /// leased in between: there is no seal.
     fn seal(&self, host: &mut Netlink, network: &NetworkName) -> Result<(), SourceError> {
+        let original = &self.places.original;
+        let _at_rest = original.at_rest().map_err(|source| SourceError::Original { path: original.lock.clone(), source })?;
         let rules = RulesSeen::now();
         let links = host.links().map_err(SourceError::Links)?;
-        let mut leases = self.places.original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
+        let mut leases = original.leases(host, network, self.store.now()).map_err(SourceError::Links)?;
         let namespaces = namespaces().map_err(SourceError::Namespaces)?;
         let mut modes = ModesThere::default();
         leases.extend(links.iter().filter_map(|link| kernel_lease(link, network, &mut modes, &namespaces)));
         let learned = self.store.learned()?.map(|learned| learned.addresses()).unwrap_or_default();
         let in_use = namespaces.into_keys().filter(|address| learned.contains(address)).collect();
         self.store.seal_without_agent(&leases, &in_use).map_err(SourceError::Sealing)?;
-        self.places.original.set_aside();
+        original.set_aside();
         // What bridged pods left whose leases were lost, and of which nobody will be told to forget it. It is in no new pod's way: where it
         // cannot be told or removed, it stays.
         if let (Ok(rules), Ok(known)) = (rules, self.known(&links)) {

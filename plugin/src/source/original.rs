@@ -2,7 +2,8 @@
 //! kernel agrees, and their links get the label that ours have, so that DEL and a later rebuild know them.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -16,12 +17,16 @@ use azure_vnet_plugin_core::{
 
 use super::original_network;
 use crate::{
+    lock,
     netlink::{Change, LinkBy, LinkIndex, Netlink, NetlinkError},
     store::KernelLease,
 };
 
 /// By this much the clocks of the files and of the boot may differ.
 const TOLERANCE: Duration = Duration::from_mins(1);
+
+/// How long a command of the original is waited for.
+const UNDER_WAY: Duration = Duration::from_secs(10);
 
 /// Where the original keeps its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub struct StateFiles {
     pub network: PathBuf,
     /// `azure-vnet-ipam.json`.
     pub ipam: PathBuf,
+    /// Each of its commands has the flock on this from its beginning to its end.
+    pub lock: PathBuf,
 }
 
 impl StateFiles {
@@ -49,6 +56,20 @@ impl StateFiles {
             original_network::take_over(host, &there.iter().filter(|endpoint| is_bridged(endpoint)).cloned().collect::<Vec<_>>());
         }
         Ok(there.into_iter().filter_map(|endpoint| lease(endpoint, network)).collect())
+    }
+
+    /// Waits until no command of the original is under way, and lets none begin until the answer is dropped: what it is taking down must not be taken over,
+    /// nor what it is setting up be missed. Nothing where it has no state to take over, or is too old to have this lock.
+    pub(super) fn at_rest(&self) -> io::Result<Option<File>> {
+        if !self.network.exists() {
+            return Ok(None);
+        }
+        let lock = match File::options().read(true).write(true).open(&self.lock) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if lock::wait_for(&lock, UNDER_WAY)? { Ok(Some(lock)) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 
     /// Sets the files aside: from here on the store knows, and they would tell of pods that are gone.

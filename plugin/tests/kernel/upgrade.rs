@@ -1,6 +1,12 @@
 //! In the place of the original plugins in bridge and tunnel mode: its pods, its bridge and its rules, as it left them.
 
-use std::{fs, net::Ipv4Addr, path::Path, process::Command};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -12,6 +18,7 @@ use crate::services::{Service, wireserver};
 const UPLINK_MAC: &str = "02:00:00:00:00:04";
 const FABRIC_MAC: &str = "12:34:56:78:9a:bc";
 const POD_MAC: &str = "02:00:00:00:01:02";
+const DEADLINE: Duration = Duration::from_secs(30);
 
 #[test]
 fn bridged_pods_of_the_original_go_on_among_ours_and_nothing_is_there_twice() {
@@ -47,6 +54,44 @@ fn bridged_pods_of_the_original_go_on_among_ours_and_nothing_is_there_twice() {
             fabric.host_is_connected(&what);
         });
     }
+}
+
+/// The runtime has the original's answer to its DEL, and will not ask again: a lease of that pod would never end.
+#[test]
+fn a_pod_that_the_original_is_just_taking_down_gets_no_lease() {
+    on_a_bare_node(|node| {
+        let _fabric = Fabric::like_azure(node);
+        let old = node.sandbox("3f813b02aa", "old-0");
+        original_leaves("bridge", &old, pool_address(2), pool_address(1));
+        fs::create_dir_all("/run/azure-vnet").unwrap();
+        let path = Path::new("/run/azure-vnet/azure-vnet.lock");
+        let lock = fs::File::create(path).unwrap();
+        lock.lock().unwrap();
+        let service = Service::start(wireserver(&[pool_address(3)]));
+        let (new, conf) = (node.sandbox("new", "new-0"), alone(&service, "bridge"));
+        std::thread::scope(|scope| {
+            let adds = scope.spawn(|| node.run(&new, "ADD", &conf));
+            let begun = Instant::now();
+            while !is_open_in_a_plugin(path) {
+                assert!(begun.elapsed() < DEADLINE, "ADD does not look whether a command of the original is under way");
+                std::thread::yield_now();
+            }
+            run("ip", &["link", "del", "azv3f813b0"]);
+            fs::write("/run/azure-vnet.json", "{\"Network\": {\"ExternalInterfaces\": {}}}").unwrap();
+            drop(lock);
+            assert!(adds.join().unwrap().ok);
+        });
+        let leases: Vec<_> = fs::read_dir("/run/azure-vnet/lease").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(leases, [pool_address(3).to_string().as_str()]);
+    });
+}
+
+/// Whether a plugin has the file open.
+fn is_open_in_a_plugin(path: &Path) -> bool {
+    let is_plugin = |process: &Path| fs::read_link(process.join("exe")).is_ok_and(|program| program.ends_with("azure-vnet"));
+    let plugins = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(|process| is_plugin(process));
+    let files = plugins.filter_map(|process| fs::read_dir(process.join("fd")).ok()).flatten().flatten();
+    files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == path)
 }
 
 /// A record that nobody understands is no reason to take its pod's way.
