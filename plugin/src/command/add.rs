@@ -150,7 +150,7 @@ impl Run<'_> {
     fn lease(&self, add: &Add, own: &OwnIpam, request: &LeaseRequest, host: &mut Netlink) -> Result<Granted<'_>, CniError> {
         let machine = self.machine(own);
         if let Some(machine) = &machine {
-            machine.prepare(host, &add.conf.name).map_err(|error| errors::source(&error))?;
+            self.learns_later.set(machine.prepare(host, &add.conf.name).map_err(|error| errors::source(&error))?);
         }
         let mut granted = self.store.lease(request, &mut |address| kernel_use::observe(host, address.into()));
         if let (Err(error), Some(machine)) = (&granted, &machine)

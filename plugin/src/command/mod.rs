@@ -8,6 +8,7 @@ mod gc;
 mod log;
 
 use std::{
+    cell::Cell,
     ffi::OsString,
     io::{self, IsTerminal as _, Write},
     net::IpAddr,
@@ -22,7 +23,7 @@ use azure_vnet_plugin_core::{
     conf::{Ipam, LogLevel, Role, StatusConf},
     error::{CniError, Code},
     ipam::OwnIpam,
-    request::{self, Environment, Request},
+    request::{self, Add, Environment, Request},
     version::CniVersion,
 };
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ use crate::{
     delegate::Delegate,
     netlink::Netlink,
     small,
-    source::{self, Machine, Places, StateFiles},
+    source::{self, Machine, Places, StateFiles, later},
     store::Store,
 };
 
@@ -81,6 +82,8 @@ struct Run<'a> {
     environment: &'a Environment,
     stdin: &'a [u8],
     store: Store,
+    /// Whether something is to be learned once the answer is out.
+    learns_later: Cell<bool>,
 }
 
 /// What a command did, for the log.
@@ -115,6 +118,7 @@ pub fn main(role: Role, paths: &Paths) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     match arguments.first().and_then(|argument| argument.to_str()) {
         Some("-v" | "--version") => return printed(&say(&mut io::stdout(), &format!("Azure CNI Version {}", env!("CARGO_PKG_VERSION")))),
+        Some(later::ARGUMENT) => return learn(role, paths),
         Some(_) => return printed(&say(&mut io::stderr(), &usage())),
         None => {}
     }
@@ -148,11 +152,10 @@ fn command(role: Role, paths: &Paths, environment: &Environment, stdin: &[u8]) -
         return printed(&write_json(&versions(version)));
     }
     let version = version_of(&request);
-    let result = boot_id(&paths.boot_id).and_then(|boot| {
-        let run = Run { role, paths, environment, stdin, store: Store::at(&paths.store, boot) };
-        run.carry_out(&request)
-    });
-    let result = match request {
+    let in_boot = |boot| Run { role, paths, environment, stdin, store: Store::at(&paths.store, boot), learns_later: Cell::new(false) };
+    let run = boot_id(&paths.boot_id).map(in_boot);
+    let result = run.as_ref().map_err(CniError::clone).and_then(|run| run.carry_out(&request));
+    let result = match &request {
         Request::Del(_) => result.map_err(CniError::for_del),
         Request::Add(_) | Request::Check(_) | Request::Gc(_) | Request::Status(_) | Request::Version(_) => result,
     };
@@ -161,7 +164,22 @@ fn command(role: Role, paths: &Paths, environment: &Environment, stdin: &[u8]) -
         Err(error) => fail(version, error),
     };
     log::append(&paths.log, LogLevel::of(stdin), &log::Entry { environment, took: started.elapsed(), result: &result });
+    if let (Ok(run), Request::Add(add)) = (&run, &request) {
+        run.learn_later(add);
+    }
     code
+}
+
+/// The life of a process that asks what nobody waits for ([`later`]). It has nobody to tell.
+fn learn(role: Role, paths: &Paths) -> ExitCode {
+    let learned = || {
+        let stdin = small::input(request::MOST_BYTES).ok()?;
+        let Ok(Request::Add(add)) = Request::parse(&environment(), &stdin, role) else { return None };
+        let Ipam::Own(own) = &add.conf.ipam else { return None };
+        let store = Store::at(&paths.store, boot_id(&paths.boot_id).ok()?);
+        Machine::of(&store, own, &paths.places)?.learn(&mut Netlink::open().ok()?).ok()
+    };
+    if learned().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 impl Run<'_> {
@@ -197,6 +215,14 @@ impl Run<'_> {
             (found, _) => found,
         };
         found.map_err(|error| errors::status(&error, own.source))
+    }
+
+    /// Has a process ask what is due by now. What fails of it is left to the next command.
+    fn learn_later(&self, add: &Add) {
+        let Ipam::Own(own) = &add.conf.ipam else { return };
+        if self.learns_later.get() && self.machine(own).is_some_and(|machine| machine.claim().unwrap_or(false)) {
+            let _ = later::start(self.stdin);
+        }
     }
 
     /// The machine's own services, where the configuration lets them be asked.

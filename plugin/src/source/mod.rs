@@ -2,6 +2,7 @@
 //! a file. Whatever it learns lies in the store as a cache, and whoever finds the cache fit asks no one (safety rules ST3 and ST5).
 
 mod http;
+pub mod later;
 mod namespaces;
 mod original;
 mod original_network;
@@ -23,7 +24,13 @@ use azure_vnet_plugin_core::{
     ipam::{OwnIpam, Services, Source},
     lease::Entry,
     pool::SealOwner,
-    source::{HostLink, Interface, Learned, Origin, endpoint::Endpoint, file, imds, pace::Attempt, wireserver},
+    source::{
+        HostLink, Interface, Learned, Origin,
+        endpoint::Endpoint,
+        file, imds,
+        pace::{Attempt, Refresh},
+        wireserver,
+    },
     wiring::{Alias, HOST_LINK_PREFIX},
 };
 
@@ -40,7 +47,7 @@ use crate::{
 
 /// How long each service is waited for where there is nothing to give without its answer.
 const NEEDED: Duration = Duration::from_secs(2);
-/// How long all of them are waited for where the cache serves: a healthy one answers in less.
+/// How long all of them are waited for where the cache is old but serves: a healthy one answers in less.
 const SERVED: Duration = Duration::from_millis(50);
 /// How long a process without a cache waits for the one that asks.
 const OTHERS: Duration = Duration::from_secs(6);
@@ -159,13 +166,13 @@ impl<'a> Machine<'a> {
     }
 
     /// Sees to a sealed store that knows of addresses. Where an agent keeps the store, that is all of it; one that lost its leases, and that no
-    /// agent keeps, is made whole anew.
+    /// agent keeps, is made whole anew. Answers whether what is known is to be asked for when nobody waits any more ([`Machine::claim`]).
     ///
     /// # Errors
     /// See [`SourceError`].
-    pub fn prepare(&self, host: &mut Netlink, network: &NetworkName) -> Result<(), SourceError> {
+    pub fn prepare(&self, host: &mut Netlink, network: &NetworkName) -> Result<bool, SourceError> {
         match self.store.seal() {
-            Ok(sealed) if sealed.owner == SealOwner::Agent => return Ok(()),
+            Ok(sealed) if sealed.owner == SealOwner::Agent => return Ok(false),
             Ok(_) if self.store.missing_part()?.is_none() => return self.freshen(host, self.store.now(), None),
             Err(error) if error.is_of_a_later_version() => return Err(SourceError::Seal(error)),
             Err(PoolError::File(error)) => return Err(error.into()),
@@ -173,7 +180,7 @@ impl<'a> Machine<'a> {
         }
         self.store.make_folders().map_err(SourceError::Store)?;
         self.freshen(host, self.store.now(), None)?;
-        self.seal(host, network)
+        self.seal(host, network).map(|()| false)
     }
 
     /// Asks anew, if that is due, since the cache has nothing free. Answers whether there is news.
@@ -227,11 +234,12 @@ impl<'a> Machine<'a> {
         Ok(leased.chain(linked).collect())
     }
 
-    fn freshen(&self, host: &mut Netlink, now: BootTime, need: Option<Need>) -> Result<(), SourceError> {
+    /// Whether there is something to ask for later.
+    fn freshen(&self, host: &mut Netlink, now: BootTime, need: Option<Need>) -> Result<bool, SourceError> {
         match self.own.source {
-            Source::Pool => Ok(()),
-            Source::File if need.is_none() && self.is_as_read(now)? => Ok(()),
-            Source::File => self.read_file(host, now),
+            Source::Pool => Ok(false),
+            Source::File if need.is_none() && self.is_as_read(now)? => Ok(false),
+            Source::File => self.read_file(host, now).map(|()| false),
             Source::Azure(services) => self.freshen_by_query(host, services, now, need),
         }
     }
@@ -255,31 +263,40 @@ impl<'a> Machine<'a> {
         self.keep(host, &interfaces, Origin::File, now)
     }
 
-    fn freshen_by_query(&self, host: &mut Netlink, services: Services, now: BootTime, need: Option<Need>) -> Result<(), SourceError> {
+    fn freshen_by_query(&self, host: &mut Netlink, services: Services, now: BootTime, need: Option<Need>) -> Result<bool, SourceError> {
         let known = self.store.learned()?.filter(|learned| learned.origin != Origin::File);
         let has_cache = known.is_some();
-        let need = need.unwrap_or(known.map_or(Need::Must, |learned| Need::Served(learned.origin)));
-        let is_due =
-            |attempt: Option<Attempt>| attempt.is_none_or(|attempt| attempt.is_over(self.store.boot(), now, self.own.query_interval));
-        if has_cache && !is_due(self.store.last_attempt()) {
-            return Ok(());
+        if has_cache {
+            match self.refresh(known.as_ref(), self.store.last_attempt().as_ref()) {
+                Refresh::No => return Ok(false),
+                Refresh::Later if need.is_none() => return Ok(true),
+                Refresh::Later | Refresh::First => {}
+            }
         }
+        let need = need.unwrap_or(known.map_or(Need::Must, |learned| Need::Served(learned.origin)));
         let query = match self.store.query()? {
             Some(query) => query,
-            None if has_cache => return Ok(()),
+            None if has_cache => return Ok(false),
             None => match self.wait_for_others()? {
                 Some(query) => query,
-                None => return Ok(()),
+                None => return Ok(false),
             },
         };
         // Who had the right before may have asked just now.
-        if self.store.learned()?.is_some() && has_cache && !is_due(query.last_attempt()) {
-            return Ok(());
+        let is_over = |attempt: Attempt| attempt.is_over(self.store.boot(), now, self.own.query_interval);
+        if self.store.learned()?.is_some() && has_cache && !query.last_attempt().is_none_or(is_over) {
+            return Ok(false);
         }
         match self.ask(host, &query, services, need) {
-            Err(SourceError::Silent { .. }) if has_cache => Ok(()),
-            result => result,
+            Err(SourceError::Silent { .. }) if has_cache => Ok(false),
+            result => result.map(|()| false),
         }
+    }
+
+    /// Whether and when to ask anew for what a service told.
+    fn refresh(&self, known: Option<&Learned>, last: Option<&Attempt>) -> Refresh {
+        let of = |known: &Learned| Refresh::of(known.asked, last, self.store.boot(), self.store.now(), self.own.query_interval);
+        known.map_or(Refresh::First, of)
     }
 
     /// Waits, without a cache, for what the process that asks will have learned; the right to ask, if that process failed.

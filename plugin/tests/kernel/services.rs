@@ -69,6 +69,13 @@ impl Service {
     pub fn fall_silent(&self) {
         self.state.lock().unwrap().conduct = Conduct::Silence;
     }
+
+    /// Answers those who have asked and are there still, too.
+    pub fn answer_at_last(&self, body: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.conduct = Conduct::Answer(body.to_owned(), Duration::ZERO);
+        state.open.drain(..).for_each(|mut stream| tell(&mut stream, "200 OK", body));
+    }
 }
 
 fn serve(mut stream: TcpStream, state: &Mutex<State>) {
@@ -83,7 +90,11 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let conduct = {
         let mut state = state.lock().unwrap();
         state.asked += 1;
-        state.conduct.clone()
+        let conduct = state.conduct.clone();
+        if let Conduct::Silence = conduct {
+            return state.open.push(stream);
+        }
+        conduct
     };
     let (status, body) = match conduct {
         Conduct::Answer(body, delay) => {
@@ -91,9 +102,12 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
             thread::sleep(delay);
             ("200 OK", body)
         }
-        Conduct::Refuse => ("503 Service Unavailable", String::new()),
-        Conduct::Silence => return state.lock().unwrap().open.push(stream),
+        Conduct::Refuse | Conduct::Silence => ("503 Service Unavailable", String::new()),
     };
+    tell(&mut stream, status, &body);
+}
+
+fn tell(stream: &mut TcpStream, status: &str, body: &str) {
     // The caller may have gone.
     let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
 }

@@ -110,7 +110,8 @@ impl Setting {
             Self::Agent(mode) => conf["mode"] = json!(mode),
             Self::Alone => {
                 let at = service.endpoint();
-                conf["ipam"] = json!({ "type": "azure-vnet-ipam", "wireserverEndpoint": at, "imdsEndpoint": at });
+                // Nobody asks when nobody has to: what is learned later would meet a store that the next round has lost.
+                conf["ipam"] = json!({ "type": "azure-vnet-ipam", "queryInterval": "86400", "wireserverEndpoint": at, "imdsEndpoint": at });
             }
             Self::Foreign(mode) => {
                 let four = json!([{ "subnet": "10.240.0.0/16", "rangeStart": pool_address(1), "rangeEnd": pool_address(POOL),

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use azure_vnet_plugin_core::{pool::SealOwner, source::pace::Attempt};
+use azure_vnet_plugin_core::{
+    boot::BootTime,
+    pool::SealOwner,
+    source::{Learned, pace::Attempt},
+};
 use serde_json::{Value, json};
 
 use crate::node::{
@@ -28,12 +32,13 @@ fn addresses(last: impl IntoIterator<Item = u8>) -> Vec<Ipv4Addr> {
     last.into_iter().map(pool_address).collect()
 }
 
-/// An ADD that the service's answer reached: one that has a cache waits for a moment only, and on a busy machine that may be too short.
+/// An ADD that the service's answer reached: one that has a cache waits for a moment only, where that is old, and on a busy machine this may be too
+/// short.
 fn add_with_news(node: &Node, id: &str, conf: &Value) -> Ended {
     let (deadline, mut attempt) = (Instant::now() + DEADLINE, 0);
     loop {
         attempt += 1;
-        let_the_interval_pass(node);
+        let_many_intervals_pass(node);
         let pod = node.sandbox(&format!("{id}{attempt}"), id);
         let added = node.run(&pod, "ADD", conf);
         if node.store().last_attempt().unwrap().failures == 0 {
@@ -44,10 +49,20 @@ fn add_with_news(node: &Node, id: &str, conf: &Value) -> Ended {
     }
 }
 
+/// Makes what was learned so old that it is asked for before it is used, once nobody asks.
+fn let_many_intervals_pass(node: &Node) {
+    await_that("nobody asks", || node.store().query().unwrap().is_some());
+    let_the_interval_pass(node);
+    if let Some(learned) = node.store().learned().unwrap() {
+        let old = Learned { asked: BootTime::from_millis(0), ..learned };
+        fs::write(Path::new(RUN).join("pool.azure"), old.print()).unwrap();
+    }
+}
+
 /// Makes the next question due, as time would.
 fn let_the_interval_pass(node: &Node) {
     let asked = node.store().last_attempt().unwrap();
-    let long_ago = Attempt { sent: azure_vnet_plugin_core::boot::BootTime::from_millis(0), ..asked };
+    let long_ago = Attempt { sent: BootTime::from_millis(0), failures: 0, ..asked };
     fs::write(Path::new(RUN).join("query"), long_ago.print()).unwrap();
 }
 
@@ -153,6 +168,45 @@ fn st5_while_the_cache_serves_a_silent_service_fails_nobody() {
         service.answer(wireserver(&addresses(5..=9)));
         assert_eq!(add_with_news(node, "e", &conf).address(), pool_address(5));
         assert_eq!(node.store().last_attempt().unwrap().failures, 0);
+    });
+}
+
+#[test]
+fn st5_while_the_cache_serves_no_add_waits_for_a_slow_service_whose_answer_the_next_one_has() {
+    on_a_bare_node(|node| {
+        let service = Service::start(wireserver(&addresses(1..=9)));
+        let conf = alone(&service);
+        let add = |id: &str| node.run(&node.sandbox(id, id), "ADD", &conf);
+        assert_eq!(add("a").address(), pool_address(1));
+        let has_news = || node.store().learned().unwrap().unwrap().addresses().contains(&pool_address(101));
+        // On a busy machine who asks may be gone before the answer comes; then there is another question.
+        for round in ["b", "c", "d", "e", "f"] {
+            service.fall_silent();
+            let_the_interval_pass(node);
+            let asked = service.asked();
+            let added = add(round);
+            assert!(added.ok, "while the question has no answer: {added:?}");
+            await_that("the question is asked", || service.asked() > asked);
+            // The ADD has ended, and who asks is there still.
+            service.answer_at_last(&wireserver(&addresses(101..=109)));
+            await_that("nobody asks any more", || node.store().query().unwrap().is_some());
+            if has_news() {
+                break;
+            }
+        }
+        assert!(has_news(), "what was asked for when nobody waited is learned");
+        assert_eq!(add("last").address(), pool_address(101));
+    });
+}
+
+#[test]
+fn st5_what_was_learned_long_ago_is_asked_for_first() {
+    on_a_bare_node(|node| {
+        let service = Service::start(wireserver(&addresses(1..=2)));
+        let conf = alone(&service);
+        assert_eq!(node.run(&node.sandbox("a", "a"), "ADD", &conf).address(), pool_address(1));
+        service.answer(wireserver(&addresses([1, 7])));
+        assert_eq!(add_with_news(node, "b", &conf).address(), pool_address(7), "the other is not this machine's any more");
     });
 }
 

@@ -9,6 +9,34 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 /// Failures after which the pauses grow no more.
 const MOST_DOUBLINGS: u32 = 5;
 
+/// So many intervals after the last answer, what was learned is asked for anew before it is used: a service that answered then mostly does now.
+const SERVES_FOR: u32 = 6;
+
+/// What is done about what was learned some time ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// Nothing: it is young, or was asked for a moment ago.
+    No,
+    /// It is used as it is, and asked for later, when nobody waits.
+    Later,
+    /// It is asked for before it is used.
+    First,
+}
+
+impl Refresh {
+    /// Decides: what was learned is of the question `asked` then, in this `boot`, and the `last` question may have had no answer.
+    #[must_use]
+    pub fn of(asked: BootTime, last: Option<&Attempt>, boot: &BootId, now: BootTime, interval: Duration) -> Self {
+        match last.filter(|attempt| attempt.boot == *boot) {
+            Some(attempt) if !attempt.is_over(boot, now, interval) => Self::No,
+            // For who was silent nobody waits again.
+            Some(attempt) if attempt.failures > 0 => Self::Later,
+            Some(_) | None if now.since(asked) < interval.saturating_mul(SERVES_FOR) => Self::Later,
+            Some(_) | None => Self::First,
+        }
+    }
+}
+
 /// The question that was asked last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
@@ -59,6 +87,22 @@ mod tests {
         assert!(!over(99, 320_999) && over(99, 321_000));
         assert!(over(0, 999), "a clock that went back says nothing");
         assert!(attempt(0).is_over(&"b2".parse().unwrap(), BootTime::from_millis(1_000), DEFAULT_INTERVAL));
+    }
+
+    #[test]
+    fn nobody_waits_while_what_was_learned_serves() {
+        let (boot, at) = ("b1".parse::<BootId>().unwrap(), |seconds: u64| BootTime::from_millis(seconds * 1_000));
+        let attempt = |sent, failures| Attempt { boot: boot.clone(), sent: at(sent), failures };
+        let refresh = |asked, last: Option<Attempt>, now| Refresh::of(at(asked), last.as_ref(), &boot, at(now), DEFAULT_INTERVAL);
+        assert_eq!(refresh(100, Some(attempt(100, 0)), 109), Refresh::No);
+        assert_eq!(refresh(100, Some(attempt(100, 0)), 110), Refresh::Later);
+        assert_eq!(refresh(100, Some(attempt(100, 0)), 159), Refresh::Later);
+        assert_eq!(refresh(100, Some(attempt(100, 0)), 160), Refresh::First, "unheard of for a minute");
+        assert_eq!(refresh(100, Some(attempt(160, 1)), 179), Refresh::No, "the pause after a failure");
+        assert_eq!(refresh(100, Some(attempt(160, 1)), 9_999), Refresh::Later, "it was silent");
+        assert_eq!((refresh(100, None, 110), refresh(100, None, 160)), (Refresh::Later, Refresh::First));
+        let before = Attempt { boot: "b0".parse().unwrap(), ..attempt(160, 9) };
+        assert_eq!(refresh(100, Some(before), 160), Refresh::First, "another boot's silence tells nothing");
     }
 
     #[test]
