@@ -7,7 +7,7 @@ use std::{
 
 use azure_vnet_plugin_core::{
     attachment::Attachment,
-    frames::{self, ObservedRule, RulePlan},
+    frames::{self, Chain, ObservedRule, RulePlan},
     wiring::Alias,
 };
 
@@ -53,6 +53,12 @@ impl RulesSeen {
         Ok(Self { socket, rules })
     }
 
+    /// Whether no pod has rules: then there is nothing that one might have left.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        !self.rules.iter().any(|rule| rule.chain == Chain::Pods)
+    }
+
     /// Removes what pods left that are not among the `known` ones: no DEL will. The ways to their addresses go first, as the rules are all that
     /// leads to them: an address of which something stays keeps its rules. A pod's link has its label before the pod has rules.
     ///
@@ -64,10 +70,10 @@ impl RulesSeen {
         if RulePlan::without_strays(&rules, known, &rules).is_empty() {
             return Ok(());
         }
-        let linked = linked(host).map_err(StraysError::Kernel)?;
+        let linked = Linked::observe(host).map_err(StraysError::Kernel)?.addresses;
         let mut stay = BTreeSet::new();
         for address in frames::left_by_strays(&rules, known).difference(&linked) {
-            if !is_cleared(*address, store, host)? {
+            if !is_cleared(*address, &rules, &mut socket, store, host)? {
                 stay.insert(*address);
             }
         }
@@ -77,10 +83,25 @@ impl RulesSeen {
     }
 }
 
-/// The addresses that pods' links name.
-fn linked(host: &mut Netlink) -> Result<BTreeSet<IpAddr>, NetlinkError> {
-    let address = |link: &Link| Some(link.alias.as_deref()?.parse::<Alias>().ok()?.address);
-    Ok(host.links()?.iter().filter_map(address).collect())
+/// What pods' links tell.
+#[derive(Default)]
+struct Linked {
+    /// The first address of each.
+    addresses: BTreeSet<IpAddr>,
+    /// The pods whose links are ports of a bridge.
+    bridged: Vec<Attachment>,
+}
+
+impl Linked {
+    fn observe(host: &mut Netlink) -> Result<Self, NetlinkError> {
+        let mut all = Self::default();
+        for Link { alias, controller, .. } in host.links()? {
+            let Some(Alias { attachment, address }) = alias.and_then(|alias| alias.parse().ok()) else { continue };
+            all.addresses.insert(address);
+            all.bridged.extend(controller.map(|_| attachment));
+        }
+        Ok(all)
+    }
 }
 
 /// Removes the way to an address unless a link names it. Whether it is gone. A pod has its link first, and makes its way only where there is none: so
@@ -90,9 +111,14 @@ pub fn take_away(host: &mut Netlink, address: IpAddr, is_linked: &mut dyn FnMut(
     matches!(is_linked(host), Ok(false)) && way.is_none_or(|way| way.remove(host).is_ok())
 }
 
-/// Takes the way to an address away that no link names, and lets the address rest. Whether nothing of the former pod's is in the way of others.
-fn is_cleared(address: IpAddr, store: &Store, host: &mut Netlink) -> Result<bool, StraysError> {
-    let mut taken = || take_away(host, address, &mut |host| linked(host).map(|linked| linked.contains(&address)));
+/// Takes the way to an address away that no pod has by its link or by rules, and lets the address rest. Whether nothing of the former pod's is in the
+/// way of others. A pod has its link, then its ways, then its rules: looked at in this order, one of them tells of each of its addresses.
+fn is_cleared(address: IpAddr, seen: &[ObservedRule], socket: &mut Frames, store: &Store, host: &mut Netlink) -> Result<bool, StraysError> {
+    let mut is_anothers = |host: &mut Netlink| {
+        let Linked { addresses, bridged } = Linked::observe(host)?;
+        Ok(addresses.contains(&address) || frames::may_be_anothers(address, &bridged, seen, &socket.observe()?))
+    };
+    let mut taken = || take_away(host, address, &mut is_anothers);
     match address {
         IpAddr::V4(address) => store.clear(address, &mut taken).map_err(|source| StraysError::Store { address, source }),
         // The store has none of these: other plugins give them.

@@ -261,6 +261,9 @@ impl Node {
     /// The rules are looked at first: a pod has its link and its lease before it has rules.
     fn forget_strays(&mut self) -> Result<(), String> {
         let rules = RulesSeen::now().map_err(|error| chain(&error))?;
+        if rules.are_none() {
+            return Ok(());
+        }
         let linked = self.kernel.view().map_err(|error| chain(&error))?.pods.into_iter().map(|pod| pod.alias.attachment);
         let records = self.keeper.store().list().map_err(|error| chain(&error))?.into_iter();
         let leased = records.filter_map(|(_, entry)| match entry {

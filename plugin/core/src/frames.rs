@@ -48,6 +48,18 @@ pub fn left_by_strays(observed: &[ObservedRule], known: &BTreeSet<Attachment>) -
     &addresses(strays) - &addresses(kept)
 }
 
+/// Whether an address that strays had may be another pod's by now: a rule that was not `seen` names it, or one of the `bridged` pods has no rules yet,
+/// of whose addresses its link tells the first only.
+#[must_use]
+pub fn may_be_anothers(address: IpAddr, bridged: &[Attachment], seen: &[ObservedRule], now: &[ObservedRule]) -> bool {
+    let is_named = now.iter().any(|rule| rule.chain == Chain::Pods && rule.comment.address == Some(address) && !seen.contains(rule));
+    let has_rules = |pod: &Attachment| {
+        let tag = Holder::Pod(pod.clone()).tag();
+        now.iter().any(|rule| rule.comment.tag == tag)
+    };
+    is_named || !bridged.iter().all(has_rules)
+}
+
 /// A chain of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Chain {
@@ -469,6 +481,19 @@ mod tests {
         assert_eq!(left(&[&known]), BTreeSet::from([two]));
         assert_eq!(left(&[]), BTreeSet::from([one, two]));
         assert_eq!(left(&[&known, &stray]), BTreeSet::new());
+    }
+
+    #[test]
+    fn an_address_that_a_pod_left_may_be_that_of_one_that_came_since_or_is_coming() {
+        let [stray, new] = ["stray", "new"].map(attachment);
+        let seen = after(Vec::new(), &RulePlan::of_pod(&stray, &rules("10.240.1.1"), &[]));
+        let [one, two] = ["10.240.1.1", "10.240.1.2"].map(|address| address.parse().unwrap());
+        assert!(!may_be_anothers(one, &[], &seen, &seen));
+        assert!(may_be_anothers(one, std::slice::from_ref(&new), &seen, &seen), "it has its link, and no rules yet");
+        let of_another = after(seen.clone(), &RulePlan::of_pod(&new, &rules("10.240.1.2"), &[]));
+        assert!(!may_be_anothers(one, std::slice::from_ref(&new), &seen, &of_another) && may_be_anothers(two, &[], &seen, &of_another));
+        let of_this = after(seen.clone(), &RulePlan::of_pod(&new, &rules("10.240.1.1"), &[]));
+        assert!(may_be_anothers(one, &[new], &seen, &of_this));
     }
 
     #[test]

@@ -69,6 +69,9 @@ impl Run<'_> {
     fn forget_strays(&self, conf: &NodeConf) -> Result<(), String> {
         // Before links and leases are looked at: a pod has these first, and its rules then. What those that were freed had is gone.
         let seen = RulesSeen::now().map_err(|error| chain(&error))?;
+        if seen.are_none() {
+            return Ok(());
+        }
         let leased = self.store.list().map_err(|error| chain(&error))?.into_iter().filter_map(|(_, entry)| match entry {
             Entry::Leased(lease) => Some(lease.attachment),
             Entry::Cooling(_) | Entry::Quarantined(_) | Entry::Unreadable(_) => None,

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fs, net::Ipv4Addr};
 
+use azure_vnet_plugin::{netlink::Netlink, strays::RulesSeen};
+use azure_vnet_plugin_core::attachment::Attachment;
 use serde_json::{Value, json};
 
 use crate::fabric::Fabric;
@@ -60,6 +62,31 @@ fn cm5_a_pod_is_checked_as_it_was_wired_whatever_mode_is_configured_now() {
             conf["prevResult"] = added.json();
             let lacks = start("azure-vnet", &pod, "CHECK", &conf);
             assert!(!lacks.ok && lacks.json()["msg"].as_str().unwrap().contains("default route"), "{before}: {lacks:?}");
+        });
+    }
+}
+
+#[test]
+fn cm4_a_pod_whose_second_address_another_left_keeps_its_way_while_that_is_taken_away() {
+    for mode in ["bridge", "tunnel"] {
+        on_a_node(3, move |node| {
+            let _fabric = Fabric::like_azure(node);
+            let (first, second) = (("10.240.1.8/16", "10.240.0.1"), ("10.240.1.7/16", "10.240.0.1"));
+            let (gone, new) = (node.sandbox("gone", "web-0"), node.sandbox("new", "web-1"));
+            assert!(start("azure-vnet", &gone, "ADD", &conf(mode, &[second])).ok);
+            gone.drop_netns();
+            await_that("the link goes with its namespace", || node.host_links().is_empty());
+            // Its DEL comes late, after the rules were looked at, and another pod right after it.
+            let seen = RulesSeen::now().unwrap();
+            assert!(start("azure-vnet", &gone, "DEL", &conf(mode, &[second])).ok);
+            let added = start("azure-vnet", &new, "ADD", &conf(mode, &[first, second]));
+            assert!(added.ok, "{mode}: {added:?}");
+            let known = [Attachment { container: "new".parse().unwrap(), if_name: "eth0".parse().unwrap() }].into();
+            seen.forget_all_but(&known, &node.store(), &mut Netlink::open().unwrap()).unwrap();
+            checked(&new, conf(mode, &[first, second]), &added.json());
+            for address in ["10.240.1.7", "10.240.1.8"].map(|address| address.parse().unwrap()) {
+                assert!(ways::ask(None, Some(&new.netns), address, address).is_ok(), "{mode}: {address}");
+            }
         });
     }
 }
