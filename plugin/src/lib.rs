@@ -5,6 +5,8 @@ mod clock;
 pub mod command;
 pub mod delegate;
 pub mod frames;
+#[cfg(test)]
+mod fuzz;
 pub mod kernel_use;
 mod lock;
 pub mod netlink;

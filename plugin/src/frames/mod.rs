@@ -118,6 +118,12 @@ impl Frames {
     }
 }
 
+/// Whether a message tells of a rule of ours.
+#[cfg(test)]
+pub(crate) fn read(message: &crate::netlink::socket::Message<'_>) -> bool {
+    [Table::Bridge, Table::Services].into_iter().any(|table| socket::rule(table, message).is_some())
+}
+
 fn chain_of(table: Table, name: &[u8]) -> Option<Chain> {
     let name = name.strip_suffix(&[0]).unwrap_or(name);
     Chain::ALL.into_iter().find(|chain| Table::of(*chain) == table && chain.as_str().as_bytes() == name)

@@ -109,7 +109,7 @@ impl Frames {
 }
 
 /// A rule of ours; none if it is another's.
-fn rule(table: Table, message: &Message<'_>) -> Option<ObservedRule> {
+pub(super) fn rule(table: Table, message: &Message<'_>) -> Option<ObservedRule> {
     const CHAIN: u16 = 2;
     const HANDLE: u16 = 3;
     const USER_DATA: u16 = 7;

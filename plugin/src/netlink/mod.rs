@@ -204,3 +204,12 @@ pub struct Neighbour {
     /// Whether it was entered for good.
     pub permanent: bool,
 }
+
+/// Whether a message tells of anything.
+#[cfg(test)]
+pub(crate) fn read(message: &socket::Message<'_>) -> bool {
+    let body = message.body;
+    let of_tables = [observe::address(body).is_ok(), observe::route(body).is_ok(), observe::neighbour(body).is_ok()];
+    let of_moves = [observe::movable_address(body).is_ok(), observe::movable_route(body).is_ok()];
+    observe::link(body).is_ok() || of_tables.contains(&true) || of_moves.contains(&true)
+}

@@ -362,7 +362,12 @@ impl Message<'_> {
     /// The kernel's reason in an error message or at a table's end; none in an acknowledgement, and where all went well.
     pub(crate) fn errno(&self) -> Result<Option<Errno>, NetlinkError> {
         let code = self.body.first_chunk().map(|code| i32::from_ne_bytes(*code)).ok_or(NetlinkError::Malformed("short error"))?;
-        Ok((code != 0).then(|| Errno::from_raw_os_error(code.saturating_neg())))
+        Ok(match code.saturating_neg() {
+            0 => None,
+            // <https://github.com/torvalds/linux/blob/v6.18/include/linux/err.h#L18>
+            errno @ 1..=4095 => Some(Errno::from_raw_os_error(errno)),
+            _ => Some(Errno::PROTO),
+        })
     }
 }
 
