@@ -72,10 +72,30 @@ fn drive(tool: &Tool) {
         assert_eq!((leased(), links()), (0, 0), "{mode}");
         tool.succeed("status", "a");
     }
+    of_several_files_the_first_of_the_name_counts(tool);
     fs::remove_file(INTERFACES).unwrap();
     fs::remove_dir_all("/run/azure-vnet").unwrap();
     let refused = tool.run("status", "a");
     assert!(!refused.status.success() && text(&refused).contains(INTERFACES), "{refused:?}");
+}
+
+/// By the rule of libcni, which runtimes have in common: lists in lexical order.
+fn of_several_files_the_first_of_the_name_counts(tool: &Tool) {
+    let write = |file: &str, name: &str, plugin: &str| {
+        let list = json!({ "cniVersion": "1.1.0", "name": name, "plugins": [{ "type": plugin }] });
+        fs::write(Path::new("/etc/cni").join(file), list.to_string()).unwrap();
+    };
+    write("05-other.conflist", "other", "nowhere");
+    write("10-azure.conflist.bak", "azure", "nowhere");
+    write("20-azure.conflist", "azure", "nowhere");
+    tool.add("a");
+    tool.succeed("del", "a");
+    write("10-azure-vnet.conflist", "azure", "earlier");
+    let refused = tool.run("add", "a");
+    assert!(!refused.status.success() && text(&refused).contains("earlier"), "a hyphen sorts before a dot: {refused:?}");
+    for file in ["05-other.conflist", "10-azure.conflist.bak", "10-azure-vnet.conflist", "20-azure.conflist"] {
+        fs::remove_file(Path::new("/etc/cni").join(file)).unwrap();
+    }
 }
 
 const INTERFACES: &str = "/etc/kubernetes/interfaces.json";

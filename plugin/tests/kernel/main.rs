@@ -18,6 +18,7 @@ mod chain;
 mod commands;
 mod fabric;
 mod faults;
+mod folder;
 mod foreign;
 mod guards;
 mod mixed;
