@@ -101,6 +101,11 @@ pub enum Mode {
     ),
 ])))]
 pub struct PoolSpec {
+    /// What is attached to the NIC: Address for single addresses; Block28 for aligned /28 prefixes, whose 16 addresses count as one IP configuration, so that
+    /// a node needs fewer writes to Azure. Sizes count addresses all the same, in whole blocks: `max: 110` gives 112. Blocks are a preview in Azure for which
+    /// the subscription must be registered, and instances of Uniform scale sets take none; a node that gets none gets single addresses, and its
+    /// condition `NicWritable` says why. What a node has stays when this is changed, until it is too much. Auto means Address.
+    pub unit: PoolUnit,
     /// Fixed pre-allocation: all addresses of the node including its own (1-256), so that pods get one less. Excludes `min`, `minFree`,
     /// `batch` and `max`.
     #[schemars(extend("nullable" = false, "x-kubernetes-validations" = schema::rules([
@@ -149,6 +154,7 @@ pub struct PoolSpec {
 impl Default for PoolSpec {
     fn default() -> Self {
         Self {
+            unit: PoolUnit::Auto,
             ip_address_count: None,
             min: None,
             min_free: None,
@@ -160,6 +166,18 @@ impl Default for PoolSpec {
             reserved: vec![],
         }
     }
+}
+
+/// What is attached to NICs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum PoolUnit {
+    /// Single addresses.
+    #[default]
+    Auto,
+    /// Single addresses.
+    Address,
+    /// Aligned /28 prefixes, where the NIC takes them.
+    Block28,
 }
 
 /// What a new node holds at least.

@@ -59,7 +59,7 @@ pub struct AzureVnetNodeSpec {
     pub release: Vec<Release>,
     /// Vanished from the NIC though wanted; pods that hold them carry no traffic.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = 512), extend("x-kubernetes-list-type" = "atomic"))]
     pub lost: Vec<SlotAddress>,
 }
 
@@ -394,7 +394,7 @@ pub struct Agent {
     pub imds: Option<Imds>,
     /// Lost addresses that pods still hold, of blocks each by itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 255), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = 512), extend("x-kubernetes-list-type" = "atomic"))]
     pub lost_in_use: Vec<SlotAddress>,
     /// Releases that are durably set aside.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -70,7 +70,7 @@ fn sizing_has_no_schema_default_where_the_two_ways_exclude_each_other() {
         assert!(!schemas[&format!("AzureVnetConfig.spec.pool.{field}")].contains_key("default"));
     }
     let pool = &schemas["AzureVnetConfig.spec.pool"]["default"];
-    assert_eq!(pool.as_object().unwrap().keys().collect::<Vec<_>>(), ["coolDown", "release", "reserved"]);
+    assert_eq!(pool.as_object().unwrap().keys().collect::<Vec<_>>(), ["coolDown", "release", "reserved", "unit"]);
     assert_eq!(schemas["AzureVnetConfig.spec.pool.coolDown"]["default"], json!("45s"));
 }
 

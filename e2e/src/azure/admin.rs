@@ -135,6 +135,7 @@ fn nic_state(nic: &Nic) -> NicState {
     let configurations = nic.configs.iter().map(|config| ConfigState {
         name: config.name.clone(),
         address: config.address,
+        block: config.is_block(),
         primary: config.primary,
         provisioning_state: config.state.name().into(),
     });

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fabric::NicRef;
+use super::resource::range_of;
 use super::seed::MachineSeed;
 use super::settings::Settings;
 
@@ -255,12 +256,22 @@ pub struct NicState {
 pub struct ConfigState {
     /// The name.
     pub name: String,
-    /// The address; absent as long as none was allocated.
+    /// The address, of a block the first; absent as long as none was allocated.
     pub address: Option<Ipv4Addr>,
+    /// Whether it carries 16 addresses.
+    pub block: bool,
     /// Whether it is the primary configuration.
     pub primary: bool,
     /// `Succeeded`, `Updating`, `Failed`.
     pub provisioning_state: String,
+}
+
+impl ConfigState {
+    /// All addresses that it carries.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let block = self.block;
+        self.address.into_iter().flat_map(move |first| range_of(first, block))
+    }
 }
 
 /// Numbers since the start.

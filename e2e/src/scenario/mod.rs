@@ -4,6 +4,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value read by key is null where the key is missing; it never panics")]
 
+pub mod blocks;
 mod burst;
 mod checker;
 mod cluster;

@@ -96,6 +96,9 @@ fn pk5_services_work_beside_kube_proxy_in_iptables_mode_with_a_foreign_cluster_c
     let pods = scenario::start_pods(&cluster, Duration::from_mins(2)).unwrap();
     scenario::reach(&cluster, &pods).unwrap().check(&pods, |node| lab.node(node).unwrap().address()).unwrap();
     scenario::services(&cluster).unwrap();
+    let door = pods.iter().find(|pod| pod.node == "n3").unwrap();
+    let seen = scenario::blocks::there_and_back(&cluster, ("n2", "n1"), door, Duration::from_mins(4)).unwrap();
+    println!("{} pods had addresses of the blocks {:?}, of which {:?} are left", seen.pods, seen.came, seen.left);
     scenario::names(&cluster, &pods).unwrap();
     scenario::names_by_a_cache(&cluster, &pods, &lab.node("n2").unwrap()).unwrap();
     checker.finish().unwrap();

@@ -6,7 +6,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use azure_vnet_crds::{
     AzureVnetConfig,
-    config::{Exhaustion, Mode, PoolOverride, PoolSpec},
+    config::{Exhaustion, Mode, PoolOverride, PoolSpec, PoolUnit},
     node::{ConfigRef, Effective, ForController, MachineKind, PoolNumbers, PoolSource, Unit},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -184,7 +184,10 @@ impl Policy {
             effective,
             mode: spec.mode,
             pool: Pool::of(&spec.pool),
-            unit: Unit::Address,
+            unit: match spec.pool.unit {
+                PoolUnit::Auto | PoolUnit::Address => Unit::Address,
+                PoolUnit::Block28 => Unit::Block28,
+            },
             first: First::of(spec.pool.initial),
             release: ReleasePolicy {
                 enabled: release.enabled,
@@ -311,6 +314,17 @@ mod tests {
         assert_eq!(chosen(&[("pool", "a"), ("zone", "1")]), "picky");
         assert_eq!(chosen(&[("pool", "a"), ("zone", "1"), ("os", "windows")]), "old");
         assert_eq!(choose(&configs[3..], &labels(&[])), None);
+    }
+
+    #[test]
+    fn blocks_are_asked_for_by_name_and_only_on_nics_that_take_them() {
+        let unit = |text: &str, kind| {
+            let mut config = config("default", 0, 1);
+            config.spec.pool = serde_json::from_value(serde_json::json!({"unit": text})).unwrap();
+            Policy::of(&config).unwrap().unit_on(kind)
+        };
+        assert_eq!(["Auto", "Address", "Block28"].map(|text| unit(text, MachineKind::Vm)), [Unit::Address, Unit::Address, Unit::Block28]);
+        assert_eq!([MachineKind::VmssFlex, MachineKind::VmssUniform].map(|kind| unit("Block28", kind)), [Unit::Block28, Unit::Address]);
     }
 
     #[test]

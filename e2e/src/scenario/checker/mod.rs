@@ -15,6 +15,7 @@ use azure_vnet_plugin::store::Store;
 use azure_vnet_plugin_core::lease::Entry;
 
 use crate::azure::AdminClient;
+use crate::azure::command::ConfigState;
 use crate::lab::{Lab, Node};
 use compare::{Look, Seen};
 
@@ -107,7 +108,7 @@ async fn look(azure: &AdminClient, nodes: &[Node]) -> Result<(Look, Vec<String>)
     let mut attached: BTreeMap<String, BTreeSet<_>> = BTreeMap::new();
     for nic in nics {
         let Some(node) = nic.node else { continue };
-        attached.entry(node).or_default().extend(nic.configurations.iter().filter_map(|config| config.address));
+        attached.entry(node).or_default().extend(nic.configurations.iter().flat_map(ConfigState::addresses));
     }
     let look = Look { before, attached, after };
     let mut found = look.violations();

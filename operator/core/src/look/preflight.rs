@@ -5,16 +5,16 @@ use std::{
     fmt,
 };
 
-use azure_vnet_crds::{AzureVnetNode, STARTUP_TAINT, config::PreflightFinding, node::SlotAddress};
+use azure_vnet_crds::{
+    AzureVnetNode, STARTUP_TAINT,
+    config::PreflightFinding,
+    node::{MachineKind, SlotAddress},
+};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{Cluster, Machine, condition, last_segment, name, policy, text::plural};
-use crate::{
-    declared::OUTDATED,
-    policy::{Policy, Pool},
-    provider::ProviderId,
-};
+use crate::{declared::OUTDATED, policy::Policy, provider::ProviderId};
 
 /// How many nodes a line names.
 const NAMED: usize = 5;
@@ -225,10 +225,8 @@ fn names_block(part: &Value) -> bool {
 /// The most addresses that a node's pods can have.
 fn most(cluster: &Cluster, machine: &Machine) -> Option<u16> {
     let (policy, _) = policy(cluster.config(machine)?, machine).ok()?;
-    Some(match policy.pool {
-        Pool::Fixed(count) => count,
-        Pool::Floating { max, .. } => max,
-    })
+    let kind = cluster.pool(&machine.name).map_or(MachineKind::Unknown, |pool| pool.spec.node.kind);
+    Some(policy.unit_on(kind).whole(policy.pool.most()))
 }
 
 fn sizing(cluster: &Cluster) -> Check {
