@@ -51,6 +51,7 @@ const STEPS: &[Step] = &[
         arguments: &["--seeds", "10000", "--keep", "target/failed-seeds.txt"],
         plugins: Plugins::AsBuilt,
     },
+    Step { name: "planted defects", command: SIMULATE, arguments: &["--mutate", "all", "--seeds", "300"], plugins: Plugins::AsBuilt },
     Step { name: "every order in a small scope", command: SIMULATE, arguments: &["--scope", "1", "0", "3"], plugins: Plugins::AsBuilt },
     Step {
         name: "emulated Azure, chart, end to end",

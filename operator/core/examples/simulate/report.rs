@@ -74,25 +74,31 @@ pub fn first_violation(mutation: Mutation, seeds: u64) -> Option<(u64, String)> 
     (0..seeds).find_map(|seed| Some((seed, run(seed, Some(mutation), &Trace::default()).violation?)))
 }
 
-/// Plants each of these defects. Whether all are caught.
+/// Plants each of these defects, each on a processor of its own, and tells in a table which rule catches it by which seed. Whether all are caught.
 pub fn plant(mutations: &[Mutation], seeds: u64) -> bool {
-    let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(usize::from(mutations.is_empty())));
+    let next = AtomicUsize::new(0);
     let work = || {
+        let mut mine = BTreeMap::new();
         while let Some(&mutation) = mutations.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Some((seed, violation)) = first_violation(mutation, seeds) {
-                println!("{mutation:?} is caught by seed {seed}: {violation}");
-            } else {
-                println!("{mutation:?} is not caught by {seeds} seeds");
-                missed.fetch_add(1, Ordering::Relaxed);
-            }
+            mine.insert(mutation, first_violation(mutation, seeds));
         }
+        mine
     };
-    std::thread::scope(|scope| {
-        for _ in 0..available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
-        }
+    let found: BTreeMap<Mutation, Option<(u64, String)>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..available_parallelism().map_or(1, usize::from)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
     });
-    missed.into_inner() == 0
+    println!("{:<24} {:>6}  broken rule", "planted defect", "seed");
+    for (mutation, caught) in &found {
+        match caught {
+            Some((seed, violation)) => {
+                let (short, _) = violation.split_at(violation.floor_char_boundary(100));
+                println!("{:<24} {seed:>6}  {short}", format!("{mutation:?}"));
+            }
+            None => println!("{:<24} {:>6}  none by {seeds} seeds", format!("{mutation:?}"), "-"),
+        }
+    }
+    !found.is_empty() && found.len() == mutations.len() && found.values().all(Option::is_some)
 }
 
 /// Seeds that once failed; each stays.
