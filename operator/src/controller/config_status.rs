@@ -44,7 +44,7 @@ use crate::{
 /// No config's status is written more often.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// What holds while a config is invalid.
+/// What holds while a config is invalid, or not understood.
 const LAST: &str = "Until then nodes go on with what was valid last";
 
 /// What is known of the nodes of one config.
@@ -100,6 +100,9 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
         let doubles = doubles::count(shell.caches.pools.state().iter().map(|pool| &**pool));
         shell.metrics.doubles.set(i64::try_from(doubles).unwrap_or(i64::MAX));
         shell.metrics.read_nics.set(i64::try_from(shell.read_nics()).unwrap_or(i64::MAX));
+        for config in shell.caches.configs.unread() {
+            shell.events.tell(&*config, EventType::Warning, "ConfigNotUnderstood", &not_understood(config.why().unwrap_or_default())).await;
+        }
         let configs = shell.caches.configs.state();
         if let Some(percent) = configs.iter().map(|config| config.spec.arm.reserve_percent).max() {
             shell.arm.reserve(percent);
@@ -122,6 +125,11 @@ pub async fn report<A: Arm>(shell: Arc<Shell<A>>, client: Client) {
             }
         }
     }
+}
+
+/// Its status is left as it is: only its metadata can be read.
+fn not_understood(why: &str) -> String {
+    format!("this controller does not understand it ({why}). {LAST}; new nodes are not served by it: {NEWER}")
 }
 
 async fn write(api: &Api<AzureVnetConfig>, config: &AzureVnetConfig, status: &AzureVnetConfigStatus) -> kube::Result<()> {

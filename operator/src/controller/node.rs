@@ -237,6 +237,10 @@ impl<A: Arm> Shell<A> {
     /// What a node is served by: its config, or, where none selects it or that was never seen valid, what its object was last written by.
     async fn policy(&self, node: &Node, object: Option<&AzureVnetNode>) -> Option<Policy> {
         let last = object.filter(|object| object.spec.node.uid == node.uid()).and_then(|object| Policy::kept(&object.spec));
+        // Whether it selects the node, and before which others, it does not say: no other takes its place.
+        if last.as_ref().is_some_and(|last| self.caches.is_unread(&last.config.name)) {
+            return last;
+        }
         let Some(config) = config_of(node, &self.caches.configs_in_force()) else {
             if let Some(last) = &last {
                 let message = format!(

@@ -1,22 +1,25 @@
-//! Objects of nodes as the cache holds them: one that this version does not understand must not keep the controller from all others (fault O6).
+//! Objects of ours as the caches hold them: one that this version does not understand must not keep the controller from all others (faults K5, O6).
 
 use std::{borrow::Cow, sync::Arc};
 
-use azure_vnet_crds::AzureVnetNode;
+use azure_vnet_crds::{AzureVnetConfig, AzureVnetNode};
 use kube::{
     Resource, ResourceExt as _,
     api::ObjectMeta,
     runtime::reflector::{ObjectRef, Store, store::WriterDropped},
 };
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
 use serde_json::Value;
 
-/// An `AzureVnetNode`.
+/// An `AzureVnetNode` or `AzureVnetConfig`.
 #[derive(Clone, Debug)]
-pub enum Stored {
+pub enum Stored<K> {
     /// Understood.
-    Read(Arc<AzureVnetNode>),
-    /// A newer version's, most likely: an intent of another kind, say. Nothing is known of it, so that nothing is written.
+    Read(Arc<K>),
+    /// A newer version's, most likely: an intent of another kind, say. Nothing is known of it, so that nothing is written by it.
     Unread {
         /// Whose it is.
         metadata: Box<ObjectMeta>,
@@ -25,28 +28,44 @@ pub enum Stored {
     },
 }
 
-/// All of them.
-#[derive(Clone)]
-pub struct Pools(Store<Stored>);
+/// What is asked of a kind whose objects are held so.
+pub trait Kind: Resource<DynamicType = ()> + Clone + 'static {}
 
-impl From<Store<Stored>> for Pools {
-    fn from(store: Store<Stored>) -> Self {
+impl Kind for AzureVnetNode {}
+impl Kind for AzureVnetConfig {}
+
+/// All of a kind.
+#[derive(Clone)]
+pub struct All<K: Kind>(Store<Stored<K>>);
+
+/// The objects of all nodes.
+pub type Pools = All<AzureVnetNode>;
+/// All configs.
+pub type Configs = All<AzureVnetConfig>;
+
+impl<K: Kind> From<Store<Stored<K>>> for All<K> {
+    fn from(store: Store<Stored<K>>) -> Self {
         Self(store)
     }
 }
 
-impl Pools {
+impl<K: Kind> All<K> {
     /// Those that are understood.
-    pub fn state(&self) -> Vec<Arc<AzureVnetNode>> {
+    pub fn state(&self) -> Vec<Arc<K>> {
         self.0.state().iter().filter_map(|stored| stored.object().map(Arc::clone)).collect()
     }
 
-    /// One by its node's name.
-    pub fn get(&self, name: &str) -> Option<Arc<Stored>> {
+    /// Those that are not.
+    pub fn unread(&self) -> Vec<Arc<Stored<K>>> {
+        self.0.state().into_iter().filter(|stored| stored.why().is_some()).collect()
+    }
+
+    /// One by its name.
+    pub fn get(&self, name: &str) -> Option<Arc<Stored<K>>> {
         self.0.get(&ObjectRef::new(name))
     }
 
-    /// The nodes of all.
+    /// The names of all.
     pub fn names(&self) -> Vec<String> {
         self.0.state().iter().map(|stored| stored.name_any()).collect()
     }
@@ -60,10 +79,10 @@ impl Pools {
     }
 }
 
-impl Stored {
+impl<K> Stored<K> {
     /// The object, if it is understood.
     #[must_use]
-    pub fn object(&self) -> Option<&Arc<AzureVnetNode>> {
+    pub fn object(&self) -> Option<&Arc<K>> {
         match self {
             Self::Read(object) => Some(object),
             Self::Unread { .. } => None,
@@ -80,16 +99,16 @@ impl Stored {
     }
 }
 
-impl From<AzureVnetNode> for Stored {
-    fn from(object: AzureVnetNode) -> Self {
+impl<K: Kind> From<K> for Stored<K> {
+    fn from(object: K) -> Self {
         Self::Read(Arc::new(object))
     }
 }
 
-impl<'de> Deserialize<'de> for Stored {
+impl<'de, K: Kind + DeserializeOwned> Deserialize<'de> for Stored<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        Ok(match AzureVnetNode::deserialize(&value) {
+        Ok(match K::deserialize(&value) {
             Ok(object) => object.into(),
             Err(error) => {
                 let metadata = value.get("metadata").ok_or_else(|| D::Error::missing_field("metadata"))?;
@@ -100,30 +119,30 @@ impl<'de> Deserialize<'de> for Stored {
     }
 }
 
-impl Resource for Stored {
+impl<K: Kind> Resource for Stored<K> {
     type DynamicType = ();
-    type Scope = <AzureVnetNode as Resource>::Scope;
+    type Scope = K::Scope;
     fn kind((): &()) -> Cow<'_, str> {
-        AzureVnetNode::kind(&())
+        K::kind(&())
     }
     fn group((): &()) -> Cow<'_, str> {
-        AzureVnetNode::group(&())
+        K::group(&())
     }
     fn version((): &()) -> Cow<'_, str> {
-        AzureVnetNode::version(&())
+        K::version(&())
     }
     fn plural((): &()) -> Cow<'_, str> {
-        AzureVnetNode::plural(&())
+        K::plural(&())
     }
     fn meta(&self) -> &ObjectMeta {
         match self {
-            Self::Read(object) => &object.metadata,
+            Self::Read(object) => object.meta(),
             Self::Unread { metadata, .. } => metadata,
         }
     }
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         match self {
-            Self::Read(object) => &mut Arc::make_mut(object).metadata,
+            Self::Read(object) => Arc::make_mut(object).meta_mut(),
             Self::Unread { metadata, .. } => metadata,
         }
     }
@@ -144,7 +163,7 @@ mod tests {
             object("in-24s", json!({"addresses": ["3/10.1.2.0/24"]}), json!(null)),
             object("well", json!({"addresses": ["3/10.1.2.3"]}), json!({"id": 7, "op": "Add"})),
         ]});
-        let mut list: ObjectList<Stored> = serde_json::from_value(list).unwrap();
+        let mut list: ObjectList<Stored<AzureVnetNode>> = serde_json::from_value(list).unwrap();
         let found: Vec<(String, bool)> =
             list.items.iter().map(|stored| (stored.meta().name.clone().unwrap(), stored.object().is_some())).collect();
         assert_eq!(found, [("swaps".to_owned(), false), ("in-24s".to_owned(), false), ("well".to_owned(), true)]);
@@ -153,5 +172,17 @@ mod tests {
             stored.meta_mut().managed_fields = None;
             assert_eq!(stored.meta().managed_fields, None);
         }
+    }
+
+    #[test]
+    fn k5_a_config_that_a_newer_version_wrote_keeps_no_other_from_being_read() {
+        let config = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+        let list = json!({"apiVersion": "azure-vnet.dev/v1alpha1", "kind": "AzureVnetConfigList", "metadata": {}, "items": [
+            config("newer", json!({"mode": "Observe"})),
+            config("well", json!({"mode": "Plan"})),
+        ]});
+        let list: ObjectList<Stored<AzureVnetConfig>> = serde_json::from_value(list).unwrap();
+        let found: Vec<Option<&str>> = list.items.iter().map(Stored::why).collect();
+        assert!(matches!(found[..], [Some(why), None] if why.contains("Observe")), "{found:?}");
     }
 }

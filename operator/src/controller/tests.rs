@@ -177,6 +177,10 @@ where
     store
 }
 
+fn configs(all: Vec<AzureVnetConfig>) -> stored::Configs {
+    store(all.into_iter().map(stored::Stored::from).collect()).into()
+}
+
 fn node(boot: &str) -> Node {
     let provider = "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm";
     let node = json!({"metadata": {"name": "n1", "uid": "node"}, "spec": {"providerID": provider},
@@ -194,8 +198,8 @@ fn shell_in(mode: Mode, refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
     let client = kube::Client::new(tower::service_fn(move |request| Arc::clone(&service).answer(request)), "default");
     let caches = Caches {
         nodes: store(vec![node("boot")]),
-        configs: store(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
-        pools: store::<stored::Stored>(vec![]).into(),
+        configs: configs(vec![AzureVnetConfig::new("default", AzureVnetConfigSpec { mode, ..AzureVnetConfigSpec::default() })]),
+        pools: store::<stored::Stored<AzureVnetNode>>(vec![]).into(),
         cordons: Cordons::default(),
         last_valid: Arc::default(),
     };
@@ -271,7 +275,7 @@ async fn k6_while_a_config_is_invalid_its_last_valid_generation_is_in_force() {
     let (mut shell, server) = shell(vec![]);
     shell.caches.note_configs();
     shell.pass("n1").await.unwrap();
-    shell.caches.configs = store(vec![invalid(Mode::Paused)]);
+    shell.caches.configs = configs(vec![invalid(Mode::Paused)]);
     shell.caches.note_configs();
     need(&mut shell, &server, 10);
     shell.pass("n1").await.unwrap();
@@ -283,14 +287,41 @@ async fn k6_while_a_config_is_invalid_its_last_valid_generation_is_in_force() {
 async fn k6_a_controller_that_never_saw_its_config_valid_goes_by_what_the_nodes_object_says() {
     let (mut shell, server) = shell(vec![]);
     shell.pass("n1").await.unwrap();
-    shell.caches.configs = store(vec![invalid(Mode::Paused)]);
+    shell.caches.configs = configs(vec![invalid(Mode::Paused)]);
     need(&mut shell, &server, 10);
     shell.pass("n1").await.unwrap();
     assert_eq!(server.pool().spec.addresses.len(), 20);
     drop((shell, server));
 
     let (mut shell, server) = self::shell(vec![]);
-    shell.caches.configs = store(vec![invalid(Mode::Enforce)]);
+    shell.caches.configs = configs(vec![invalid(Mode::Enforce)]);
+    shell.pass("n1").await.unwrap();
+    assert!(server.object.lock().unwrap().is_none(), "for a new node nothing was ever in force");
+}
+
+#[tokio::test]
+async fn k5_a_node_whose_config_is_a_newer_versions_goes_on_with_what_it_said_before_and_a_new_one_gets_nothing() {
+    let newer = || {
+        let config = json!({"metadata": {"name": "default"}, "spec": {"mode": "Observe", "priority": 9}});
+        store(vec![serde_json::from_value::<stored::Stored<AzureVnetConfig>>(config).unwrap()]).into()
+    };
+    for was_seen in [true, false] {
+        let (mut shell, server) = shell(vec![]);
+        if was_seen {
+            shell.caches.note_configs();
+        }
+        shell.pass("n1").await.unwrap();
+        shell.caches.configs = newer();
+        shell.caches.note_configs();
+        assert_eq!(shell.caches.configs_in_force().len(), usize::from(was_seen));
+        need(&mut shell, &server, 10);
+        shell.pass("n1").await.unwrap();
+        assert_eq!(server.pool().spec.addresses.len(), 20, "{was_seen}");
+        let told = shell.events.recent();
+        assert!(!told.iter().any(|event| event.reason == "NoConfig"), "it is there: {told:?}");
+    }
+    let (mut shell, server) = shell(vec![]);
+    shell.caches.configs = newer();
     shell.pass("n1").await.unwrap();
     assert!(server.object.lock().unwrap().is_none(), "for a new node nothing was ever in force");
 }
@@ -300,7 +331,7 @@ async fn k8_a_node_whose_config_is_gone_keeps_what_that_said_and_its_mode() {
     for (mode, expected) in [(Mode::Enforce, 20), (Mode::Paused, 0)] {
         let (mut shell, server) = shell_in(mode, vec![]);
         shell.pass("n1").await.unwrap();
-        shell.caches.configs = store(vec![]);
+        shell.caches.configs = configs(vec![]);
         need(&mut shell, &server, 10);
         shell.pass("n1").await.unwrap();
         assert_eq!(server.pool().spec.addresses.len(), expected);
@@ -342,7 +373,7 @@ fn shell_with_kin(refusals: Vec<Error>) -> (Shell<Azure>, Arc<Server>) {
     let (mut shell, server) = shell(refusals);
     let mut config = AzureVnetConfig::new("default", AzureVnetConfigSpec::default());
     config.status = serde_json::from_value(json!({"learned": [{"pool": "a", "nodes": 9, "needed": 30}]})).unwrap();
-    shell.caches.configs = store(vec![config]);
+    shell.caches.configs = configs(vec![config]);
     let mut node = serde_json::to_value(node("boot")).unwrap();
     node["metadata"]["labels"] = json!({"agentpool": "a"});
     node["metadata"]["creationTimestamp"] = json!(shell.clock.now().to_string());
@@ -378,7 +409,7 @@ async fn o6_a_node_whose_object_is_a_newer_versions_is_left_alone() {
     need(&mut shell, &server, 10);
     let mut object = server.object.lock().unwrap().clone().unwrap();
     object["status"]["cloud"]["intent"] = json!({"id": 9, "op": "Swap", "add": [1]});
-    shell.caches.pools = store(vec![serde_json::from_value::<stored::Stored>(object).unwrap()]).into();
+    shell.caches.pools = store(vec![serde_json::from_value::<stored::Stored<AzureVnetNode>>(object).unwrap()]).into();
     let writes = server.writes.load(Ordering::SeqCst);
     assert_eq!(shell.pass("n1").await.unwrap(), None);
     assert_eq!((server.writes.load(Ordering::SeqCst), shell.arm.writes.load(Ordering::SeqCst)), (writes, 1));

@@ -11,6 +11,7 @@ use azure_vnet_operator_core::policy::LastValid;
 use futures::StreamExt as _;
 use kube::{
     Api, Client, Resource, ResourceExt as _,
+    api::ObjectMeta,
     runtime::{
         WatchStreamExt as _,
         reflector::{self, ObjectRef, Store},
@@ -24,7 +25,7 @@ use tracing::warn;
 use super::{
     kinds::{Node, trim},
     queue::Queue,
-    stored::{Pools, Stored},
+    stored::{Configs, Pools, Stored},
 };
 
 /// Lists come in pages of this size (safety rule SC1).
@@ -36,7 +37,7 @@ pub struct Caches {
     /// Nodes.
     pub nodes: Store<Node>,
     /// Configs.
-    pub configs: Store<AzureVnetConfig>,
+    pub configs: Configs,
     /// Pools, by the node's name.
     pub pools: Pools,
     /// Cordons that may be over before a pass looks.
@@ -67,9 +68,9 @@ impl Caches {
     /// Starts to follow all three.
     pub fn follow(client: &Client, queue: &Arc<Queue>, tasks: &mut JoinSet<()>) -> Self {
         let (nodes, node_writer) = reflector::store();
-        let (configs, config_writer) = reflector::store();
-        let (pools, pool_writer) = reflector::store::<Stored>();
-        let caches = Self { nodes, configs, pools: pools.into(), cordons: Cordons::default(), last_valid: Arc::default() };
+        let (configs, config_writer) = reflector::store::<Stored<AzureVnetConfig>>();
+        let (pools, pool_writer) = reflector::store::<Stored<AzureVnetNode>>();
+        let caches = Self { nodes, configs: configs.into(), pools: pools.into(), cordons: Cordons::default(), last_valid: Arc::default() };
         let this = (Arc::clone(queue), caches.clone());
         tasks.spawn(follow(Api::all(client.clone()), node_writer, Node::trim, move |event| {
             match &event {
@@ -98,15 +99,26 @@ impl Caches {
         let _ = tokio::join!(self.nodes.wait_until_ready(), self.configs.wait_until_ready(), self.pools.wait_until_ready());
     }
 
-    /// The configs as they are in force: of one that is invalid the last generation that was not.
+    /// The configs as they are in force: of one that is invalid, or not understood, the last generation that was valid.
     pub fn configs_in_force(&self) -> Vec<Arc<AzureVnetConfig>> {
         let last_valid = self.last_valid.lock().unwrap_or_else(PoisonError::into_inner);
-        self.configs.state().iter().map(|config| last_valid.in_force(config)).collect()
+        let read = self.configs.state().iter().map(|config| last_valid.in_force(config)).collect::<Vec<_>>();
+        let unread = self.configs.unread();
+        read.into_iter().chain(unread.iter().filter_map(|config| last_valid.last(config.meta()))).collect()
+    }
+
+    /// Whether a config is not understood, and was not before either.
+    pub fn is_unread(&self, config: &str) -> bool {
+        let last_valid = self.last_valid.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread = |stored: Arc<Stored<AzureVnetConfig>>| stored.why().is_some() && last_valid.last(stored.meta()).is_none();
+        self.configs.get(config).is_some_and(unread)
     }
 
     /// Notes the configs as they are; at each change.
     pub fn note_configs(&self) {
-        self.last_valid.lock().unwrap_or_else(PoisonError::into_inner).note(&self.configs.state());
+        let unread = self.configs.unread();
+        let unread: Vec<&ObjectMeta> = unread.iter().map(|config| config.meta()).collect();
+        self.last_valid.lock().unwrap_or_else(PoisonError::into_inner).note(&self.configs.state(), &unread);
     }
 
     /// A node by name.

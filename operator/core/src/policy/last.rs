@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use azure_vnet_crds::{AzureVnetConfig, AzureVnetConfigSpec, AzureVnetNodeSpec, config::Mode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Policy, Pool};
 use crate::first_fill::First;
@@ -15,24 +16,31 @@ const LONGEST: Duration = Duration::from_hours(1);
 pub struct LastValid(BTreeMap<(String, String), Arc<AzureVnetConfig>>);
 
 impl LastValid {
-    /// Notes all configs as they are. To be called at each change, so that no generation is missed.
-    pub fn note(&mut self, configs: &[Arc<AzureVnetConfig>]) {
-        self.0.retain(|of, _| configs.iter().any(|config| key(config) == *of));
+    /// Notes all configs as they are, and of which nothing but that they are there can be read. To be called at each change, so that no generation is missed.
+    pub fn note(&mut self, configs: &[Arc<AzureVnetConfig>], unread: &[&ObjectMeta]) {
+        let there =
+            |of: &(String, String)| configs.iter().map(|config| &config.metadata).chain(unread.iter().copied()).any(|one| key(one) == *of);
+        self.0.retain(|of, _| there(of));
         let valid = configs.iter().filter(|config| Policy::of(config).is_ok());
-        self.0.extend(valid.map(|config| (key(config), Arc::clone(config))));
+        self.0.extend(valid.map(|config| (key(&config.metadata), Arc::clone(config))));
     }
 
     /// A config as it is in force: its last valid generation. Itself where none was seen: then [`Policy::of`] says what is wrong.
     #[must_use]
     pub fn in_force(&self, config: &Arc<AzureVnetConfig>) -> Arc<AzureVnetConfig> {
-        let last = || self.0.get(&key(config)).map(Arc::clone);
-        Policy::of(config).err().and_then(|_| last()).unwrap_or_else(|| Arc::clone(config))
+        Policy::of(config).err().and_then(|_| self.last(&config.metadata)).unwrap_or_else(|| Arc::clone(config))
+    }
+
+    /// The last valid generation of a config, if one was seen.
+    #[must_use]
+    pub fn last(&self, of: &ObjectMeta) -> Option<Arc<AzureVnetConfig>> {
+        self.0.get(&key(of)).map(Arc::clone)
     }
 }
 
 /// One that is deleted and made anew is another.
-fn key(config: &AzureVnetConfig) -> (String, String) {
-    (config.metadata.name.clone().unwrap_or_default(), config.metadata.uid.clone().unwrap_or_default())
+fn key(config: &ObjectMeta) -> (String, String) {
+    (config.name.clone().unwrap_or_default(), config.uid.clone().unwrap_or_default())
 }
 
 impl Policy {
@@ -82,14 +90,16 @@ mod tests {
     fn k6_the_last_valid_generation_of_a_config_stays_in_force_as_long_as_the_config_is_there() {
         let (good, bad) = (config("7m"), config("soon"));
         let mut last = LastValid::default();
-        last.note(&[Arc::clone(&good)]);
-        last.note(&[Arc::clone(&bad)]);
+        last.note(&[Arc::clone(&good)], &[]);
+        last.note(&[Arc::clone(&bad)], &[]);
         assert_eq!(last.in_force(&bad).spec.arm.grace, "7m");
         assert_eq!(last.in_force(&config("8m")).spec.arm.grace, "8m", "a valid one counts at once");
         let mut other = AzureVnetConfig::clone(&bad);
         other.metadata.uid = Some("second".into());
         assert_eq!(last.in_force(&Arc::new(other)).spec.arm.grace, "soon", "one of the same name is another");
-        last.note(&[]);
+        last.note(&[], &[&bad.metadata]);
+        assert_eq!(last.last(&bad.metadata).unwrap().spec.arm.grace, "7m", "one that cannot be read is there as well");
+        last.note(&[], &[]);
         assert_eq!(last.in_force(&bad).spec.arm.grace, "soon");
     }
 
