@@ -4,6 +4,7 @@
 mod body;
 mod packed;
 mod resource;
+mod runs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +15,7 @@ use std::{
 use azure_vnet_crds::node::{Plan, SlotAddress, Unit};
 use serde_json::{Value, json};
 
+pub use self::runs::{runs, tells_of};
 use self::{
     body::{Edit, guard, profile_body, whole_body},
     packed::Packed,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     arm::{Class, Trace, Urgency},
-    nic::{Change, State, View},
+    nic::{Change, State, View, runs},
     policy::Policy,
 };
 
@@ -492,7 +492,6 @@ impl<'a> Step<'a> {
 
 /// The IP configurations of a write that adds some, and which write that was: who asks how a pod came to its address looks for these.
 fn names(intent: &Intent) -> String {
-    let slots: Vec<String> = intent.add.iter().map(|slot| format!("avn-{slot}")).collect();
     let since = intent.created_at.as_ref().map(|at| format!(" of {}", at.0)).unwrap_or_default();
-    format!("{} (write {}{since})", slots.join(", "), intent.id)
+    format!("{} (write {}{since})", runs(&intent.add), intent.id)
 }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Cluster, Event, Pod, condition, last_segment, name, node::deed, text::when};
+use crate::nic;
 
 /// How a pod came to its address, or what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -87,9 +88,8 @@ fn attached(cluster: &Cluster, pod: &Pod, event: &Event) -> bool {
     if event.kind != "AzureVnetNode" || event.name != *node || event.reason != "AddressesAttached" {
         return false;
     }
-    let slots = cluster.pool(node).into_iter().flat_map(|pool| &pool.spec.addresses);
-    let mut names = slots.filter(|at| at.contains(address)).map(|at| format!("avn-{}", at.slot));
-    names.any(|name| event.message.split(|c: char| c != '-' && !c.is_ascii_alphanumeric()).any(|word| word == name))
+    let mut slots = cluster.pool(node).into_iter().flat_map(|pool| &pool.spec.addresses).filter(|at| at.contains(address));
+    slots.any(|at| nic::tells_of(&event.message, at.slot))
 }
 
 fn done(what: String, at: Option<Timestamp>) -> Step {
