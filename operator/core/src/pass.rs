@@ -170,9 +170,11 @@ impl Known {
         self.nic.as_ref().filter(|_| self.read_ended < time)
     }
 
-    /// Takes a newer description of the machine, whose NIC is as it was read.
-    pub fn describe(&mut self, machine: Machine) {
+    /// Takes a newer description of the machine, whose NIC is as it was read. Whether it is another than before.
+    pub fn describe(&mut self, machine: Machine) -> bool {
+        let is_another = self.machine.as_deref() != Some(&machine);
         self.machine = Some(Arc::new(machine));
+        is_another
     }
 
     /// What tells it apart, beside the object and the NIC: two of the same decide alike.

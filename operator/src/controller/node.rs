@@ -216,14 +216,16 @@ impl<A: Arm> Shell<A> {
         if was_cordoned {
             of_pass.note_cordon();
         }
-        work.describe_anew(&mut of_pass).await;
         let mut pass = Pass::new(subject.clone(), of_pass);
         let asking = Asking { full: &self.full, node: name };
         let result = work.run(&mut pass).await;
         drop(asking);
-        let known = Known { of_pass: pass.into_known(), target: work.target, boot, ..known };
+        let mut of_pass = pass.into_known();
+        // After what pods wait for: the network's read takes its turn among the requests to Azure.
+        let publish = (result.is_ok() && work.describe_anew(&mut of_pass).await).then_some(Duration::ZERO);
+        let known = Known { of_pass, target: work.target, boot, ..known };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
-        result.map(|wake| wake.into_iter().chain(look_again).min())
+        result.map(|wake| wake.into_iter().chain(look_again).chain(publish).min())
     }
 
     /// Says why a node is left alone (fault O6).

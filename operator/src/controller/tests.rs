@@ -245,7 +245,9 @@ async fn a_network_that_grows_is_told_to_nodes_whose_nics_are_seldom_read() {
         shell.leadership.renewed(Instant::now());
     }
     shell.clock = clock::Clock::set_to(shell.clock.now() + Duration::from_mins(6));
-    shell.pass("n1").await.unwrap();
+    assert_eq!(shell.pass("n1").await.unwrap(), Some(Duration::ZERO), "there is something to publish");
+    assert_eq!(server.pool().spec.revision, revision, "the network is asked for after what pods wait for");
+    assert_ne!(shell.pass("n1").await.unwrap(), Some(Duration::ZERO));
     let spec = server.pool().spec;
     assert_eq!((spec.node.vnet_cidrs, spec.revision), (vec!["10.240.0.0/16".to_owned(), "10.241.0.0/16".to_owned()], revision + 1));
     assert_eq!(shell.arm.nic_reads.load(Ordering::SeqCst), reads);

@@ -225,13 +225,17 @@ impl<A: Arm> Work<'_, A> {
         result
     }
 
-    /// Networks get prefixes and peers, of which a NIC that is seldom read tells nothing. That costs one request to Azure for all nodes of a network.
-    pub async fn describe_anew(&self, known: &mut pass::Known) {
+    /// Networks get prefixes and peers, of which a NIC that is seldom read tells nothing. That costs one request to Azure for all nodes of a network. Whether
+    /// there is something new to publish.
+    pub async fn describe_anew(&self, known: &mut pass::Known) -> bool {
         let before = self.shell.clock.now().saturating_sub(NETWORK_AGE).unwrap_or(Timestamp::MIN);
-        let (Some(target), Some(nic)) = (&self.target, known.read_before(before)) else { return };
+        let (Some(target), Some(nic)) = (&self.target, known.read_before(before)) else { return false };
         match self.shell.machines.describe(self.node, target, nic.view(), self.masquerade).await {
             Ok(machine) => known.describe(machine),
-            Err(error) => debug!(node = self.node.name(), "cannot describe the machine anew: {error}"),
+            Err(error) => {
+                debug!(node = self.node.name(), "cannot describe the machine anew: {error}");
+                false
+            }
         }
     }
 
