@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use azure_vnet_operator_core::arm::ApiVersions;
 use clap::{Args, Parser, Subcommand};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -171,6 +172,12 @@ pub struct ArmFlags {
     /// Seconds between polls of an operation where Azure names none.
     #[arg(long, env = "AZURE_VNET_ARM_POLL_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60), hide = true)]
     pub arm_poll_seconds: u64,
+    /// Version of the Network provider's API, where Resource Manager is too old for the usual one, as that of an Azure Stack.
+    #[arg(long, env = "AZURE_NETWORK_API_VERSION", value_name = "YYYY-MM-DD", value_parser = api_version)]
+    pub arm_network_api_version: Option<String>,
+    /// The same of the Compute provider.
+    #[arg(long, env = "AZURE_COMPUTE_API_VERSION", value_name = "YYYY-MM-DD", value_parser = api_version)]
+    pub arm_compute_api_version: Option<String>,
     /// Accept http:// beyond this machine: tokens can be read on the way. For tests.
     #[arg(long, env = "AZURE_VNET_INSECURE_ARM")]
     pub insecure_arm: bool,
@@ -183,7 +190,7 @@ pub struct ArmFlags {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Azure identity (client secret, else federated token, else managed identity)")]
 pub struct IdentityFlags {
-    /// Microsoft Entra ID.
+    /// Microsoft Entra ID; of an Azure Stack with AD FS its URL, which ends in /adfs.
     #[arg(long, env = "AZURE_AUTHORITY_HOST", value_name = "URL")]
     pub authority_host: Option<String>,
     /// Client id of the application, or of the user-assigned managed identity.
@@ -222,6 +229,14 @@ fn given(value: Option<&String>) -> Option<String> {
 
 fn given_file(value: Option<&PathBuf>) -> Option<PathBuf> {
     value.filter(|path| !path.as_os_str().is_empty()).cloned()
+}
+
+/// A date, with `-preview` or not; or nothing, as an empty variable has it.
+fn api_version(text: &str) -> Result<String, &'static str> {
+    let date = text.strip_suffix("-preview").unwrap_or(text);
+    let is_date = date.len() == 10
+        && date.bytes().enumerate().all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
+    if text.is_empty() || is_date { Ok(text.to_owned()) } else { Err("a version of an API is a date, as in 2018-11-01") }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the form that clap's value parsers have")]
@@ -345,7 +360,9 @@ async fn arm_client(arm: &ArmFlags, identity: &IdentityFlags, local: &LocalFlags
     let endpoints = cloud_endpoints(arm, identity, local).await?;
     let credential = identity.credential()?;
     info!(arm = %endpoints.arm, identity = credential.kind(), "using Azure");
-    let settings = ArmOptions { reserve_percent: arm.arm_reserve_percent, poll: Duration::from_secs(arm.arm_poll_seconds) };
+    let versions =
+        ApiVersions { network: given(arm.arm_network_api_version.as_ref()), compute: given(arm.arm_compute_api_version.as_ref()) };
+    let settings = ArmOptions { reserve_percent: arm.arm_reserve_percent, poll: Duration::from_secs(arm.arm_poll_seconds), versions };
     let client = ArmClient::new(&endpoints, credential, &settings).context("cannot set up the client of Resource Manager")?;
     Ok((endpoints, client))
 }

@@ -24,7 +24,7 @@ use azure_vnet_operator::azure::{
     Arm, ArmClient, ArmOptions, Credential, CredentialOptions, EndpointOptions, Endpoints, Secret,
     transport::{Http, Reply, Transport, TransportError},
 };
-use azure_vnet_operator_core::arm::{Class, Error, Read, Trace, Urgency, Write};
+use azure_vnet_operator_core::arm::{ApiVersions, Class, Error, Read, Trace, Urgency, Write};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
@@ -334,6 +334,8 @@ fn provider() {
 #[derive(Clone, Default)]
 struct Authority {
     forms: Arc<Mutex<Vec<String>>>,
+    /// What Resource Manager was asked.
+    asked: Arc<Mutex<Vec<String>>>,
     refuse: bool,
 }
 
@@ -347,19 +349,21 @@ impl Authority {
             }
             Json(json!({"token_type": "Bearer", "expires_in": 600, "ext_expires_in": 600, "access_token": "entra"})).into_response()
         };
-        let nic = || async { Json(settled()) };
-        Router::new().route("/{tenant}/oauth2/v2.0/token", post(token)).fallback(get(nic)).with_state(self.clone())
+        let nic = |State(authority): State<Self>, uri: Uri| async move {
+            authority.asked.lock().unwrap().push(uri.to_string());
+            Json(settled())
+        };
+        let service = Router::new().route("/{tenant}/oauth2/v2.0/token", post(token)).route("/adfs/oauth2/token", post(token));
+        service.fallback(get(nic)).with_state(self.clone())
     }
 
     fn client(&self, options: &CredentialOptions) -> ArmClient {
+        self.client_of(&endpoints(), options, &ArmOptions::default())
+    }
+
+    fn client_of(&self, endpoints: &Endpoints, options: &CredentialOptions, settings: &ArmOptions) -> ArmClient {
         let transport = Arc::new(Memory(self.app()));
-        ArmClient::with_transport(
-            &endpoints(),
-            options.credential().unwrap(),
-            &ArmOptions::default(),
-            Arc::<Memory>::clone(&transport),
-            transport,
-        )
+        ArmClient::with_transport(endpoints, options.credential().unwrap(), settings, Arc::<Memory>::clone(&transport), transport)
     }
 }
 
@@ -386,6 +390,25 @@ async fn a_rotated_federated_token_is_read_again() {
         )
     };
     assert_eq!(forms, [form("first"), form("second")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_azure_stack_with_ad_fs_is_asked_there_for_its_audience_and_in_its_own_versions() {
+    let authority = Authority::default();
+    let set = EndpointOptions {
+        arm: Some("https://management.local.azurestack.external".into()),
+        audience: Some("https://management.adfs.azurestack.local/1a2b".into()),
+        authority: Some("https://adfs.local.azurestack.external/adfs/".into()),
+        ..EndpointOptions::default()
+    };
+    let options = CredentialOptions { client_secret: Some(Secret::new("s")), tenant_id: Some("adfs".into()), ..application() };
+    let versions = ApiVersions { network: Some("2018-11-01".into()), compute: None };
+    let client = authority.client_of(&set.resolve(None).unwrap(), &options, &ArmOptions { versions, ..ArmOptions::default() });
+    client.read(&nic(), Urgency::Fill).await.unwrap();
+    let form = "client_id=c&grant_type=client_credentials&resource=https%3A%2F%2Fmanagement.adfs.azurestack.local%2F1a2b&client_secret=s";
+    assert_eq!(*authority.forms.lock().unwrap(), [format!("https://adfs.local.azurestack.external/adfs/oauth2/token {form}")]);
+    let asked = authority.asked.lock().unwrap().clone();
+    assert!(matches!(&asked[..], [nic] if nic.ends_with("?api-version=2018-11-01")), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]

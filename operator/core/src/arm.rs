@@ -7,7 +7,7 @@ mod request;
 use std::{fmt, str::FromStr, sync::Arc};
 
 pub use error::{Class, Error, Operation, Trace};
-pub use request::{Document, NETWORK_API, Read, Write};
+pub use request::{ApiVersions, Document, NETWORK_API, Read, Write};
 
 /// An Azure resource id. Equality ignores case, as Azure's casing varies.
 #[derive(Clone, Debug)]

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use azure_vnet_operator_core::arm::{Budget as Kind, Class as Fault, Document, Error, Operation as State, Read, Trace, Urgency, Write};
+use azure_vnet_operator_core::arm::{
+    ApiVersions, Budget as Kind, Class as Fault, Document, Error, Operation as State, Read, Trace, Urgency, Write,
+};
 use http::{Method, Request, Response, StatusCode, header};
 use prometheus_client::registry::Registry;
 use reqwest::Url;
@@ -52,6 +54,7 @@ struct Inner {
     budgets: Mutex<Subscriptions>,
     meter: Meter,
     poll: Duration,
+    versions: ApiVersions,
 }
 
 /// How a client is set up beyond its endpoints.
@@ -61,11 +64,13 @@ pub struct ArmOptions {
     pub reserve_percent: u8,
     /// Between polls of an operation where Azure names no time. At least 5 s suits Azure's limits.
     pub poll: Duration,
+    /// Other versions of the providers' APIs than those of public Azure.
+    pub versions: ApiVersions,
 }
 
 impl Default for ArmOptions {
     fn default() -> Self {
-        Self { reserve_percent: 40, poll: Duration::from_secs(5) }
+        Self { reserve_percent: 40, poll: Duration::from_secs(5), versions: ApiVersions::default() }
     }
 }
 
@@ -91,7 +96,15 @@ impl ArmClient {
     ) -> Self {
         let tokens = Tokens::new(endpoints, credential, Arc::clone(&cloud), local);
         let budgets = Mutex::new(Subscriptions::new(options.reserve_percent));
-        let inner = Inner { arm: endpoints.arm.clone(), transport: cloud, tokens, budgets, meter: Meter::default(), poll: options.poll };
+        let inner = Inner {
+            arm: endpoints.arm.clone(),
+            transport: cloud,
+            tokens,
+            budgets,
+            meter: Meter::default(),
+            poll: options.poll,
+            versions: options.versions.clone(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -111,7 +124,7 @@ impl ArmClient {
 
 impl Arm for ArmClient {
     async fn read(&self, read: &Read, urgency: Urgency) -> Result<Document, Error> {
-        let path = read.path();
+        let path = self.inner.versions.of(read.path());
         let call = Call { op: read.op(), subscription: of_path(&path), charge: charge_of_read(read, urgency), may_send: &|| true };
         let url = self.inner.url(&path)?;
         match read {
@@ -125,7 +138,7 @@ impl Arm for ArmClient {
     }
 
     async fn write(&self, write: &Write, urgency: Urgency, may_send: &(dyn Fn() -> bool + Send + Sync)) -> Result<(), Error> {
-        let path = write.path();
+        let path = self.inner.versions.of(write.path());
         let call = Call { op: write.op(), subscription: of_path(&path), charge: charge_of_write(write, urgency), may_send };
         let url = self.inner.url(&path)?;
         let answer = self.inner.put(&url, write, &call).await?;

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
-    endpoint::Endpoints,
+    endpoint::{AD_FS, Endpoints},
     retry::retry_after,
     secret::Secret,
     transport::{SharedTransport, TransportError},
@@ -375,16 +375,20 @@ impl Source {
         ask(IMDS, &self.local, request, plan, &Secret::new(""), number).await
     }
 
-    /// Microsoft Entra ID, client credentials flow.
+    /// Microsoft Entra ID, or an AD FS, which knows neither tenants nor scopes: client credentials flow.
     async fn exchange(&self, application: &Application, proof: &[(&str, &str)], secret: &Secret, number: u64) -> Result<Token, TokenError> {
         let mut url = self.authority.clone();
-        url.set_path(&format!("/{}/oauth2/v2.0/token", application.tenant_id));
         let scope = format!("{}/.default", self.audience.trim_end_matches('/'));
+        let (path, audience) = match url.path() {
+            AD_FS => (format!("{AD_FS}/oauth2/token"), ("resource", self.audience.as_str())),
+            _ => (format!("/{}/oauth2/v2.0/token", application.tenant_id), ("scope", scope.as_str())),
+        };
+        url.set_path(&path);
         let mut form = self.authority.clone();
         form.query_pairs_mut()
             .append_pair("client_id", &application.client_id)
             .append_pair("grant_type", "client_credentials")
-            .append_pair("scope", &scope)
+            .append_pair(audience.0, audience.1)
             .extend_pairs(proof);
         let body = form.query().unwrap_or_default().as_bytes().to_vec();
         let request = || {

@@ -31,7 +31,7 @@ pub struct Endpoints {
     pub arm: Url,
     /// Whom tokens for it are asked for.
     pub audience: String,
-    /// Microsoft Entra ID.
+    /// Microsoft Entra ID, or an AD FS, whose path is [`AD_FS`].
     pub authority: Url,
     /// Instance metadata service.
     pub imds: Url,
@@ -40,6 +40,9 @@ pub struct Endpoints {
     /// Certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
 }
+
+/// The path of an Active Directory Federation Service, which gives out the tokens of an Azure Stack that is not connected.
+pub const AD_FS: &str = "/adfs";
 
 /// Why an endpoint is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,7 +129,7 @@ impl EndpointOptions {
     /// # Errors
     /// Names the flag that cannot be used.
     pub fn resolve(&self, environment: Option<&str>) -> Result<Endpoints, EndpointError> {
-        let authority = self.authority.as_deref().map(|url| parse("--authority-host", url)).transpose()?;
+        let authority = self.authority.as_deref().map(|url| parse_authority("--authority-host", url)).transpose()?;
         let cloud = authority
             .as_ref()
             .and_then(Cloud::from_authority)
@@ -160,6 +163,14 @@ fn parse(flag: &'static str, value: &str) -> Result<Url, EndpointError> {
         && url.username().is_empty()
         && url.password().is_none();
     if plain && matches!(url.scheme(), "http" | "https") { Ok(url) } else { Err(malformed()) }
+}
+
+/// The same, or an AD FS: `https://adfs.local.azurestack.external/adfs`.
+fn parse_authority(flag: &'static str, value: &str) -> Result<Url, EndpointError> {
+    let Some(origin) = value.trim_end_matches('/').strip_suffix(AD_FS) else { return parse(flag, value) };
+    let mut url = parse(flag, origin)?;
+    url.set_path(AD_FS);
+    Ok(url)
 }
 
 /// Refuses what would show a token to the network.
@@ -223,6 +234,21 @@ mod tests {
         for bad in ["", "management.azure.com", "ftp://x", "https://x/path", "https://x?y", "https://user:pw@x"] {
             assert!(matches!(options(bad).resolve(None), Err(EndpointError::Malformed { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_ad_fs_is_an_authority_with_its_path_and_nothing_else_has_one() {
+        let authority = |url: &str| {
+            let options =
+                EndpointOptions { authority: Some(url.into()), arm: Some("https://management.local".into()), ..Default::default() };
+            options.resolve(None).map(|endpoints| endpoints.authority.to_string())
+        };
+        for url in ["https://adfs.local/adfs", "https://adfs.local/adfs/"] {
+            assert_eq!(authority(url).unwrap(), "https://adfs.local/adfs");
+        }
+        assert!(matches!(authority("https://adfs.local/other"), Err(EndpointError::Malformed { .. })));
+        assert!(matches!(authority("http://adfs.local/adfs"), Err(EndpointError::Insecure { .. })));
+        assert!(matches!(options("https://management.local/adfs").resolve(None), Err(EndpointError::Malformed { .. })));
     }
 
     #[test]

@@ -15,6 +15,27 @@ const AUTHORIZATION_API: &str = "2022-04-01";
 /// Version of the Authorization provider's API for locks.
 const LOCKS_API: &str = "2020-05-01";
 
+/// Versions to ask for in place of these, where a Resource Manager is older, as that of Azure Stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiVersions {
+    /// Of the Network provider.
+    pub network: Option<String>,
+    /// Of the Compute provider.
+    pub compute: Option<String>,
+}
+
+impl ApiVersions {
+    /// A path with the version that is asked for.
+    #[must_use]
+    pub fn of(&self, path: String) -> String {
+        let (network, compute) = (self.network.as_deref(), self.compute.as_deref());
+        let chosen = [(NETWORK_API, network), (COMPUTE_API, compute)];
+        let parameter = |version: &str| format!("?api-version={version}");
+        let other = chosen.into_iter().find_map(|(usual, other)| Some((path.strip_suffix(&parameter(usual))?, other?)));
+        other.map(|(resource, version)| format!("{resource}{}", parameter(version))).unwrap_or(path)
+    }
+}
+
 /// A GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
@@ -181,4 +202,23 @@ pub struct Document {
     pub body: Value,
     /// The `ETag` header.
     pub etag: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_resource_manager_is_asked_in_its_own_versions_and_only_the_provider_that_is_named() {
+        let id = |path: &str| -> ResourceId { format!("/subscriptions/s/resourceGroups/g/providers/{path}").parse().unwrap() };
+        let (nic, vm) = (Read::Nic(id("Microsoft.Network/networkInterfaces/n")), Read::Machine(id("Microsoft.Compute/virtualMachines/v")));
+        let versions = ApiVersions { network: Some("2018-11-01".into()), compute: None };
+        assert!(versions.of(nic.path()).ends_with("/networkInterfaces/n?api-version=2018-11-01"));
+        assert_eq!(versions.of(vm.path()), vm.path());
+        let versions = ApiVersions { compute: Some("2020-06-01".into()), ..versions };
+        assert!(versions.of(vm.path()).ends_with("/virtualMachines/v?api-version=2020-06-01"));
+        let locks = Read::Locks(id("Microsoft.Network/networkInterfaces/n")).path();
+        assert_eq!(versions.of(locks.clone()), locks);
+        assert_eq!(ApiVersions::default().of(nic.path()), nic.path());
+    }
 }
