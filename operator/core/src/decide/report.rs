@@ -64,7 +64,8 @@ pub fn write(step: &mut Step<'_>) {
     let read = step.observed.nic.as_ref().filter(|nic| step.missing(&nic.view).is_empty()).map(|nic| nic.at);
     // A stamp from ahead of the clock would hide every read until the clock is there.
     let stale = read.is_some_and(|read| noted.is_none_or(|noted| noted > read || since(noted, read) >= NOTE_READS));
-    let to_note = step.note_read && read.is_some_and(|read| noted.is_none_or(|noted| read > noted));
+    // It is noted in whole seconds: one of the same second would be written again and again.
+    let to_note = step.note_read && read.is_some_and(|read| noted.is_none_or(|noted| stamp(read).0 > noted));
     if !same || stale || to_note {
         step.cloud.last_read_at = read.map(stamp).or(stored.last_read_at.clone());
         step.out.cloud = Some(step.cloud.clone());

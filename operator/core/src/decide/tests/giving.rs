@@ -206,6 +206,10 @@ fn re8_what_rests_with_the_agent_gets_its_read_when_the_probation_is_over() {
     world.pass(70);
     world.settle();
     assert!(noted(&world) >= later(begun, seconds(600)), "{before} {}", noted(&world));
+    world.observed.nic.as_mut().unwrap().at += jiff::SignedDuration::from_millis(300);
+    let decision = world.decide();
+    world.store(&decision);
+    assert_eq!(world.decide().cloud, None, "sc1: a read between two whole seconds is noted once");
     let told = noted(&world);
     // It does not go on for ever: the agent has heard.
     world.agent().counts.quarantined = 0;
