@@ -3,6 +3,7 @@
 mod agree;
 mod begin;
 mod blocks;
+mod invariants;
 mod release;
 mod report;
 mod rest;
@@ -321,6 +322,12 @@ const IDLE: Duration = Duration::from_mins(5);
 /// Decides. `policy` is what the node's config asks for.
 #[must_use]
 pub fn decide(observed: &Observed, policy: &Policy, now: Timestamp) -> Decision {
+    let decision = decided(observed, policy, now);
+    debug_assert_eq!(invariants::broken(observed, policy, &decision, now), None, "{decision:?}");
+    decision
+}
+
+fn decided(observed: &Observed, policy: &Policy, now: Timestamp) -> Decision {
     // What happens to it meanwhile is not looked at.
     let idle = || Decision { memory: Memory { restless: true, ..observed.memory.clone() }, wake: Some(IDLE), ..Decision::default() };
     if !observed.node.is_served() {
