@@ -86,9 +86,17 @@ impl Arena {
         self.run(move |inside| inside.burst(parallel))
     }
 
-    /// What does not depend on time; nothing for the floor.
+    /// What does not depend on time.
     pub(super) fn footprint(&self) -> Result<Footprint> {
         self.run(Inside::footprint)
+    }
+
+    /// The size of all executables that take part, in MiB.
+    pub(super) fn size(&self) -> Result<f64> {
+        self.run(|inside| match &inside.way {
+            Way::Floor { empty, mode: _ } => size(std::slice::from_ref(empty)),
+            Way::Plugin { executables, config: _ } => size(executables),
+        })
     }
 
     fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Inside) -> Result<T> + Send + 'static) -> Result<T> {
@@ -155,15 +163,20 @@ impl Inside {
     }
 
     fn footprint(&mut self) -> Result<Footprint> {
-        let Way::Plugin { executables, config } = self.way.clone() else { return Ok(Footprint::default()) };
-        let Some(program) = executables.first() else { return Ok(Footprint::default()) };
         let (counted, weighed) = (self.pod()?, self.pod()?);
-        let footprint = Footprint {
-            calls: Some(calls(program, &config, &counted)?),
-            peak: Some(peak(program, &config, &weighed)?),
-            size: Some(size(&executables)?),
+        let footprint = match &self.way {
+            Way::Floor { empty, mode } => {
+                Footprint { calls: calls(empty, "", &counted)? + Bare::calls(*mode), peak: peak(empty, "", &weighed)? }
+            }
+            Way::Plugin { executables, config } => {
+                let program = executables.first().context("a plugin has an executable")?;
+                Footprint { calls: calls(program, config, &counted)?, peak: peak(program, config, &weighed)? }
+            }
         };
-        [counted, weighed].iter().try_for_each(|pod| self.command("DEL", pod))?;
+        for pod in [counted, weighed] {
+            self.command("DEL", &pod)?;
+            ip(&format!("netns del {}", pod.name))?;
+        }
         Ok(footprint)
     }
 

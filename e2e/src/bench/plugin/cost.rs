@@ -34,14 +34,12 @@ pub(super) struct Throughput {
 }
 
 /// What does not depend on time.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Footprint {
     /// System calls of one ADD, of all processes.
-    pub calls: Option<f64>,
+    pub calls: f64,
     /// Most memory of any one process, in MiB.
-    pub peak: Option<f64>,
-    /// All executables that take part, in MiB.
-    pub size: Option<f64>,
+    pub peak: f64,
 }
 
 /// Measures work whose children no one else waits for meanwhile; this thread's own time counts too.

@@ -33,14 +33,15 @@ pub fn measure(bin: &Path) -> Result<Vec<Figure>> {
     let contestants = Contestant::all(bin, &empty);
     let arenas = contestants.into_iter().map(Arena::open).collect::<Result<Vec<_>>>()?;
     let mut figures = compare(&arenas, 0)?;
+    figures.extend(footprints(&arenas, 0)?);
     for arena in &arenas {
         progress(&format!("{} leases for {}", HELD, arena.name()));
         arena.hold(HELD)?;
     }
     figures.extend(compare(&arenas, HELD)?);
-    for arena in &arenas {
-        figures.extend(footprint(arena.name(), &arena.footprint()?));
-    }
+    figures.extend(footprints(&arenas, HELD)?);
+    let sizes = arenas.iter().map(Arena::size).collect::<Result<Vec<_>>>()?;
+    figures.extend(against_floor(&arenas, &sizes, "MiB", "executables"));
     Ok(figures)
 }
 
@@ -111,11 +112,12 @@ fn against_floor(arenas: &[Arena], values: &[f64], unit: &'static str, what: &st
     arenas.iter().zip(values).map(figure).collect()
 }
 
-fn footprint(name: &str, footprint: &Footprint) -> Vec<Figure> {
-    let Footprint { calls, peak, size } = footprint;
-    let figure = |what: &str, value: &Option<f64>, unit| value.map(|value| Figure::plain(format!("{what}: {name}"), value, unit));
-    [figure("ADD, system calls", calls, ""), figure("ADD, peak resident", peak, "MiB"), figure("executables", size, "MiB")]
-        .into_iter()
-        .flatten()
-        .collect()
+/// What does not depend on time.
+fn footprints(arenas: &[Arena], held: usize) -> Result<Vec<Figure>> {
+    progress(&format!("system calls and memory, {held} held"));
+    let all = arenas.iter().map(Arena::footprint).collect::<Result<Vec<Footprint>>>()?;
+    let [calls, peaks] = [|all: &Footprint| all.calls, |all: &Footprint| all.peak].map(|part| all.iter().map(part).collect::<Vec<f64>>());
+    let mut figures = against_floor(arenas, &calls, "", &format!("ADD, system calls, {held} held"));
+    figures.extend(against_floor(arenas, &peaks, "MiB", &format!("ADD, peak resident, {held} held")));
+    Ok(figures)
 }
