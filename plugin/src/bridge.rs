@@ -121,23 +121,21 @@ pub fn ensure(host: &mut Netlink, frames: &mut Frames, wish: &NetworkWish, subne
     settle(host, frames, wish, subnet, net)
 }
 
-/// Puts uplinks that were taken out of the bridges of these plugins back, with what addresses and routes they got since, as the next bridged pod's ADD does.
-/// Answers the bridges. `net` is where the kernel's switches can be written: `/proc/sys/net`, which in a container may be mounted elsewhere.
+/// Settles the networks that changed under their pods, as the next bridged pod's ADD does: puts uplinks that were taken out of their bridges back, with
+/// what addresses and routes they got since, and lets bridges take what packets their uplinks take. Answers the bridges. `net` is where the kernel's switches can be written: `/proc/sys/net`, which in a container may be mounted elsewhere.
 ///
 /// # Errors
 /// See [`BridgeError`].
-pub fn mend(host: &mut Netlink, net: &Path) -> Result<Vec<IfName>, BridgeError> {
+pub fn mend(host: &mut Netlink, net: &Path) -> Result<Vec<Result<IfName, BridgeError>>, BridgeError> {
     let _lock = locked()?;
-    let mut bridges = Vec::new();
+    let mut frames = Frames::open().map_err(BridgeError::Observe)?;
     // Looked at under the lock, which whoever takes a bridge away has too.
-    for wish in astray(host.links().map_err(BridgeError::Observe)?) {
-        let mut frames = Frames::open().map_err(BridgeError::Observe)?;
-        bridges.push(settle(host, &mut frames, &wish, IpNet::default(), net)?.network.bridge);
-    }
-    Ok(bridges)
+    let wishes = astray(host.links().map_err(BridgeError::Observe)?);
+    let mut settled = |wish| settle(host, &mut frames, wish, IpNet::default(), net).map(|ready| ready.network.bridge);
+    Ok(wishes.iter().map(&mut settled).collect())
 }
 
-/// The networks whose uplink was taken out of its bridge.
+/// The networks that changed under their pods.
 #[must_use]
 pub fn astray(links: Vec<Link>) -> Vec<NetworkWish> {
     bridge::astray(&links.into_iter().map(host_link).collect::<Vec<_>>())

@@ -105,9 +105,10 @@ impl Host {
     ) {
         let nic = view.nic(&spec.node.mac);
         self.nic_missing = nic.is_none().then(|| spec.node.mac.clone());
-        let bridges =
+        let mended =
             problems.check(Topic::RulesInSync, "BridgeFailed", kernel.mend_bridges(view, &options.proc_sys_net)).unwrap_or_default();
-        let bridges: Vec<String> = bridges.iter().map(|bridge| format!("the uplink of bridge {bridge}")).collect();
+        let bridges = mended.into_iter().filter_map(|bridge| problems.check(Topic::RulesInSync, "BridgeFailed", bridge));
+        let bridges: Vec<String> = bridges.map(|bridge| format!("the uplink of bridge {bridge}")).collect();
         let mut differed = BTreeMap::from([(Kept::Bridges, bridges)]);
         let set = sysctl::converge(&options.proc_sys_net, &options.run_dir, &spec.effective.host, nic);
         if let Some(set) = problems.check(Topic::RulesInSync, "SysctlFailed", set) {

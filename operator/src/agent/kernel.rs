@@ -184,12 +184,12 @@ impl Kernel {
         Ok(unbridge::plan(&mut self.0, None)?.into_iter().filter_map(|planned| planned.way.err()).collect())
     }
 
-    /// Puts uplinks that another program took out of the bridges of these plugins back. Answers the bridges. `proc_sys_net` is
+    /// Settles the networks of bridged pods that other programs changed under them ([`bridge::mend`]). Answers the bridges. `proc_sys_net` is
     /// where the kernel's switches can be written.
     ///
     /// # Errors
     /// See [`BridgeError`].
-    pub fn mend_bridges(&mut self, view: &View, proc_sys_net: &Path) -> Result<Vec<IfName>, BridgeError> {
+    pub fn mend_bridges(&mut self, view: &View, proc_sys_net: &Path) -> Result<Vec<Result<IfName, BridgeError>>, BridgeError> {
         if view.astray { bridge::mend(&mut self.0, proc_sys_net) } else { Ok(Vec::new()) }
     }
 

@@ -240,7 +240,6 @@ impl Network {
         rules.extend(addresses.iter().copied().map(|address| Rule::ToHost { address }));
         let mut all: Vec<_> = rules.into_iter().map(|rule| (Chain::Network, None, rule)).collect();
         all.push((Chain::Out, None, Rule::FromUplink { uplink: uplink(), mac: self.mac }));
-        all.push((Chain::Services, None, Rule::MasqueradeRouted { bridge: self.bridge.clone() }));
         all
     }
 
@@ -286,12 +285,16 @@ pub fn table_rules() -> Vec<(Chain, Option<IpAddr>, Rule)> {
     vec![jump(Chain::Arriving, Chain::Network), jump(Chain::Arriving, Chain::Pods), jump(Chain::Leaving, Chain::Out)]
 }
 
-/// The networks whose uplink was taken out of its bridge: a bridge that its alias makes one of these plugins, and the uplink that this names, which
-/// still has the bridge's hardware address and is no port of anything.
+/// The networks that changed under their pods: a bridge that its alias makes one of these plugins, and the uplink that this names. It was taken out
+/// (it still has the bridge's hardware address and is no port of anything), or has another largest packet than the bridge that the plugins made.
+/// A bridge of others without a pod is theirs to change.
 #[must_use]
 pub fn astray(links: &[HostLink]) -> Vec<NetworkWish> {
     let wish = |bridge: &HostLink| {
-        let uplink = links.iter().find(|link| bridge.is_left_by(link))?;
+        let has_pods = || links.iter().any(|link| link.controller == Some(bridge.index) && link.name.starts_with(HOST_LINK_PREFIX));
+        let is_left = |uplink: &HostLink| bridge.is_left_by(uplink) && (bridge.group == MADE || has_pods());
+        let differs = |uplink: &HostLink| bridge.is_of(uplink) && bridge.group == MADE && bridge.mtu != uplink.mtu;
+        let uplink = links.iter().find(|link| is_left(link) || differs(link))?;
         Some(NetworkWish {
             master: Some(uplink.name.parse().ok()?),
             bridge: Some(bridge.name.parse().ok()?),
@@ -316,10 +319,19 @@ impl HostLink {
         self.kind.as_deref() == Some(BRIDGE)
     }
 
+    /// Whether it is a bridge that names this link as its uplink.
+    fn names(&self, uplink: &Self) -> bool {
+        self.is_bridge() && self.alias.as_deref().and_then(uplink_in) == Some(uplink.name.as_str())
+    }
+
+    /// Whether it is a bridge that names this link as its uplink, and has it.
+    fn is_of(&self, uplink: &Self) -> bool {
+        self.names(uplink) && uplink.controller == Some(self.index)
+    }
+
     /// Whether it is a bridge that names this link as its uplink, and the link is the same still, and a port of nothing.
     fn is_left_by(&self, uplink: &Self) -> bool {
-        let names = self.is_bridge() && self.alias.as_deref().and_then(uplink_in) == Some(uplink.name.as_str());
-        names && uplink.controller.is_none() && uplink.mac.is_some() && uplink.mac == self.mac
+        self.names(uplink) && uplink.controller.is_none() && uplink.mac.is_some() && uplink.mac == self.mac
     }
 }
 
@@ -501,7 +513,7 @@ mod tests {
 
     #[test]
     fn an_uplink_is_put_back_into_the_bridge_that_names_it_and_into_no_other() {
-        let labelled = || HostLink { alias: Some(format!("{ALIAS_PREFIX}eth0")), ..link(5, "azure2", Some("bridge"), None) };
+        let labelled = || HostLink { alias: Some(format!("{ALIAS_PREFIX}eth0")), group: MADE, ..link(5, "azure2", Some("bridge"), None) };
         let names = |links: &[HostLink]| {
             let name = |name: Option<IfName>| name.unwrap().to_string();
             astray(links).into_iter().map(|wish| (name(wish.master), name(wish.bridge))).collect::<Vec<_>>()
@@ -516,6 +528,12 @@ mod tests {
             assert_eq!(names(&[uplink, labelled()]), [], "{why}");
         }
         assert_eq!(names(&[link(2, "eth0", None, None), HostLink { alias: None, ..labelled() }]), [], "another program's bridge");
+        let adopted = || HostLink { group: 0, ..labelled() };
+        assert_eq!(names(&[link(2, "eth0", None, None), adopted()]), [], "another program's, and no pod is on it");
+        assert_eq!(names(&[link(2, "eth0", None, None), adopted(), link(9, "azv1", Some("veth"), Some(5))]).len(), 1, "a pod is on it");
+        let smaller = || HostLink { mtu: 1400, ..link(2, "eth0", None, Some(5)) };
+        assert_eq!(names(&[smaller(), labelled()]).len(), 1, "the uplink takes smaller packets than its bridge");
+        assert_eq!(names(&[smaller(), adopted()]), [], "how another program's bridge is, is its own affair");
     }
 
     #[test]
@@ -611,7 +629,6 @@ mod tests {
                 "AZURE-VNET -p IPv4 -i az+ --ip-dst 10.240.0.4 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET -p IPv6 -i az+ --ip6-dst fd00::4 -j redirect --redirect-target ACCEPT",
                 "AZURE-VNET-OUT -s Unicast -o eth0 -j snat --to-src 02:00:00:00:00:04 --snat-arp --snat-target ACCEPT",
-                "services -m conntrack --ctstate DNAT -i azv+ -o azure2 -j MASQUERADE",
             ];
             assert_eq!(text(network.rules(&host)), expected);
             let local = "AZURE-VNET -p IPv4 -i az+ --ip-dst 169.254.20.10 -j redirect --redirect-target ACCEPT";

@@ -1,7 +1,7 @@
 //! The rules for the frames of bridged pods, as values: their text is how they are known again. Nothing here touches a kernel.
 //!
-//! Three chains of the kernel's `nat` table for bridges are ours: network rules, pods' rules, and rules for what leaves. So is a table of IPv4, for
-//! what services lead from pod to pod.
+//! Three chains of the kernel's `nat` table for bridges are ours: network rules, pods' rules, and rules for what leaves. So is a table of IPv4, with
+//! a chain for networks and one for pods, for what services lead from pod to pod.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, net::Ipv4Addr};
 
@@ -42,7 +42,7 @@ pub fn mac_of_pod(attachment: &Attachment, observed: &[ObservedRule]) -> Option<
 #[must_use]
 pub fn left_by_strays(observed: &[ObservedRule], known: &BTreeSet<Attachment>) -> BTreeSet<IpAddr> {
     let known: BTreeSet<String> = known.iter().map(|attachment| Holder::Pod(attachment.clone()).tag()).collect();
-    let of_pods = observed.iter().filter(|rule| rule.chain == Chain::Pods);
+    let of_pods = observed.iter().filter(|rule| rule.chain.is_of_pods());
     let (kept, strays): (Vec<_>, Vec<_>) = of_pods.partition(|rule| known.contains(&rule.comment.tag));
     let addresses = |rules: Vec<&ObservedRule>| rules.into_iter().filter_map(|rule| rule.comment.address).collect::<BTreeSet<_>>();
     &addresses(strays) - &addresses(kept)
@@ -73,13 +73,15 @@ pub enum Chain {
     Pods,
     /// Ours: rules of networks for what leaves.
     Out,
-    /// Ours, of IPv4: what is sent on from one pod to another under a service's address.
+    /// Ours, of IPv4: rules of networks for what is sent on from one pod to another under a service's address.
     Services,
+    /// Ours, of IPv4: rules of pods for the same.
+    PodServices,
 }
 
 impl Chain {
     /// All, with the kernel's own first.
-    pub const ALL: [Self; 6] = [Self::Arriving, Self::Leaving, Self::Network, Self::Pods, Self::Out, Self::Services];
+    pub const ALL: [Self; 7] = [Self::Arriving, Self::Leaving, Self::Network, Self::Pods, Self::Out, Self::Services, Self::PodServices];
 
     /// Its name in the table.
     #[must_use]
@@ -91,6 +93,7 @@ impl Chain {
             Self::Pods => "AZURE-VNET-PODS",
             Self::Out => "AZURE-VNET-OUT",
             Self::Services => "services",
+            Self::PodServices => "services-pods",
         }
     }
 
@@ -99,7 +102,16 @@ impl Chain {
     pub fn is_the_kernels(self) -> bool {
         match self {
             Self::Arriving | Self::Leaving => true,
-            Self::Network | Self::Pods | Self::Out | Self::Services => false,
+            Self::Network | Self::Pods | Self::Out | Self::Services | Self::PodServices => false,
+        }
+    }
+
+    /// Whether its rules are those of pods: as many as there are pods.
+    #[must_use]
+    pub fn is_of_pods(self) -> bool {
+        match self {
+            Self::Pods | Self::PodServices => true,
+            Self::Arriving | Self::Leaving | Self::Network | Self::Out | Self::Services => false,
         }
     }
 
@@ -109,7 +121,7 @@ impl Chain {
     pub fn newest_first(self) -> bool {
         match self {
             Self::Arriving | Self::Leaving | Self::Pods => true,
-            Self::Network | Self::Out | Self::Services => false,
+            Self::Network | Self::Out | Self::Services | Self::PodServices => false,
         }
     }
 }
@@ -155,11 +167,11 @@ pub enum Rule {
     /// What a service's address led from a pod to a pod comes from the host: else the answer would go to the fabric, under an address that is
     /// not the pod's (safety rule PK3).
     MasqueradeServices,
-    /// What a service's address led from a pod that the host routes for to one on this bridge comes from the host: else the answer would leave by the
+    /// What a service's address led from a pod that the host routes for to this bridged one comes from the host: else the answer would leave by the
     /// uplink, under an address that is not the pod's (safety rule PK3).
     MasqueradeRouted {
-        /// The bridge.
-        bridge: IfName,
+        /// The bridged pod's address.
+        address: Ipv4Addr,
     },
     /// What leaves by the uplink has its hardware address, also within ARP.
     FromUplink {
@@ -197,8 +209,8 @@ impl fmt::Display for Rule {
             Self::MasqueradeServices => {
                 f.write_str("-m conntrack --ctstate DNAT -m physdev --physdev-is-bridged --physdev-in az+ --physdev-out az+ -j MASQUERADE")
             }
-            Self::MasqueradeRouted { bridge } => {
-                write!(f, "-m conntrack --ctstate DNAT -i {HOST_LINK_PREFIX}+ -o {bridge} -j MASQUERADE")
+            Self::MasqueradeRouted { address } => {
+                write!(f, "-m conntrack --ctstate DNAT -i {HOST_LINK_PREFIX}+ -d {address} -j MASQUERADE")
             }
             Self::FromUplink { uplink, mac } => {
                 write!(f, "-s Unicast -o {uplink} -j snat --to-src {mac} --snat-arp --snat-target ACCEPT")
@@ -230,11 +242,18 @@ impl PodRule {
                 rules.push(Self { address, rule: Rule::AnswerArp { pods_only: true, address: v4, mac: answer } });
             }
             rules.push(Self { address, rule: Rule::ToPod { uplink: uplink.clone(), address, mac } });
+            if let IpAddr::V4(v4) = address {
+                rules.push(Self { address, rule: Rule::MasqueradeRouted { address: v4 } });
+            }
         }
         if let (Frames::ToFabric, Some(address)) = (frames, addresses.into_iter().next()) {
             rules.push(Self { address, rule: Rule::ToFabric { port: port.clone() } });
         }
         rules
+    }
+
+    fn chain(&self) -> Chain {
+        if let Rule::MasqueradeRouted { .. } = self.rule { Chain::PodServices } else { Chain::Pods }
     }
 }
 
@@ -374,7 +393,7 @@ impl RulePlan {
     #[must_use]
     pub fn without_strays(observed: &[ObservedRule], known: &BTreeSet<Attachment>, there: &[ObservedRule]) -> Self {
         let known: BTreeSet<String> = known.iter().map(|attachment| Holder::Pod(attachment.clone()).tag()).collect();
-        let is_stray = |rule: &&ObservedRule| rule.chain == Chain::Pods && !known.contains(&rule.comment.tag) && observed.contains(rule);
+        let is_stray = |rule: &&ObservedRule| rule.chain.is_of_pods() && !known.contains(&rule.comment.tag) && observed.contains(rule);
         Self { delete: there.iter().filter(is_stray).map(|rule| (rule.chain, rule.handle)).collect(), add: Vec::new() }
     }
 
@@ -387,7 +406,7 @@ impl RulePlan {
     /// Makes a pod's rules those that are wanted.
     #[must_use]
     pub fn of_pod(attachment: &Attachment, wanted: &[PodRule], observed: &[ObservedRule]) -> Self {
-        let wanted: Vec<_> = wanted.iter().map(|PodRule { address, rule }| (Chain::Pods, Some(*address), rule.clone())).collect();
+        let wanted: Vec<_> = wanted.iter().map(|rule| (rule.chain(), Some(rule.address), rule.rule.clone())).collect();
         Self::towards(&Holder::Pod(attachment.clone()), &wanted, observed)
     }
 }
@@ -439,19 +458,20 @@ mod tests {
         let (a, b) = (attachment("a"), attachment("b"));
         let with_a = after(Vec::new(), &RulePlan::of_pod(&a, &rules("10.240.1.1"), &[]));
         let both = after(with_a.clone(), &RulePlan::of_pod(&b, &rules("10.240.1.2"), &with_a));
-        assert_eq!((with_a.len(), both.len()), (3, 6));
+        assert_eq!((with_a.len(), both.len()), (4, 8));
         assert!(RulePlan::of_pod(&a, &rules("10.240.1.1"), &both).is_empty());
         assert_eq!(after(both.clone(), &RulePlan::of_pod(&b, &[], &both)), with_a);
-        let damaged = both[..5].to_vec();
+        let mut damaged = both;
+        damaged.remove(5);
         let mended = after(damaged.clone(), &RulePlan::of_pod(&a, &rules("10.240.1.1"), &damaged));
-        assert!(RulePlan::of_pod(&a, &rules("10.240.1.1"), &mended).is_empty() && mended.len() == 6);
+        assert!(RulePlan::of_pod(&a, &rules("10.240.1.1"), &mended).is_empty() && mended.len() == 8);
     }
 
     #[test]
     fn rules_of_a_former_pod_for_the_same_address_go() {
         let old = after(Vec::new(), &RulePlan::of_pod(&attachment("old"), &rules("10.240.1.1"), &[]));
         let new = after(old.clone(), &RulePlan::of_pod(&attachment("new"), &rules("10.240.1.1"), &old));
-        assert_eq!(new.len(), 3);
+        assert_eq!(new.len(), 4);
         assert!(new.iter().all(|rule| rule.comment.tag == Holder::Pod(attachment("new")).tag()));
     }
 
@@ -466,7 +486,7 @@ mod tests {
         let there = after(seen.clone(), &RulePlan::of_pod(&new, &rules("10.240.1.3"), &seen));
         let plan = RulePlan::without_strays(&seen, &BTreeSet::from([known]), &there);
         let left = after(there, &plan);
-        assert_eq!(left.len(), kept.len() + 3);
+        assert_eq!(left.len(), kept.len() + 4);
         assert!(left.iter().all(|rule| kept.contains(rule) || rule.comment.tag == Holder::Pod(new.clone()).tag()));
     }
 

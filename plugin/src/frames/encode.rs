@@ -165,7 +165,7 @@ fn hook(chain: Chain) -> Option<((u32, i32), &'static str)> {
     match chain {
         Chain::Arriving => Some((ARRIVING, "filter")),
         Chain::Leaving => Some((LEAVING, "filter")),
-        Chain::Services => Some((LEAVING_IP, "nat")),
+        Chain::Services | Chain::PodServices => Some((LEAVING_IP, "nat")),
         Chain::Network | Chain::Pods | Chain::Out => None,
     }
 }
@@ -307,10 +307,10 @@ impl Expressions {
                 self.counter();
                 self.expression("masq", |_| {});
             }
-            Rule::MasqueradeRouted { bridge } => {
+            Rule::MasqueradeRouted { address } => {
                 self.translated();
                 self.link(META_IN, HOST_LINK_PREFIX.as_bytes());
-                self.link(META_OUT, &exact(bridge.as_str()));
+                self.routed_to(*address);
                 self.counter();
                 self.expression("masq", |_| {});
             }
@@ -358,10 +358,22 @@ impl Expressions {
         });
     }
 
+    /// Loads a part of the frame's header.
     fn header(&mut self, offset: u32, len: u32) {
+        self.payload(0, offset, len);
+    }
+
+    /// `ip daddr`.
+    fn routed_to(&mut self, address: Ipv4Addr) {
+        self.payload(1, 16, 4);
+        self.compare(EQUAL, &address.octets());
+    }
+
+    /// Loads a part of a header: the frame's (0) or the packet's (1).
+    fn payload(&mut self, base: u32, offset: u32, len: u32) {
         self.expression("payload", |data| {
             data.number(1, 1);
-            data.number(2, 0);
+            data.number(2, base);
             data.number(3, offset);
             data.number(4, len);
         });

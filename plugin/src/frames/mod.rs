@@ -23,7 +23,7 @@ impl Table {
     fn of(chain: Chain) -> Self {
         match chain {
             Chain::Arriving | Chain::Leaving | Chain::Network | Chain::Pods | Chain::Out => Self::Bridge,
-            Chain::Services => Self::Services,
+            Chain::Services | Chain::PodServices => Self::Services,
         }
     }
 
@@ -71,7 +71,7 @@ impl Frames {
     /// The kernel does not answer.
     pub fn observe_networks(&mut self) -> Result<Vec<ObservedRule>, NetlinkError> {
         let mut all = Vec::new();
-        for chain in Chain::ALL.into_iter().filter(|chain| *chain != Chain::Pods) {
+        for chain in Chain::ALL.into_iter().filter(|chain| !chain.is_of_pods()) {
             all.extend(self.dump(Table::of(chain), Some(chain))?);
         }
         Ok(all)
@@ -85,7 +85,7 @@ impl Frames {
         if plan.is_empty() {
             return Ok(());
         }
-        let of_pods = plan.add.iter().all(|new| new.chain == Chain::Pods);
+        let of_pods = plan.add.iter().all(|new| new.chain.is_of_pods());
         let result = match self.transact(plan, if of_pods { Chains::There } else { Chains::Made }) {
             Err(error) if of_pods && error.errno() == Some(Errno::NOENT) => self.transact(plan, Chains::Made),
             result => result,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
-    fabric::Fabric,
+    fabric::{Fabric, OTHER_NODE},
     modes::add,
     node::{NODE, on_a_node, run},
     ways::ask,
@@ -30,6 +30,14 @@ fn pk3_a_routed_and_a_bridged_pod_reach_one_another_by_their_addresses_and_by_se
                 run("iptables-nft", &[&["-w", "-t", "nat", "-A", "PREROUTING"], &rule[..]].concat());
                 let asked = ask(Some(from), Some(to), SERVICE.into(), (*target).into());
                 assert_eq!(asked, Ok(IpAddr::V4(seen)), "{way} by a service");
+                run("iptables-nft", &["-w", "-t", "nat", "-F", "PREROUTING"]);
+            }
+            // A pod of another node, which sees the pod that asks: only what answers past this node must not.
+            for (from, source) in [&a, &b, &c] {
+                let rule = ["-p", "udp", "-d", &SERVICE.to_string(), "-j", "DNAT", "--to-destination", &OTHER_NODE.to_string()];
+                run("iptables-nft", &[&["-w", "-t", "nat", "-A", "PREROUTING"], &rule[..]].concat());
+                let asked = ask(Some(from), Some(&fabric.other), SERVICE.into(), OTHER_NODE.into());
+                assert_eq!(asked, Ok(IpAddr::V4(*source)), "{mode}: {source} to another node by a service");
                 run("iptables-nft", &["-w", "-t", "nat", "-F", "PREROUTING"]);
             }
         });

@@ -11,10 +11,7 @@ use azure_vnet_plugin::{
     frames::Frames,
     netlink::{Family, LinkBy, Netlink},
 };
-use azure_vnet_plugin_core::{
-    attachment::Mode,
-    frames::{Chain, ObservedRule},
-};
+use azure_vnet_plugin_core::{attachment::Mode, frames::ObservedRule};
 use serde_json::{Value, json};
 
 use crate::fabric::{Fabric, INTERNET, OTHER_NODE};
@@ -392,7 +389,7 @@ fn what_one_mode_asks_of_the_bridge_stays_when_pods_of_the_other_come() {
 
 /// How many rules a pod has.
 fn rules_of(mode: &str) -> usize {
-    if mode == "tunnel" { 3 } else { 2 }
+    if mode == "tunnel" { 4 } else { 3 }
 }
 
 pub fn with(mut conf: Value, previous: Value) -> Value {
@@ -426,7 +423,7 @@ pub fn traces(address: Ipv4Addr) -> Vec<String> {
     let mut all: Vec<String> = routes.collect();
     all.extend(host.neighbours(Family::V4).unwrap().into_iter().filter(|n| n.address == address && n.permanent).map(|n| format!("{n:?}")));
     let rules = Frames::open().unwrap().observe().unwrap();
-    all.extend(rules.into_iter().filter(|rule| rule.chain == Chain::Pods).map(|rule| format!("{rule:?}")));
+    all.extend(rules.into_iter().filter(|rule| rule.chain.is_of_pods()).map(|rule| format!("{rule:?}")));
     assert!(Path::new("/run/azure-vnet").exists());
     all
 }

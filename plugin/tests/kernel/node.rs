@@ -22,7 +22,6 @@ use azure_vnet_plugin::{
 use azure_vnet_plugin_core::{
     attachment::Mode,
     boot::BootId,
-    frames::Chain,
     lease::{Entry, Lease},
     pool::{ContentHash, PoolFacts, SealOwner, SlotAddress},
     wiring::{HOST_LINK_PREFIX, UNREACHABLE_METRIC},
@@ -276,7 +275,7 @@ impl Node {
     pub fn bridged(&self) -> [BTreeSet<Ipv4Addr>; 2] {
         let neighbours = Netlink::open().unwrap().neighbours(Family::V4).unwrap().into_iter();
         let permanent = neighbours.filter(|neighbour| neighbour.permanent && !neighbour.address.is_multicast());
-        let rules = Frames::open().unwrap().observe().unwrap().into_iter().filter(|rule| rule.chain == Chain::Pods);
+        let rules = Frames::open().unwrap().observe().unwrap().into_iter().filter(|rule| rule.chain.is_of_pods());
         let addresses = rules.filter_map(|rule| rule.comment.address);
         [permanent.filter_map(|neighbour| v4(neighbour.address)).collect(), addresses.filter_map(v4).collect()]
     }
