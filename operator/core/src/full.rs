@@ -1,10 +1,7 @@
 //! Who asks Azure for addresses of a subnet that has none left: one node after the other, ever further apart, and more at once again as they get some. So a
 //! full subnet takes nothing of what Azure lets us send from the nodes of others.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
@@ -12,7 +9,7 @@ use jiff::Timestamp;
 const PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(5));
 /// A node that waits asks again at the latest after this.
 const LOOK: Duration = Duration::from_secs(10);
-/// One that has not asked for so long waits no more.
+/// One that has not asked for so long waits no more, and one that Azure has not answered for so long keeps nobody else from asking.
 const GONE: Duration = Duration::from_mins(1);
 /// How long a subnet counts as full after what was last heard of it: a grant or more room, and a refusal.
 const FULL: (Duration, Duration) = (Duration::from_mins(5), Duration::from_mins(15));
@@ -33,7 +30,8 @@ struct Full {
     quiet_until: Timestamp,
     /// How many may ask at once.
     width: usize,
-    asking: BTreeSet<String>,
+    /// Since when.
+    asking: BTreeMap<String, Timestamp>,
     waiting: BTreeMap<String, Waiting>,
 }
 
@@ -100,7 +98,7 @@ impl FullSubnets {
 
 impl Full {
     fn new(now: Timestamp) -> Self {
-        Self { heard_at: now, refusals: 0, quiet_until: now, width: 1, asking: BTreeSet::new(), waiting: BTreeMap::new() }
+        Self { heard_at: now, refusals: 0, quiet_until: now, width: 1, asking: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     fn lasts(&self, now: Timestamp) -> bool {
@@ -113,9 +111,10 @@ impl Full {
     }
 
     fn wait(&mut self, node: &str, starving: bool, now: Timestamp) -> Option<Duration> {
-        if self.asking.contains(node) {
+        if self.asking.contains_key(node) {
             return None;
         }
+        self.asking.retain(|_, at| since(*at, now) < GONE);
         self.waiting.retain(|_, other| since(other.seen, now) < GONE);
         let since = self.waiting.get(node).map_or(now, |before| before.since);
         self.waiting.insert(node.to_owned(), Waiting { starving, since, seen: now });
@@ -130,7 +129,7 @@ impl Full {
             return Some(LOOK);
         }
         self.waiting.remove(node);
-        self.asking.insert(node.to_owned());
+        self.asking.insert(node.to_owned(), now);
         None
     }
 }
@@ -266,6 +265,15 @@ mod tests {
         assert_eq!(full.wait("s", "also", true, at(34)), Some(LOOK), "one at a time");
         full.done("starving");
         assert_eq!(full.wait("s", "also", true, at(35)), None);
+    }
+
+    #[test]
+    fn one_whose_write_hangs_keeps_the_others_waiting_for_a_minute_only() {
+        let mut full = FullSubnets::default();
+        full.refused("s", at(0));
+        assert_eq!(full.wait("s", "hangs", true, at(30)), None);
+        assert_eq!(full.wait("s", "next", true, at(89)), Some(LOOK));
+        assert_eq!(full.wait("s", "next", true, at(90)), None);
     }
 
     #[test]

@@ -262,10 +262,12 @@ impl Inner {
         let deadline = Instant::now() + OPERATION;
         let mut wait = self.pause(first);
         loop {
-            if Instant::now() + wait > deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(Error::transport(Trace::Unknown, "the operation still runs after ten minutes".to_owned()));
             }
-            sleep(wait).await;
+            // However long a poll is put off, one comes at the end.
+            sleep(wait.min(left)).await;
             match self.exchange(&Method::GET, &watch.url, None, &call).await {
                 Ok(answer) => match polled(watch.style, &answer) {
                     State::Succeeded => return Ok(()),

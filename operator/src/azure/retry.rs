@@ -7,17 +7,20 @@ use jiff::{Timestamp, fmt::rfc2822};
 
 use super::budget::Remaining;
 
-/// `Retry-After`: seconds, or a date, which is compared with the sender's own clock (`Date`).
+/// Nobody is left alone for longer, whatever an answer says.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// `Retry-After`: seconds, or a date, which is compared with the sender's own clock (`Date`). An hour at most.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let value = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST));
     }
     let now = text(header::DATE).and_then(http_date).unwrap_or_else(Timestamp::now);
     let wait = http_date(value)?.duration_since(now);
-    Some(wait.try_into().unwrap_or(Duration::ZERO))
+    Some(Duration::try_from(wait).unwrap_or(Duration::ZERO).min(LONGEST))
 }
 
 /// A date as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -58,6 +61,8 @@ mod tests {
         let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(seconds(&[("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), date]), Some(30));
         assert_eq!(seconds(&[("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT"), date]), Some(0), "past");
+        assert_eq!(seconds(&[("retry-after", "18446744073709551615")]), Some(3600), "nobody waits for ever");
+        assert_eq!(seconds(&[("retry-after", "Mon, 07 Nov 1994 08:49:37 GMT"), date]), Some(3600));
         assert_eq!(seconds(&[("retry-after", "soon")]), None);
         assert_eq!(seconds(&[]), None);
     }

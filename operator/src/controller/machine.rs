@@ -27,6 +27,8 @@ use crate::azure::Arm;
 pub const NETWORK_AGE: Duration = Duration::from_mins(5);
 /// How long one that lacks a node's subnet is taken for the truth: many nodes of a new subnet come at once, and one read serves them.
 const LACKING_AGE: Duration = Duration::from_secs(15);
+/// While one that is known serves, it is asked for once in this time, whoever asks and whatever comes of it.
+const TURN: Duration = Duration::from_secs(30);
 
 /// Where a machine's IP configurations are read and written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +46,14 @@ pub struct Machines<A> {
     networks: Mutex<BTreeMap<String, (Instant, Arc<Network>)>>,
     /// By network or subnet: when and why it could not be read.
     refusals: Mutex<BTreeMap<String, (Instant, Error)>>,
+    /// By network or subnet: when a new copy was last asked for while the old one served.
+    asked: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl<A: Arm> Machines<A> {
     /// One that knows nothing yet.
     pub fn new(arm: Arc<A>) -> Self {
-        Self { arm, networks: Mutex::default(), refusals: Mutex::default() }
+        Self { arm, networks: Mutex::default(), refusals: Mutex::default(), asked: Mutex::default() }
     }
 
     /// Finds where a machine is written. It does not change as long as the machine runs.
@@ -128,7 +132,7 @@ impl<A: Arm> Machines<A> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&network.key()).map(|(_, error)| error.clone())
     }
 
-    /// The network of a subnet, at most five minutes old; older if Azure does not answer, younger if it lacks the subnet, which may have been made since.
+    /// The network of a subnet, at most five minutes old; older while one asks for all or Azure does not answer, younger if it lacks the subnet, which may have been made since.
     /// Where it may not be read, its subnet alone; where that may not be read either, none: a new node must not wait for a right that only its
     /// masquerading needs.
     async fn network(&self, subnet: &ResourceId) -> Result<Option<Arc<Network>>, Error> {
@@ -140,6 +144,9 @@ impl<A: Arm> Machines<A> {
             return Ok(Some(Arc::clone(network)));
         }
         let whole = whole.map(|(_, network)| network).filter(has_it);
+        if whole.is_some() && !self.takes_turn(&id) {
+            return Ok(whole);
+        }
         if self.is_refused(&id) {
             return if whole.is_some() { Ok(whole) } else { self.alone(subnet).await };
         }
@@ -166,7 +173,7 @@ impl<A: Arm> Machines<A> {
         let known = self.known(id);
         let fresh = known.as_ref().is_some_and(|(at, _)| at.elapsed() < NETWORK_AGE);
         let known = known.map(|(_, network)| network);
-        if fresh || self.is_refused(id) {
+        if fresh || self.is_refused(id) || known.is_some() && !self.takes_turn(id) {
             return Ok(known);
         }
         match self.arm.read(&Read::Subnet(id.clone()), Urgency::Fill).await {
@@ -174,6 +181,16 @@ impl<A: Arm> Machines<A> {
             Err(error) if self.refuse(id, &error) || known.is_some() => Ok(known),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether it is the caller who asks for a new copy. The others go on with the old one: hundreds may find it old at once, and must not all wait.
+    fn takes_turn(&self, id: &ResourceId) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = asked.get(&id.key()).is_none_or(|at| at.elapsed() >= TURN);
+        if is_due {
+            asked.insert(id.key(), Instant::now());
+        }
+        is_due
     }
 
     /// Whether reading it was lately refused.
@@ -390,6 +407,24 @@ mod tests {
         machines.arm.reads.lock().unwrap().clear();
         assert_eq!(machines.describe(&node, &target, &view(), &masquerade).await, Ok(machine));
         assert_eq!(*machines.arm.reads.lock().unwrap(), ["get_network"], "who does not answer one request is not sent another");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_asks_for_a_network_that_is_old_and_all_others_go_on_with_what_is_known() {
+        let machines = machines(&[(NETWORK, network())]);
+        let target = Target::Whole("/subscriptions/s/nic".parse().unwrap(), MachineKind::Vm);
+        let (node, masquerade) = (Node::default(), MasqueradeSpec::default());
+        let machine = machines.describe(&node, &target, &view(), &masquerade).await.unwrap();
+        machines.arm.away.store(true, std::sync::atomic::Ordering::Relaxed);
+        tokio::time::advance(NETWORK_AGE).await;
+        machines.arm.reads.lock().unwrap().clear();
+        for round in 1..=3 {
+            for _ in 0..100 {
+                assert_eq!(machines.describe(&node, &target, &view(), &masquerade).await.as_ref(), Ok(&machine));
+            }
+            assert_eq!(machines.arm.reads.lock().unwrap().len(), round);
+            tokio::time::advance(TURN).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

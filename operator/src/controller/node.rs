@@ -375,7 +375,8 @@ impl<A: Arm> Shell<A> {
         let Some(object) = object.filter(|object| is_held(object)) else { return Ok(None) };
         let Some(deleted) = object.metadata.deletion_timestamp.as_ref().map(|at| at.0) else { return Ok(None) };
         let config = self.caches.configs_in_force().into_iter().find(|config| config.name_any() == object.spec.config.name);
-        let grace = config.and_then(|config| Policy::of(&config).ok()).map_or(GRACE, |policy| policy.grace);
+        let grace =
+            config.and_then(|config| Policy::of(&config).ok()).or_else(|| Policy::kept(&object.spec)).map_or(GRACE, |policy| policy.grace);
         let cloud = object.status.as_ref().and_then(|status| status.cloud.as_ref());
         if !may_vanish(cloud, deleted, grace, self.clock.now()) {
             return Ok(Some(Duration::from_secs(15)));

@@ -153,11 +153,14 @@ impl Cluster {
         Ok(self.nodes().await?.iter().map(|node| (node.name().to_owned(), speaks(node))).collect())
     }
 
-    /// The longest time for which a write may still land, by the configs.
+    /// The longest time for which a write may still land, by the configs and what nodes were written by whose config is gone.
     pub async fn grace(&self) -> anyhow::Result<Duration> {
         let configs: Vec<AzureVnetConfig> =
             list(&Api::all(self.client.clone()), ListParams::default()).await.context("cannot list the configs")?;
-        Ok(configs.iter().filter_map(|config| Policy::of(config).ok()).map(|policy| policy.grace).max().unwrap_or(GRACE))
+        let pools = self.pools().await?;
+        let policies =
+            configs.iter().filter_map(|config| Policy::of(config).ok()).chain(pools.iter().filter_map(|pool| Policy::kept(&pool.spec)));
+        Ok(policies.map(|policy| policy.grace).max().unwrap_or(GRACE))
     }
 
     /// Keeps new pods off all nodes that have a pool.
