@@ -2,6 +2,7 @@
 //!
 //! It decides nothing about what a test means: it runs the ordinary tools and adds up what they print.
 
+mod space;
 mod tally;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -72,6 +73,7 @@ pub(crate) fn shipped_plugins() -> Result<(&'static str, PathBuf)> {
 /// If a step fails or cannot be started.
 pub fn run() -> Result<()> {
     require_packages()?;
+    space::require_space(&Cache::open()?)?;
     let report = Report::new()?;
     let mut outcomes = Vec::new();
     for step in STEPS {
