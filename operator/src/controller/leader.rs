@@ -21,7 +21,7 @@ use crate::Shutdown;
 
 /// Others may take over when a lease was not renewed for this long.
 const DURATION: Duration = Duration::from_secs(15);
-const RENEW: Duration = Duration::from_secs(4);
+const RENEW: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(2);
 /// A leader that could not renew for this long stops writing: five seconds before anybody else may start.
 const TRUST: Duration = Duration::from_secs(10);
@@ -36,8 +36,12 @@ pub struct Leadership {
 #[derive(Default)]
 struct State {
     renewed: Option<Instant>,
+    term: Term,
     nonce: Arc<str>,
 }
+
+/// A time in which a lease had one holder: the lease's UID, and how often it had changed hands before.
+pub(super) type Term = (String, i32);
 
 impl Leadership {
     /// One that does not lead yet.
@@ -58,7 +62,7 @@ impl Leadership {
         self.lock().renewed.is_some_and(|at| at.elapsed() < TRUST)
     }
 
-    /// What releases of this term carry (safety rule RE1). `None` when it does not lead.
+    /// What releases of this term carry (safety rule RE1). `None` when it does not lead, which may be for a while within one term.
     #[must_use]
     pub fn nonce(&self) -> Option<Arc<str>> {
         let state = self.lock();
@@ -69,14 +73,15 @@ impl Leadership {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts or lengthens a term. Every term draws a nonce of its own.
-    pub(super) fn renewed(&self, asked: Instant) -> bool {
+    /// Starts or lengthens a term. Every term draws a nonce of its own. A term outlasts an API server that did not answer for a while: as long as the lease
+    /// did not change hands, nobody else has led, and all that is known stays true. To begin anew is to read every NIC.
+    pub(super) fn renewed(&self, asked: Instant, term: Term) -> bool {
         let mut state = self.lock();
-        let new = state.renewed.is_none_or(|at| at.elapsed() >= TRUST);
+        let new = state.renewed.is_none() || state.term != term;
         if new {
             state.nonce = super::random::token().into();
         }
-        state.renewed = Some(asked);
+        (state.renewed, state.term) = (Some(asked), term);
         new
     }
 
@@ -88,14 +93,14 @@ impl Leadership {
     #[cfg(test)]
     pub(super) fn leading(identity: &str) -> Self {
         let leadership = Self::new(identity);
-        leadership.renewed(Instant::now());
+        leadership.renewed(Instant::now(), Term::default());
         leadership
     }
 }
 
 /// Stands for election until told to resign, then gives the lease up.
 pub async fn stand(api: Api<Lease>, name: String, leadership: Leadership, resigned: Shutdown) {
-    let mut election = Election { api, name, leadership, seen: None };
+    let mut election = Election { api, name, leadership, seen: None, held: None };
     loop {
         // An API server that does not answer must not keep a leader from learning that its time is over.
         let pause = match timeout(TRUST / 2, election.turn()).await {
@@ -107,7 +112,8 @@ pub async fn stand(api: Api<Lease>, name: String, leadership: Leadership, resign
             }
             Err(_) => {
                 warn!("cannot renew or take the lease: the API server does not answer");
-                RETRY
+                // It was waited for long enough.
+                Duration::ZERO
             }
         };
         tokio::select! {
@@ -133,15 +139,22 @@ struct Election {
     leadership: Leadership,
     /// The lease as it last changed, and when that was noticed by this machine's clock: clocks of machines differ.
     seen: Option<(LeaseSpec, Instant)>,
+    /// The lease as this process last wrote it: it need not be read to be renewed, since a write is refused if somebody else wrote meanwhile.
+    held: Option<Lease>,
 }
 
 impl Election {
     async fn turn(&mut self) -> kube::Result<Turn> {
         let asked = Instant::now();
-        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+        let stored = match self.held.take() {
+            Some(held) => Some(held),
+            None => self.api.get_opt(&self.name).await?,
+        };
+        let Some(mut lease) = stored else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(taken(&LeaseSpec::default(), self.leadership.identity())) };
-            return self.answered(asked, self.api.create(&PostParams::default(), &lease).await);
+            let answer = self.api.create(&PostParams::default(), &lease).await;
+            return self.answered(asked, answer);
         };
         let spec = lease.spec.take().unwrap_or_default();
         if !self.is_free(&spec, asked) {
@@ -151,7 +164,8 @@ impl Election {
             return Ok(Turn::Waits);
         }
         lease.spec = Some(taken(&spec, self.leadership.identity()));
-        self.answered(asked, self.api.replace(&self.name, &PostParams::default(), &lease).await)
+        let answer = self.api.replace(&self.name, &PostParams::default(), &lease).await;
+        self.answered(asked, answer)
     }
 
     /// Whether the lease is ours, nobody's, or was left alone for its whole duration while we watched.
@@ -167,10 +181,13 @@ impl Election {
         self.seen.as_ref().is_some_and(|(_, since)| now.duration_since(*since) >= duration)
     }
 
-    fn answered(&self, asked: Instant, answer: kube::Result<Lease>) -> kube::Result<Turn> {
+    fn answered(&mut self, asked: Instant, answer: kube::Result<Lease>) -> kube::Result<Turn> {
         match answer {
-            Ok(_) => {
-                if self.leadership.renewed(asked) {
+            Ok(lease) => {
+                let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default();
+                let term = (lease.metadata.uid.clone().unwrap_or_default(), transitions);
+                self.held = Some(lease);
+                if self.leadership.renewed(asked, term) {
                     info!(identity = self.leadership.identity(), "leads");
                 }
                 Ok(Turn::Leads)
@@ -227,7 +244,7 @@ mod tests {
             Ok::<_, std::io::Error>(http::Response::new(kube::client::Body::empty()))
         });
         let client = kube::Client::new(service, "default");
-        Election { api: Api::default_namespaced(client), name: "l".into(), leadership: Leadership::new("me"), seen: None }
+        Election { api: Api::default_namespaced(client), name: "l".into(), leadership: Leadership::new("me"), seen: None, held: None }
     }
 
     #[tokio::test(start_paused = true)]
@@ -238,16 +255,25 @@ mod tests {
         assert!(leadership.is_leader_now());
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!leadership.is_leader_now() && leadership.nonce().is_none());
-        leadership.renewed(Instant::now());
-        assert_ne!(leadership.nonce().unwrap(), first, "re1: another term, another nonce");
+        leadership.renewed(Instant::now(), Term::default());
+        assert_eq!(leadership.nonce().unwrap(), first, "the lease was nobody else's meanwhile: it is the same term");
+        leadership.renewed(Instant::now(), (String::new(), 2));
+        assert_ne!(leadership.nonce().unwrap(), first, "re1: somebody else led; another term, another nonce");
+        leadership.renewed(Instant::now(), Term::default());
+        let again = leadership.nonce().unwrap();
+        leadership.resign();
+        leadership.renewed(Instant::now(), Term::default());
+        assert_ne!(leadership.nonce().unwrap(), again, "re1: it was ended");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_is_held_without_a_term_is_given_up_at_the_end() {
+    async fn a_lease_that_is_held_is_renewed_by_one_request_and_given_up_at_the_end_also_without_a_term() {
         let stored = Arc::new(Mutex::new(String::new()));
-        let server = Arc::clone(&stored);
+        let methods = Arc::new(Mutex::new(Vec::new()));
+        let (server, seen) = (Arc::clone(&stored), Arc::clone(&methods));
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let server = Arc::clone(&server);
+            seen.lock().unwrap().push(request.method().to_string());
             async move {
                 let sent = request.into_body().collect_bytes().await.unwrap();
                 let mut stored = server.lock().unwrap();
@@ -267,6 +293,8 @@ mod tests {
         while !leadership.is_leader_now() {
             tokio::task::yield_now().await;
         }
+        sleep(RENEW * 3 + RENEW / 2).await;
+        assert_eq!(*methods.lock().unwrap(), ["GET", "POST", "PUT", "PUT", "PUT"]);
         leadership.resign();
         resign.send_replace(true);
         election.await.unwrap();

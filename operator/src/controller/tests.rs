@@ -242,7 +242,7 @@ async fn a_network_that_grows_is_told_to_nodes_whose_nics_are_seldom_read() {
     shell.arm.spaces.lock().unwrap().push("10.241.0.0/16");
     for _ in 0..72 {
         tokio::time::advance(Duration::from_secs(5)).await;
-        shell.leadership.renewed(Instant::now());
+        shell.leadership.renewed(Instant::now(), Default::default());
     }
     shell.clock = clock::Clock::set_to(shell.clock.now() + Duration::from_mins(6));
     assert_eq!(shell.pass("n1").await.unwrap(), Some(Duration::ZERO), "there is something to publish");
