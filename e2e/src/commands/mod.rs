@@ -61,7 +61,7 @@ enum Command {
     },
     /// Upgrades, changes modes, rolls back, drains, reboots, kills and takes over from the original while pods come and go, and counts what fails. Needs root.
     Soak {
-        /// How many rounds of all of it, of about three minutes each.
+        /// How many rounds of all of it, of about four minutes each.
         #[arg(long, default_value_t = 5)]
         rounds: u32,
     },
@@ -159,7 +159,7 @@ fn run(command: Command) -> Result<()> {
 
 fn soak(rounds: u32) -> Result<()> {
     let mut tell = |line: &str| _ = writeln!(std::io::stdout(), "{line}");
-    rolling::run(rolling::Extent::Rounds(rounds), &mut tell)?;
+    rolling::run(rounds, &mut tell)?;
     original::run(rounds, &mut tell)
 }
 

@@ -130,9 +130,9 @@ impl Leader {
         self.node.kill(CONTROLLER)
     }
 
-    /// Whether it holds the lease.
-    pub(super) fn leads(&self, cluster: &Cluster) -> Result<bool> {
-        Ok(holder(cluster)? == self.identity)
+    /// Whether another holds the lease.
+    pub(super) fn is_followed(&self, cluster: &Cluster) -> bool {
+        holder(cluster).is_ok_and(|holder| holder != self.identity)
     }
 
     /// The cut drops what the controller's own user sends to the API server: the node's kubelet and agent keep reaching it.
@@ -161,7 +161,7 @@ impl Leader {
 
 fn holder(cluster: &Cluster) -> Result<String> {
     let lease = cluster.read(api::LEASE)?;
-    lease["spec"]["holderIdentity"].as_str().map(str::to_owned).context("nobody leads")
+    lease["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty()).map(str::to_owned).context("nobody leads")
 }
 
 fn revision(cluster: &Cluster, node: &str) -> Result<u64> {

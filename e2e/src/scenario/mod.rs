@@ -13,6 +13,7 @@ pub mod differ;
 mod failover;
 pub mod flows;
 mod install;
+mod killer;
 pub mod load;
 pub mod migrate;
 mod modes;

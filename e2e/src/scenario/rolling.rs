@@ -1,14 +1,15 @@
 //! What operators do to a cluster while its pods go on: other versions of the product, nodes that are drained and rebooted, controllers that die.
 
 use std::net::Ipv4Addr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use azure_vnet_plugin_core::attachment::Mode;
 use serde_json::Value;
 
-use super::failover::Leader;
 use super::flows::Flows;
+use super::killer::Killer;
 use super::load::{self, Load};
 use super::{Checker, Cluster, Pod, modes, wait_for, wait_ready};
 use crate::build::{Cache, EARLIER_IMAGE, EARLIER_MARK, earlier};
@@ -103,12 +104,12 @@ fn plugins_are(cluster: &Cluster, earlier: bool) -> Result<()> {
     Ok(())
 }
 
-/// Cordons, drains, reboots and uncordons so many nodes, one after another.
+/// Cordons, drains, reboots and uncordons each node, one after another.
 ///
 /// # Errors
 /// If one does not come back in time.
-pub fn renew_nodes(cluster: &Cluster, count: usize) -> Result<()> {
-    for node in cluster.lab.nodes().iter().take(count) {
+fn renew_nodes(cluster: &Cluster) -> Result<()> {
+    for node in cluster.lab.nodes() {
         let name = node.name();
         cluster.drain(name, &[])?;
         let boot = boot_of(cluster, name)?;
@@ -129,76 +130,51 @@ fn boot_of(cluster: &Cluster, node: &str) -> Result<Value> {
     Ok(cluster.read(&format!("{}/{node}", api::NODES))?["status"]["nodeInfo"]["bootID"].clone())
 }
 
-/// Kills the controller that leads, and waits until another does.
-///
-/// # Errors
-/// If nobody takes over.
-pub fn kill_leader(cluster: &Cluster) -> Result<()> {
-    // One that has just been replaced has given the lease up.
-    let leader = wait_for("a leader", Duration::from_secs(30), || Ok(Leader::of(cluster).map_err(|error| error.to_string())))?;
-    leader.kill()?;
-    wait_for("another controller to lead", Duration::from_mins(1), || {
-        Ok(if leader.leads(cluster)? { Err("the dead one's lease has not ended".to_owned()) } else { Ok(()) })
-    })
-}
-
-/// How much is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// An upgrade, a change to bridge mode and back, a dead controller, one renewed node, and a rollback.
-    Short,
-    /// So many rounds of it, each with all nodes and two dead controllers; every second one with tunnel mode.
-    Rounds(u32),
-}
-
-/// Does it in one lab, with everything that is counted; `tell` gets a line for each step.
+/// Does all of it in one lab, so many rounds of it: an upgrade, a change to bridge mode and back (to tunnel mode in every second round), all nodes renewed, and
+/// a rollback, while the controller that leads is killed every minute, and with everything that is counted. `tell` gets a line for each step.
 ///
 /// # Errors
 /// At the first fault.
-pub fn run(extent: Extent, tell: &mut dyn FnMut(&str)) -> Result<load::Counts> {
+pub fn run(rounds: u32, tell: &mut dyn FnMut(&str)) -> Result<()> {
     let lab = Lab::up(&LabOptions { earlier: true, ..LabOptions::default() })?;
     let cluster = Cluster::new(&lab)?;
     let checker = Checker::start(&lab);
     install_earlier(&cluster)?;
     let load = Load::start(&cluster)?;
-    let (rounds, nodes) = match extent {
-        Extent::Short => (1, 1),
-        Extent::Rounds(rounds) => (rounds, cluster.lab.nodes().len()),
-    };
-    for round in 1..=rounds {
-        let begun = Instant::now();
-        let mut step = |what: &str| tell(&format!("round {round}, {:.0} s: {what}; {}", begun.elapsed().as_secs_f64(), load.counts()));
-        let bytes = undisturbed(&cluster, || {
-            upgrade(&cluster)?;
-            step("upgraded");
-            let mode = if round % 2 == 1 { Mode::Bridge } else { Mode::Tunnel };
-            modes::there_and_back(&cluster, &load, mode)?;
-            step(&format!("changed to {mode} mode and back"));
-            kill_leader(&cluster)?;
-            step("killed the leader");
-            Ok(())
-        })?;
-        step(&format!("{bytes} bytes over connections that lasted"));
-        renew_nodes(&cluster, nodes)?;
-        step("drained and rebooted nodes");
-        let bytes = undisturbed(&cluster, || {
-            roll_back(&cluster)?;
-            step("rolled back");
-            if extent != Extent::Short {
-                kill_leader(&cluster)?;
-                step("killed the leader");
-            }
-            Ok(())
-        })?;
-        step(&format!("{bytes} bytes over connections that lasted"));
-    }
+    let blows = thread::scope(|scope| {
+        let killer = Killer::start(scope, &lab);
+        for number in 1..=rounds {
+            let begun = Instant::now();
+            round(&cluster, &load, number, &mut |what| {
+                let (seconds, counts, blows) = (begun.elapsed().as_secs_f64(), load.counts(), killer.blows());
+                tell(&format!("round {number}, {seconds:.0} s: {what}; {counts}; {blows}"));
+            })?;
+        }
+        killer.finish()
+    })?;
     let counts = load.finish(&cluster)?;
-    tell(&counts.to_string());
+    tell(&format!("{counts}; {blows}"));
     load::check(&counts)?;
     let looks = checker.finish()?;
     tell(&format!("in {looks} looks at Azure and all stores no address was in two places"));
-    lab.down()?;
-    Ok(counts)
+    lab.down()
+}
+
+fn round(cluster: &Cluster, load: &Load, number: u32, step: &mut dyn FnMut(&str)) -> Result<()> {
+    let bytes = undisturbed(cluster, || {
+        upgrade(cluster)?;
+        step("upgraded");
+        let mode = if number % 2 == 1 { Mode::Bridge } else { Mode::Tunnel };
+        modes::there_and_back(cluster, load, mode)?;
+        step(&format!("changed to {mode} mode and back"));
+        Ok(())
+    })?;
+    step(&format!("{bytes} bytes over connections that lasted"));
+    renew_nodes(cluster)?;
+    step("drained and rebooted each node");
+    let bytes = undisturbed(cluster, || roll_back(cluster))?;
+    step(&format!("rolled back; {bytes} bytes over connections that lasted"));
+    Ok(())
 }
 
 /// Does what restarts no pod and breaks no connection, and answers how many bytes came back over those meanwhile.
