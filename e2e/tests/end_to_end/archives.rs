@@ -13,7 +13,7 @@ use azure_vnet_e2e::{
 };
 use serde_json::Value;
 
-use crate::{names, run};
+use crate::{https, names, run};
 
 #[test]
 fn the_archive_is_installed_after_its_checksum_and_not_before() {
@@ -23,10 +23,12 @@ fn the_archive_is_installed_after_its_checksum_and_not_before() {
     let written = dist::run(&dist, Some("v9.9.9"), &[Architecture::of_this_machine()], Some(Operator::Quick)).unwrap();
     assert_eq!(written.len(), 4);
     let archive = written[0].clone();
-    let install = |arguments: &[&str]| {
+    let install_from = |from: &str, trusted: &Path, arguments: &[&str]| {
         let mut command = Command::new(checkout().join("scripts/install-cni-plugin.sh"));
-        command.args(arguments).arg("--from").arg(&dist).env("CNI_BIN_DIR", &bin).env("CNI_CONF_DIR", &conf).output().unwrap()
+        command.args(arguments).args(["--from", from]).env("CNI_BIN_DIR", &bin).env("CNI_CONF_DIR", &conf);
+        command.env("CURL_CA_BUNDLE", trusted).env("NO_PROXY", "127.0.0.1").output().unwrap()
     };
+    let install = |arguments: &[&str]| install_from(dist.to_str().unwrap(), Path::new("/dev/null"), arguments);
     let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let usage = install(&[]);
     assert!(usage.status.code() == Some(1) && said(&usage).contains("AZURE_CNI_VERSION"), "{}", said(&usage));
@@ -41,11 +43,23 @@ fn the_archive_is_installed_after_its_checksum_and_not_before() {
     let again = install(&["v9.9.9"]);
     assert!(again.status.success(), "the reference plugins are there already: {}", said(&again));
 
+    let served = https::serve(&dist, folder.path());
+    fs::remove_dir_all(&bin).unwrap();
+    let stranger = install_from(&served.url, Path::new("/dev/null"), &["v9.9.9", "v1.2.3"]);
+    assert!(!stranger.status.success() && !bin.exists(), "whoever is not trusted brings nothing: {}", said(&stranger));
+    let plain = install_from(&served.url.replace("https", "http"), &served.certificate, &["v9.9.9", "v1.2.3"]);
+    assert!(!plain.status.success() && said(&plain).contains("use https://"), "{}", said(&plain));
+    let done = install_from(&format!("{}/", served.url), &served.certificate, &["v9.9.9", "v1.2.3"]);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(names(&bin), ["azure-vnet", "azure-vnet-ipam", "loopback", "portmap"]);
+
     let mut damaged = fs::read(&archive).unwrap();
     damaged[20] ^= 1;
     fs::write(&archive, damaged).unwrap();
     fs::remove_dir_all(&bin).unwrap();
     let refused = install(&["v9.9.9", "v1.2.3"]);
+    assert!(!refused.status.success() && said(&refused).contains("checksum") && !bin.exists(), "{}", said(&refused));
+    let refused = install_from(&served.url, &served.certificate, &["v9.9.9", "v1.2.3"]);
     assert!(!refused.status.success() && said(&refused).contains("checksum") && !bin.exists(), "{}", said(&refused));
     let absent = install(&["v0.0.1"]);
     assert!(!absent.status.success() && said(&absent).contains("there is no"), "{}", said(&absent));

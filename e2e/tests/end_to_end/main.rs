@@ -5,6 +5,7 @@ mod archives;
 mod connectivity;
 mod failover;
 mod fleet;
+mod https;
 mod lab;
 mod lifecycle;
 mod main_job;
