@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::Arc,
@@ -22,6 +23,22 @@ use serde_json::Value;
 /// How long any awaited condition may take.
 const DEADLINE: Duration = Duration::from_mins(1);
 const MAC: &str = "00:0d:3a:00:00:03";
+/// What the script asks of docker; a container is a process in a network namespace of its own, by a file with its number. It ends by itself at last.
+const DOCKER: &str = r#"#!/bin/bash
+set -euo pipefail
+case "$*" in
+"run --detach --net=none image /bin/sleep 10000000")
+    unshare --net timeout 300 sleep 10000000 >/dev/null 2>&1 </dev/null &
+    id=$(sha256sum <<<"$!" | cut -c 1-64)
+    until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do :; done
+    echo $! >"CONTAINERS/$id"
+    echo "$id"
+    ;;
+"inspect --format {{.State.Pid}} "*) cat "CONTAINERS/$4" ;;
+"rm --force "*) kill "$(cat "CONTAINERS/$3")" && rm "CONTAINERS/$3" && echo "$3" ;;
+*) exit 1 ;;
+esac
+"#;
 
 #[test]
 fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_back() {
@@ -58,12 +75,14 @@ fn st5_standalone_keeps_the_pool_and_a_namespace_gets_an_address_and_gives_it_ba
         machine.wait("a third address", || machine.status()["addresses"][0] == 3);
         machine.attach("c");
 
+        machine.a_container_that_gets_no_address_does_not_stay();
         for name in ["a", "b", "c"] {
             machine.detach(name);
             machine.detach(name);
         }
         assert_eq!(machine.status()["addresses"][1], 0);
         assert!(!run("ip", &["-brief", "link"]).contains("azv"));
+        machine.a_container_has_an_address_from_its_start_to_its_end();
         drop(standalone);
         machine.a_lease_is_made_again_from_a_report();
         machine.is_as_it_was_after_a_removal();
@@ -86,12 +105,15 @@ impl Machine {
     fn new(product: Product) -> Self {
         leave();
         let root = tempfile::tempdir().unwrap();
-        for folder in ["bin", "conf", "log", "state", "docker", "sys/ipv4/conf/all", "sys/ipv4/conf/eth0"] {
+        for folder in ["bin", "conf", "log", "state", "docker", "stand-in", "containers", "sys/ipv4/conf/all", "sys/ipv4/conf/eth0"] {
             fs::create_dir_all(root.path().join(folder)).unwrap();
         }
         for file in ["sys/ipv4/ip_forward", "sys/ipv4/conf/all/rp_filter", "sys/ipv4/conf/eth0/rp_filter"] {
             fs::write(root.path().join(file), "0\n").unwrap();
         }
+        let docker = root.path().join("stand-in/docker");
+        fs::write(&docker, DOCKER.replace("CONTAINERS", &root.path().join("containers").display().to_string())).unwrap();
+        fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["portmap", "loopback"] {
             fs::copy(format!("/usr/lib/cni/{name}"), root.path().join("bin").join(name)).unwrap();
         }
@@ -127,10 +149,16 @@ impl Machine {
         Running(self.command().stdout(Stdio::null()).spawn().unwrap())
     }
 
+    /// With what the unit leaves of a service's rights.
     fn command(&self) -> Command {
         let [imds, wireserver] = &self.services;
-        let mut command = Command::new(self.product.bin.join("azure-vnet-operator"));
-        command.arg("standalone").arg("--config").arg(self.path("standalone.yaml"));
+        let unit = fs::read_to_string(checkout().join("scripts/azure-vnet.service")).unwrap();
+        let set = |field: &str| unit.lines().find_map(|line| line.strip_prefix(field)).unwrap().to_owned();
+        let rights = set("CapabilityBoundingSet=").to_lowercase().replace("cap_", "+").replace(' ', ",");
+        assert_eq!((set("NoNewPrivileges=").as_str(), set("ExecStart=").split(' ').nth(1).unwrap()), ("yes", "standalone"));
+        let mut command = Command::new("setpriv");
+        command.args(["--no-new-privs", "--inh-caps=-all", "--bounding-set", &format!("-all,{rights}")]);
+        command.arg(self.product.bin.join("azure-vnet-operator")).arg("standalone").arg("--config").arg(self.path("standalone.yaml"));
         command.args(["--imds-endpoint", imds, "--wireserver-endpoint", wireserver, "--metrics-bind", "127.0.0.1:0"]);
         for (flag, name) in [("--proc-sys-net", "sys"), ("--state-dir", "state"), ("--cni-conf-dir", "conf"), ("--log-dir", "log")] {
             command.arg(flag).arg(self.path(name));
@@ -166,8 +194,37 @@ impl Machine {
             .args(arguments)
             .env("CNI_CONF_DIR", self.path("conf"))
             .env("CNI_PATH", self.path("bin"))
-            .env("STATE_DIR", self.path("docker"));
+            .env("STATE_DIR", self.path("docker"))
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.path("stand-in").display()));
         command.output().unwrap()
+    }
+
+    /// The containers that there are: processes in network namespaces of their own.
+    fn containers(&self) -> Vec<String> {
+        names(&self.path("containers"))
+    }
+
+    fn a_container_that_gets_no_address_does_not_stay(&self) {
+        let refused = self.script(&["late", "test", "image"]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.starts_with("late : error executing ADD: "), "{said}");
+        assert_eq!(self.containers(), Vec::<String>::new());
+    }
+
+    fn a_container_has_an_address_from_its_start_to_its_end(&self) {
+        self.wait("an address that has rested", || self.status()["addresses"][4] != 0);
+        let given = self.script(&["web", "test", "image"]);
+        assert!(given.status.success(), "{}", String::from_utf8_lossy(&given.stderr));
+        let containers = self.containers();
+        assert_eq!(containers.len(), 1, "{containers:?}");
+        let pid = fs::read_to_string(self.path("containers").join(&containers[0])).unwrap();
+        let inside = run("nsenter", &["-t", pid.trim(), "--net", "ip", "-4", "-brief", "address", "show", "eth0"]);
+        assert!(inside.contains(String::from_utf8(given.stdout).unwrap().trim()), "{inside}");
+        let leases = self.node(&["leases"]);
+        let held = leases.as_array().unwrap().iter().find(|lease| lease["state"] == "leased").unwrap();
+        assert_eq!(held["pod"].as_str(), Some("test/web"), "{leases}");
+        self.detach("web");
+        assert_eq!((self.containers(), self.status()["addresses"][1].as_u64()), (vec![], Some(0)));
     }
 
     fn try_attach(&self, name: &str) -> Output {
