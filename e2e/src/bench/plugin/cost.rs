@@ -6,12 +6,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::contestant::{Pod, start};
+
+/// How long an ADD may take whose every process is held up at its end.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one command took.
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +78,13 @@ pub(super) fn peak(program: &Path, config: &str, pod: &Pod) -> Result<f64> {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=exit_group", "-e", "inject=exit_group:delay_enter=300000"]).arg(program);
     let mut child = start(&mut strace, config, "ADD", pod)?;
-    let mut peak = 0;
+    let (mut peak, begun) = (0, Instant::now());
     while child.try_wait()?.is_none() {
+        if begun.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            bail!("an ADD that is looked at did not end within {} s", PATIENCE.as_secs());
+        }
         let below = descendants(child.id());
         peak = below.into_iter().filter_map(high_water).fold(peak, u64::max);
         std::thread::sleep(Duration::from_millis(10));
