@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use azure_vnet_plugin_core::lease::Entry;
 use serde_json::{Value, json};
 
@@ -147,7 +147,7 @@ struct Driver {
     shared: Arc<Shared>,
     /// The boot, and when it was first seen.
     boot: Option<(String, Instant)>,
-    held: VecDeque<(String, usize, Ipv4Addr)>,
+    held: VecDeque<(String, Ipv4Addr)>,
     number: usize,
 }
 
@@ -158,8 +158,8 @@ impl Driver {
             self.turn();
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
-        while let Some((id, place, address)) = self.held.pop_front() {
-            self.del(&id, place, address);
+        while let Some((id, address)) = self.held.pop_front() {
+            self.del(&id, address);
         }
     }
 
@@ -167,7 +167,7 @@ impl Driver {
         let boot = self.boot_now();
         if self.boot.as_ref().map(|(boot, _)| boot) != boot.as_ref() {
             // What a boot had is gone with it.
-            let gone: Vec<Ipv4Addr> = self.held.drain(..).map(|(_, _, address)| address).collect();
+            let gone: Vec<Ipv4Addr> = self.held.drain(..).map(|(_, address)| address).collect();
             self.shared.owners.lock().unwrap_or_else(PoisonError::into_inner).retain(|address, _| !gone.contains(address));
             self.boot = boot.map(|boot| (boot, Instant::now()));
         }
@@ -175,9 +175,9 @@ impl Driver {
             return;
         }
         if self.held.len() == HELD
-            && let Some((id, place, address)) = self.held.pop_front()
+            && let Some((id, address)) = self.held.pop_front()
         {
-            self.del(&id, place, address);
+            self.del(&id, address);
         }
         self.add();
     }
@@ -188,8 +188,8 @@ impl Driver {
 
     fn add(&mut self) {
         self.number += 1;
-        let (id, place) = (format!("load-{}-{}", self.node.name(), self.number), self.number % (HELD + 1));
-        let Some(answer) = self.command("ADD", &id, place) else { return };
+        let id = format!("load-{}-{}", self.node.name(), self.number);
+        let Some(answer) = self.command("ADD", &id) else { return };
         let address = answer["ips"][0]["address"].as_str().and_then(|text| text.split('/').next()?.parse::<Ipv4Addr>().ok());
         let is_young = self.boot.as_ref().is_some_and(|(_, since)| since.elapsed() < YOUNG);
         let mut counts = self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -198,16 +198,16 @@ impl Driver {
                 counts.adds += 1;
                 let former = self.shared.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(address, id.clone());
                 counts.faults.extend(former.map(|former| format!("{address} was given to {former} and to {id}")));
-                self.held.push_back((id, place, address));
+                self.held.push_back((id, address));
             }
             None if is_young && answer["code"] == LATER => counts.young += 1,
             None => counts.faults.push(format!("ADD {id}: {answer}")),
         }
     }
 
-    fn del(&self, id: &str, place: usize, address: Ipv4Addr) {
+    fn del(&self, id: &str, address: Ipv4Addr) {
         self.shared.owners.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
-        let Some(answer) = self.command("DEL", id, place) else { return };
+        let Some(answer) = self.command("DEL", id) else { return };
         let mut counts = self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if answer.is_null() {
             counts.dels += 1;
@@ -217,8 +217,8 @@ impl Driver {
     }
 
     /// Calls the plugin as a runtime does. None where the node went off meanwhile.
-    fn command(&self, command: &str, id: &str, place: usize) -> Option<Value> {
-        match self.call(command, id, place) {
+    fn command(&self, command: &str, id: &str) -> Option<Value> {
+        match self.call(command, id) {
             Ok(answer) => Some(answer),
             Err(_) if self.boot_now().as_ref() != self.boot.as_ref().map(|(boot, _)| boot) => {
                 self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).cut += 1;
@@ -228,22 +228,29 @@ impl Driver {
         }
     }
 
-    fn call(&self, command: &str, id: &str, place: usize) -> Result<Value> {
-        let netns = format!("load-{place}");
-        if !self.node.host_path(&format!("/run/netns/{netns}")).context("the node is off")?.exists() {
-            self.node.exec(&["ip", "netns", "add", &netns])?;
+    /// In a namespace of the attachment's own, which is made before ADD and goes after DEL, as a sandbox's.
+    fn call(&self, command: &str, id: &str) -> Result<Value> {
+        if command == "ADD" {
+            self.node.exec(&["ip", "netns", "add", id])?;
         }
         let mut plugin = self.node.enter()?;
-        plugin.arg(PLUGIN).env("CNI_COMMAND", command).env("CNI_CONTAINERID", id).env("CNI_NETNS", format!("/run/netns/{netns}"));
-        plugin.env("CNI_IFNAME", "eth0").env("CNI_PATH", "/opt/cni/bin");
+        plugin.arg(PLUGIN).env("CNI_COMMAND", command).env("CNI_CONTAINERID", id).env("CNI_NETNS", format!("/run/netns/{id}"));
+        plugin
+            .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=load;K8S_POD_NAME={id}"))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/opt/cni/bin");
         let mut child = plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("a piped input")?.write_all(self.configuration()?.to_string().as_bytes())?;
         let output = child.wait_with_output()?;
-        match (output.status.success(), serde_json::from_slice(&output.stdout)) {
-            (_, Ok(answer)) => Ok(answer),
-            (true, Err(_)) if output.stdout.is_empty() => Ok(Value::Null),
-            (_, Err(_)) => Err(anyhow!("{} and no answer: {}", output.status, String::from_utf8_lossy(&output.stderr))),
+        let answer = match (output.status.success(), serde_json::from_slice(&output.stdout)) {
+            (_, Ok(answer)) => answer,
+            (true, Err(_)) if output.stdout.is_empty() => Value::Null,
+            (_, Err(_)) => bail!("{} and no answer: {}", output.status, String::from_utf8_lossy(&output.stderr)),
+        };
+        if command == "DEL" {
+            self.node.exec(&["ip", "netns", "del", id])?;
         }
+        Ok(answer)
     }
 
     /// Of our own plugin, from the list that the runtime reads: the first.
