@@ -93,7 +93,7 @@ fn obeyed(cluster: &Cluster, min: u64) -> Result<()> {
 ///
 /// # Errors
 /// Names the node that has others.
-fn plugins_are(cluster: &Cluster, earlier: bool) -> Result<()> {
+pub fn plugins_are(cluster: &Cluster, earlier: bool) -> Result<()> {
     for node in cluster.lab.nodes() {
         for name in ["azure-vnet", "azure-vnet-ipam"] {
             let path = node.host_path(&format!("/opt/cni/bin/{name}")).context("the node is off")?;

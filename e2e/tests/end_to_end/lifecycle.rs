@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use azure_vnet_e2e::build::{OPERATOR_IMAGE, checkout};
+use azure_vnet_e2e::build::{Cache, EARLIER_IMAGE, OPERATOR_IMAGE, checkout, earlier};
 use azure_vnet_e2e::lab::{Lab, LabOptions};
-use azure_vnet_e2e::scenario::{self, Checker, Cluster, uninstall};
+use azure_vnet_e2e::scenario::{self, Checker, Cluster, rolling, uninstall};
 
 const SOON: Duration = Duration::from_mins(2);
 
 #[test]
 fn up4_it_is_uninstalled_only_once_no_pod_has_an_address_and_leaves_nothing() {
-    let lab = Lab::up(&LabOptions::default()).unwrap();
+    let lab = Lab::up(&LabOptions { earlier: true, ..LabOptions::default() }).unwrap();
     let cluster = Cluster::new(&lab).unwrap();
     let settings = uninstall::settings(&cluster).unwrap();
     with_helm(&cluster);
@@ -51,11 +51,11 @@ fn with_helm(cluster: &Cluster) {
     scenario::without_network(cluster, Duration::from_mins(1)).unwrap();
 }
 
-/// The rendered manifests, and this time the addresses are kept.
+/// The rendered manifests: those of the version before, this one's, back and forth again. And this time the addresses are kept.
 fn with_kubectl(cluster: &Cluster) {
     let (repository, tag) = OPERATOR_IMAGE.rsplit_once(':').unwrap();
     let crds = checkout().join("manifests/crds.yaml");
-    cluster.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()]).unwrap();
+    let (former_crds, former) = of_the_version_before(cluster);
     // The lab's Azure is somewhere else, and its identity is the machines' own: what the defaults take for granted.
     let ours = |name: &str| {
         let text = fs::read_to_string(checkout().join("manifests").join(name)).unwrap();
@@ -64,12 +64,27 @@ fn with_kubectl(cluster: &Cluster) {
         path.to_string_lossy().into_owned()
     };
     let (product, remover) = (ours("azure-vnet.yaml"), ours("uninstall.yaml"));
-    cluster.kubectl(&["apply", "--server-side", "-f", &product]).unwrap();
+    // As docs/install.md and docs/upgrade.md say.
+    let apply = |file: &str| cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", file]).unwrap();
+    apply(&former_crds);
+    apply(&former);
     for node in cluster.lab.nodes() {
         cluster.kubectl(&["uncordon", node.name()]).unwrap();
     }
     scenario::wait_ready(cluster, SOON).unwrap();
     assert_eq!(scenario::start_pods(cluster, SOON).unwrap().len(), 12);
+    apply(&crds.to_string_lossy());
+    for (file, is_former) in [(&product, false), (&former, true), (&product, false)] {
+        apply(file);
+        cluster.rolled_out().unwrap();
+        rolling::plugins_are(cluster, is_former).unwrap();
+        scenario::wait_ready(cluster, SOON).unwrap();
+        let before = cluster.pods("app=web").unwrap();
+        cluster.kubectl(&["delete", "pod", &before[0].name]).unwrap();
+        let after = scenario::start_pods(cluster, SOON).unwrap();
+        let kept = after.iter().filter(|pod| before.iter().any(|old| old.name == pod.name && old.address == pod.address)).count();
+        assert_eq!((after.len(), kept), (12, 11), "pods keep their addresses, and go on starting and stopping");
+    }
     uninstall::drain_all(cluster).unwrap();
     let kept = uninstall::attached(cluster).unwrap();
     cluster.kubectl(&["apply", "--server-side", "-f", &remover]).unwrap();
@@ -81,6 +96,17 @@ fn with_kubectl(cluster: &Cluster) {
     assert!(uninstall::attached(cluster).unwrap().len() * 2 > kept.len(), "they stay on the NICs");
     let kinds = ["azurevnetconfigs.azure-vnet.dev", "azurevnetnodes.azure-vnet.dev", "azurevnetsubnets.azure-vnet.dev"];
     cluster.kubectl(&[&["delete", "crd", "--timeout=30s"], &kinds[..]].concat()).unwrap();
+}
+
+/// The definitions and the manifests of the version before this one, as its own `manifests` had them.
+fn of_the_version_before(cluster: &Cluster) -> (String, String) {
+    let earlier = earlier(&Cache::open().unwrap()).unwrap();
+    let (repository, tag) = EARLIER_IMAGE.rsplit_once(':').unwrap();
+    let (chart, image) = (earlier.chart.to_string_lossy(), format!("image.repository={repository},image.tag={tag}"));
+    let rendered =
+        cluster.lab.helm(&["template", "azure-vnet", &chart, "--namespace", "kube-system", "--no-hooks", "--set", &image]).unwrap();
+    let path = cluster.lab.write_file("earlier.yaml", &in_the_lab(&rendered)).unwrap();
+    (earlier.chart.join("crds").to_string_lossy().into_owned(), path.to_string_lossy().into_owned())
 }
 
 /// Adds to both workloads what the lab's values say.
