@@ -345,6 +345,7 @@ impl Agent {
             Listed::ByObject => adoption::acks(&basis.published, &store.quarantined(), &self.refused),
             Listed::OnDiskOnly => vec![],
         };
+        let untold = seen.mutation == Some(Mutation::LostInUseUntold);
         let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
         let lists = |at: &&SlotAddress| store.disk.adopted.as_ref().is_some_and(|adopted| adopted.addresses.contains(at));
         node::Agent {
@@ -361,7 +362,7 @@ impl Agent {
                 free: count(store.free()),
             },
             release_acks: acks,
-            lost_in_use: basis.spec.lost.iter().filter(|at| store.leases(at.address)).copied().collect(),
+            lost_in_use: basis.spec.lost.iter().filter(|at| store.leases(at.address) && !untold).copied().collect(),
             ready: store.run.sealed,
             imds: None,
         }

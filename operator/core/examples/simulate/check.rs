@@ -7,7 +7,7 @@ use std::{
 
 use azure_vnet_crds::{
     AzureVnetNode,
-    node::{Intent, IntentOp, SlotAddress},
+    node::{Agent, Intent, IntentOp, SlotAddress},
 };
 use azure_vnet_operator_core::{
     adoption,
@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::{
     cloud::Effect,
     controller::{Caller, Outset, time},
+    fault::Rule,
     rest::Want,
     server::NodeObject,
     world::{Flight, World},
@@ -255,6 +256,43 @@ impl World<'_> {
         }
     }
 
+    /// A write is taken: it says something new (safety rule SC1).
+    pub fn check_news(&mut self, name: usize, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
+        self.trace.looked(Rule::Sc1);
+        if before.is_some_and(|before| before.metadata.resource_version == after.metadata.resource_version) {
+            self.trace.violated(|| format!("SC1: n{name}: what is stored is written again"));
+        }
+    }
+
+    /// What is lost is remembered as long as a pod has it: its agent cuts that off (safety rule RE7).
+    fn check_forgotten(&mut self, name: usize, before: &AzureVnetNode, after: &AzureVnetNode) {
+        let machine = &self.machines[name];
+        let is_same = self.server.nodes.get(&name).is_some_and(|node| node.uid == before.spec.node.uid);
+        let (kept, listed) = (blocks::each(&after.spec.lost), blocks::each(&after.spec.addresses));
+        let is_known = |at: &SlotAddress| kept.iter().chain(&listed).any(|known| known.address == at.address);
+        for at in blocks::each(&before.spec.lost).into_iter().filter(|at| is_same && !is_known(at)) {
+            self.trace.looked(Rule::Re7);
+            if machine.on && machine.store.leases(at.address) {
+                self.trace.violated(|| format!("RE7: n{name}: that {at} is lost is forgotten, and a pod has it"));
+            }
+        }
+    }
+
+    /// Releases leave what pods need: those that have an address, rest, or wait for one (safety rule UP5).
+    fn check_need(&mut self, name: usize, outset: Outset, before: &AzureVnetNode, after: &AzureVnetNode) {
+        let ids: BTreeSet<u64> = before.spec.release.iter().map(|release| release.id).collect();
+        let is_new = after.spec.release.iter().any(|release| !ids.contains(&release.id));
+        let Some(agent) = before.status.as_ref().and_then(|status| status.agent.as_ref()).filter(|_| is_new) else { return };
+        self.trace.looked(Rule::Up5);
+        let leaving: Vec<SlotAddress> = after.spec.release.iter().flat_map(|release| release.addresses.iter().copied()).collect();
+        let left = blocks::each(&after.spec.addresses).len().saturating_sub(blocks::each(&leaving).len());
+        let (Pool::Fixed(most) | Pool::Floating { max: most, .. }) = outset.pool;
+        let room = 255_usize.saturating_sub(self.nics[name].foreign.len());
+        if left < usize::from(agent.demand.min(most)).min(room) {
+            self.trace.violated(|| format!("UP5: n{name}: {leaving:?} is asked back, {left} are left, and its pods need {}", agent.demand));
+        }
+    }
+
     /// A spec is stored.
     pub fn check_spec(&mut self, caller: Caller, outset: Outset, before: Option<&AzureVnetNode>, after: &AzureVnetNode) {
         let (trace, spec, name) = (self.trace.clone(), &after.spec, caller.name);
@@ -265,7 +303,10 @@ impl World<'_> {
             trace.violated(|| format!("RE2: n{name}: a slot or an address is listed twice: {:?}", spec.addresses));
         }
         self.book.published.insert(name, self.now);
-        let Some(before) = before.map(|before| &before.spec) else { return };
+        let Some(before) = before else { return };
+        self.check_forgotten(name, before, after);
+        self.check_need(name, outset, before, after);
+        let before = &before.spec;
         if spec.revision <= before.revision && adoption::content(before) != adoption::content(spec) {
             trace.violated(|| format!("RE3: n{name}: other content in revision {}", spec.revision));
         }
@@ -355,6 +396,7 @@ impl World<'_> {
             self.check_want(name, &new);
             self.book.opened.insert((name, new.id), self.now);
         }
+        self.check_word(name, &new, before);
         let asked_of = new.release_id.and_then(|release| self.book.asked_of.get(&(name, release)).copied());
         if asked_of.is_some_and(|disk| self.book.reported.get(&name) != Some(&disk)) {
             trace.violated(|| format!("ST9: n{name}: intent {} rests on the word of another disk", new.id));
@@ -371,6 +413,29 @@ impl World<'_> {
             }
         }
         self.check_cordoned(name, after, &new);
+    }
+
+    /// A removal that was asked for rests on the word of this object's agent, in the boot that the object speaks of (I7).
+    fn check_word(&mut self, name: usize, new: &Intent, before: Option<&AzureVnetNode>) {
+        let Some(before) = before.filter(|_| new.release_id.is_some()) else { return };
+        self.trace.looked(Rule::I7);
+        let agent = before.status.as_ref().and_then(|status| status.agent.as_ref());
+        let speaks = |agent: &Agent| before.metadata.uid.as_ref() == Some(&agent.object_uid) && agent.boot_id == before.spec.node.boot_id;
+        if !agent.is_some_and(speaks) {
+            self.trace.violated(|| format!("I7: n{name}: intent {} rests on the word of another boot or object", new.id));
+        }
+    }
+
+    /// Who has an address has the one record of it (I1).
+    fn check_records(&mut self, name: usize) {
+        let machine = &self.machines[name];
+        if !machine.on || machine.store.kernel.is_empty() {
+            return;
+        }
+        self.trace.looked(Rule::I1);
+        if let Some((address, pod)) = machine.store.kernel.iter().find(|(address, pod)| !machine.store.is_of(**address, pod)) {
+            self.trace.violated(|| format!("I1: n{name}: {pod} has {address}, and the record of it is not its own"));
+        }
     }
 
     /// A cordoned node gets what its pods need (safety rule UP1).
@@ -403,6 +468,7 @@ impl World<'_> {
 
     /// An agent looked: its revision never falls (safety rule RE3).
     pub fn check_adoption(&mut self, name: usize) {
+        self.check_records(name);
         let store = &self.machines[name].store;
         if let Some(adopted) = &store.disk.adopted {
             let highest = self.book.adopted.entry(store.disk.id.clone()).or_default();

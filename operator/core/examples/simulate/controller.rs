@@ -160,7 +160,7 @@ impl<'p> World<'p> {
     pub fn elect(&mut self, replica: usize) {
         let life = self.replicas[replica].life;
         let asked = self.now;
-        if self.server.down || self.replicas[replica].cut_off {
+        if self.server.down || self.replicas[replica].cut_off || self.roll(&[Fault::K09TokenRotated]).is_some() {
             return self.after(RETRY, Event::Elect { replica, life });
         }
         let now = self.now;
@@ -265,6 +265,10 @@ impl<'p> World<'p> {
     }
 
     fn begin(&mut self, replica: usize, name: usize) {
+        if self.are_older && self.replicas[replica].pools.get(&name).is_some_and(|object| is_newer(object)) {
+            // As the product does with what it cannot read: nothing is known of it, and nothing is written.
+            return self.trace.hit(Fault::O06Downgraded);
+        }
         let nonce = self.replicas[replica].nonce.clone();
         let one = &mut self.replicas[replica];
         let mut known = one.known.remove(&name).unwrap_or_default();
@@ -538,6 +542,13 @@ impl<'p> World<'p> {
         let pause = self.dice.time(500, 10_000);
         self.after(pause, Event::StartReplica { replica });
     }
+}
+
+/// Whether an earlier version does not understand an object: it lists a block, or an open intent is of some later kind.
+fn is_newer(object: &AzureVnetNode) -> bool {
+    let intent = object.status.as_ref().and_then(|status| status.cloud.as_ref()?.intent.as_ref());
+    let later = intent.is_some_and(|intent| intent.id.is_multiple_of(3) || !intent.unit.is_address());
+    later || object.spec.addresses.iter().chain(&object.spec.lost).any(|at| !at.unit.is_address())
 }
 
 /// A time of day.

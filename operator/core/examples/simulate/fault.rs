@@ -35,22 +35,26 @@ pub enum Fault {
     A25Outage,
     A26ClocksDiffer,
     A27NoConnection,
-    A28BlocksRefused,
-    A29BlocksIgnored,
+    A28OthersUseUp,
+    A30BlocksRefused,
+    A31BlocksIgnored,
     K01ApiServerDown,
     K02WatchStartsAnew,
     K03StaleCache,
     K04Conflict,
+    K05KindsRefused,
     K06ConfigInvalid,
     K07OtherConfigCounts,
     K07UnitChanges,
     K08ConfigDeleted,
+    K09TokenRotated,
     K10ObjectDeletedByHand,
     K11NodeMadeAnew,
     K12AllJoin,
     K13Cordoned,
     K14JobsFinish,
     K15Restored,
+    K16CredentialsChanged,
     K17RequestLate,
     O01Killed,
     O01KilledBeforeSending,
@@ -65,6 +69,7 @@ pub enum Fault {
     O03ClockJumps,
     O04LateWrite,
     O05AllKilled,
+    O06Downgraded,
     O07PassPanics,
     O08Leaves,
     N01AgentKilledMidway,
@@ -79,7 +84,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 73] = [
+    pub const ALL: [Self; 78] = [
         Self::A01ThrottledWithTime,
         Self::A02ThrottledWithoutTime,
         Self::A03ThrottledWrites,
@@ -112,22 +117,26 @@ impl Fault {
         Self::A25Outage,
         Self::A26ClocksDiffer,
         Self::A27NoConnection,
-        Self::A28BlocksRefused,
-        Self::A29BlocksIgnored,
+        Self::A28OthersUseUp,
+        Self::A30BlocksRefused,
+        Self::A31BlocksIgnored,
         Self::K01ApiServerDown,
         Self::K02WatchStartsAnew,
         Self::K03StaleCache,
         Self::K04Conflict,
+        Self::K05KindsRefused,
         Self::K06ConfigInvalid,
         Self::K07OtherConfigCounts,
         Self::K07UnitChanges,
         Self::K08ConfigDeleted,
+        Self::K09TokenRotated,
         Self::K10ObjectDeletedByHand,
         Self::K11NodeMadeAnew,
         Self::K12AllJoin,
         Self::K13Cordoned,
         Self::K14JobsFinish,
         Self::K15Restored,
+        Self::K16CredentialsChanged,
         Self::K17RequestLate,
         Self::O01Killed,
         Self::O01KilledBeforeSending,
@@ -142,6 +151,7 @@ impl Fault {
         Self::O03ClockJumps,
         Self::O04LateWrite,
         Self::O05AllKilled,
+        Self::O06Downgraded,
         Self::O07PassPanics,
         Self::O08Leaves,
         Self::N01AgentKilledMidway,
@@ -158,6 +168,25 @@ impl Fault {
     pub fn number(self) -> u64 {
         Self::ALL.iter().position(|one| *one == self).and_then(|at| u64::try_from(at).ok()).unwrap_or(u64::MAX)
     }
+}
+
+/// A rule of which it is counted how often it was looked at: it speaks of what happens seldom, so that one might think that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// Each address has one record.
+    I1,
+    /// Removals rest on the word of this boot.
+    I7,
+    /// What is lost is remembered while a pod has it.
+    Re7,
+    /// What is stored is not written again.
+    Sc1,
+    /// What is asked back leaves what pods need.
+    Up5,
+}
+
+impl Rule {
+    pub const ALL: [Self; 5] = [Self::I1, Self::I7, Self::Re7, Self::Sc1, Self::Up5];
 }
 
 /// A known defect, planted where the parts meet.
@@ -207,10 +236,14 @@ pub enum Mutation {
     ConfigOnly,
     /// Each node asks a full subnet by itself (A18).
     AsksFullSubnets,
+    /// The agent does not say which lost addresses pods still hold (RE7).
+    LostInUseUntold,
+    /// The controller writes again what is stored (SC1).
+    WritesAgain,
 }
 
 impl Mutation {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::EtagIgnored,
         Self::IntentNotStored,
         Self::SendsAnyway,
@@ -233,5 +266,7 @@ impl Mutation {
         Self::NothingMissed,
         Self::ConfigOnly,
         Self::AsksFullSubnets,
+        Self::LostInUseUntold,
+        Self::WritesAgain,
     ];
 }

@@ -268,7 +268,7 @@ impl World<'_> {
     }
 
     pub fn report(&mut self, name: usize, life: u64, report: Rc<node::Agent>, regressed: bool) {
-        if self.machines[name].silent || self.machines[name].agent.life != life {
+        if self.machines[name].silent || self.machines[name].agent.life != life || self.roll(&[Fault::K05KindsRefused]).is_some() {
             return;
         }
         if self.server.apply_agent(name, &report, agent::adopted(regressed)).is_ok() {

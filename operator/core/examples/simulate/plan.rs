@@ -1,5 +1,6 @@
 //! What a seed means: machines, configs, and what goes wrong when.
 
+mod rare;
 mod units;
 
 use std::net::Ipv4Addr;
@@ -159,6 +160,10 @@ pub enum Strike {
         leave: usize,
         pause: i64,
     },
+    /// Controllers of an earlier version take over: there is something that they do not understand.
+    Downgrade {
+        pause: i64,
+    },
     /// Undoes what a strike began.
     End(Box<Undo>),
 }
@@ -205,6 +210,7 @@ pub enum Undo {
     Clock(usize, i64),
     Dark(usize),
     Api,
+    Upgrade,
     Config(usize),
     Cordon(usize),
     Metadata(usize),
@@ -267,6 +273,7 @@ impl Plan {
         plan.set_up(&mut dice);
         plan.storm(&mut dice);
         plan.change_units();
+        plan.add_rare();
         if seed % 5 == 2 {
             let name = usize::try_from(seed / 5).unwrap_or_default() % plan.machines.len();
             plan.at(END - FOUND, Strike::QuietDrop(name));

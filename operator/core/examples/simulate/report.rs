@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    fault::{Fault, Mutation},
+    fault::{Fault, Mutation, Rule},
     plan::Plan,
     trace::Trace,
     world::World,
@@ -22,6 +22,7 @@ use crate::{
 pub struct Outcome {
     pub hash: u64,
     pub hits: BTreeMap<Fault, u64>,
+    pub looks: BTreeMap<Rule, u64>,
     pub violation: Option<String>,
 }
 
@@ -30,6 +31,7 @@ pub struct Outcome {
 pub struct Report {
     seeds: u64,
     hits: BTreeMap<Fault, u64>,
+    looks: BTreeMap<Rule, u64>,
     failed: Vec<u64>,
     hash: u64,
 }
@@ -52,7 +54,7 @@ pub fn run_thoroughly(seed: u64) -> Outcome {
 fn simulate(plan: &Plan, trace: &Trace) -> Outcome {
     let ended = catch_unwind(AssertUnwindSafe(|| World::new(plan, trace.clone()).run()));
     let panicked = ended.is_err().then(|| "an assertion failed; its message stands above".to_owned());
-    Outcome { hash: trace.hash(), hits: trace.hits(), violation: trace.violation().or(panicked) }
+    Outcome { hash: trace.hash(), hits: trace.hits(), looks: trace.looks(), violation: trace.violation().or(panicked) }
 }
 
 /// Tells one seed in full.
@@ -141,20 +143,30 @@ impl Report {
             workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
         });
         outcomes.sort_by_key(|(seed, _)| *seed);
-        let mut report = Self { seeds: outcomes.len().try_into().unwrap_or_default(), hits: BTreeMap::new(), failed: vec![], hash: 0 };
-        for (seed, Outcome { hash, hits, violation }) in outcomes {
+        let mut report = Self {
+            seeds: outcomes.len().try_into().unwrap_or_default(),
+            hits: BTreeMap::new(),
+            looks: BTreeMap::new(),
+            failed: vec![],
+            hash: 0,
+        };
+        for (seed, Outcome { hash, hits, looks, violation }) in outcomes {
             report.hash = report.hash.rotate_left(1) ^ hash;
             for (fault, count) in hits {
                 *report.hits.entry(fault).or_default() += count;
+            }
+            for (rule, count) in looks {
+                *report.looks.entry(rule).or_default() += count;
             }
             report.failed.extend(violation.map(|_| seed));
         }
         report
     }
 
-    /// Whether no seed failed, and every fault struck; with fewer seeds than the tests run, one may not.
+    /// Whether no seed failed, every fault struck, and every rule had something to speak of; with fewer seeds than the tests run, one may not.
     pub fn is_good(&self) -> bool {
-        let all = Fault::ALL.iter().all(|fault| self.hits.contains_key(fault));
+        let all =
+            Fault::ALL.iter().all(|fault| self.hits.contains_key(fault)) && Rule::ALL.iter().all(|rule| self.looks.contains_key(rule));
         self.failed.is_empty() && (all || self.seeds < 500)
     }
 
@@ -180,6 +192,9 @@ impl Report {
         };
         for fault in Fault::ALL {
             line(&format!("{fault:?}"), &self.hits.get(&fault).copied().unwrap_or_default().to_string(), "hits");
+        }
+        for rule in Rule::ALL {
+            line(&format!("rule {rule:?}"), &self.looks.get(&rule).copied().unwrap_or_default().to_string(), "looks");
         }
         for seed in self.failed.iter().filter(|_| json) {
             line("failed seed", &seed.to_string(), "seed");

@@ -35,7 +35,12 @@ impl World<'_> {
     pub fn task(&mut self, caller: Caller, task: Task) {
         let pause = self.latency();
         let name = caller.name;
-        let reachable = !self.server.down && !self.replicas[caller.replica].cut_off;
+        let refused = match task {
+            Task::WriteSpec(..) | Task::WriteStatus(..) => self.roll(&[Fault::K05KindsRefused, Fault::K09TokenRotated]).is_some(),
+            Task::ReadObject | Task::Delete(_) => self.roll(&[Fault::K09TokenRotated]).is_some(),
+            Task::ReadNic { .. } | Task::Send { .. } => false,
+        };
+        let reachable = !self.server.down && !self.replicas[caller.replica].cut_off && !refused;
         let answer = match task {
             Task::ReadNic { began } => return self.read_nic(caller, began),
             Task::Send { write, send } => return self.depart(caller, write, send),
@@ -43,7 +48,13 @@ impl World<'_> {
             Task::ReadObject if self.plan.mutation == Some(Mutation::ReadsItsCache) => {
                 Answer::Object(self.replicas[caller.replica].pools.get(&name).cloned())
             }
-            Task::ReadObject => Answer::Object(self.server.objects.get(&name).cloned()),
+            Task::ReadObject => {
+                let stored = self.server.objects.get(&name).cloned();
+                if let Some(stored) = stored.as_ref().filter(|_| self.plan.mutation == Some(Mutation::WritesAgain)) {
+                    self.write_again(name, stored);
+                }
+                Answer::Object(stored)
+            }
             Task::Delete(ground) => {
                 let at = time(self.now);
                 if ground.is_some_and(|metadata| self.is_current(name, &metadata)) {
@@ -60,6 +71,13 @@ impl World<'_> {
         }
         let lost = reachable && self.roll(&[Fault::N08AnswerLost]).is_some();
         self.reply(caller, pause, if lost { Answer::Failed } else { answer });
+    }
+
+    fn write_again(&mut self, name: usize, stored: &Arc<AzureVnetNode>) {
+        let written = self.server.apply_spec(name, Some(&stored.metadata), stored.spec.clone(), time(self.now));
+        if let Ok(after) = written {
+            self.check_news(name, Some(stored), &after);
+        }
     }
 
     fn is_current(&self, name: usize, metadata: &ObjectMeta) -> bool {
@@ -79,6 +97,8 @@ impl World<'_> {
                     format!("n{name}: spec {} [{addresses}] release {asked:?} lost [{gone}] by {}", object.spec.revision, caller.replica)
                 });
                 self.check_ground(caller, before.as_deref(), ground.as_deref());
+                // One that is made by two at once was in neither's view.
+                self.check_news(name, before.as_deref().filter(|_| ground.is_some()), &object);
                 self.check_spec(caller, outset, before.as_deref(), &object);
                 self.changed(name);
                 if open_intent(&object).is_some() {
@@ -115,6 +135,7 @@ impl World<'_> {
                     format!("n{name}: status, intent {intent:?} by {}", caller.replica)
                 });
                 self.check_ground(caller, before.as_deref(), Some(ground));
+                self.check_news(name, before.as_deref(), &object);
                 self.check_status(caller, outset, before.as_deref(), &object);
                 if intent.is_some_and(|intent| before.as_deref().and_then(open_intent).is_none_or(|before| before.id != intent.id)) {
                     self.reach(Point::Recorded, caller);
@@ -153,6 +174,7 @@ impl World<'_> {
             Fault::A15UnknownShape,
             Fault::A25Outage,
             Fault::A27NoConnection,
+            Fault::K16CredentialsChanged,
         ]);
         let ago = if fate == Some(Fault::A14StaleRead) { self.dice.time(1_000, 60_000) } else { 0 };
         let result = match fate.and_then(|fate| self.error(fate)) {
@@ -282,6 +304,7 @@ impl World<'_> {
             Fault::A19SubnetFullUntrue,
             Fault::A25Outage,
             Fault::A27NoConnection,
+            Fault::K16CredentialsChanged,
             Fault::O04LateWrite,
         ]);
         self.trace.note(&[23, caller.name as u64, send.intent], || {
@@ -381,10 +404,10 @@ impl World<'_> {
         let whole = self.nics[name].instance.is_none();
         match self.nics[name].takes {
             Takes::None if !effect.blocks.is_empty() => {
-                self.trace.hit(Fault::A28BlocksRefused);
+                self.trace.hit(Fault::A30BlocksRefused);
                 return Err(refusal(400, "SubscriptionNotRegisteredForFeature", "no blocks"));
             }
-            Takes::Singles if !effect.blocks.is_empty() => self.trace.hit(Fault::A29BlocksIgnored),
+            Takes::Singles if !effect.blocks.is_empty() => self.trace.hit(Fault::A31BlocksIgnored),
             _ => {}
         }
         let subnet = self.nics[name].subnet;
@@ -476,7 +499,7 @@ impl World<'_> {
                 Some(refusal(403, "AuthorizationFailed", "does not have authorization to perform action 'x/write' over scope 'y'"))
             }
             Fault::A11Locked => Some(refusal(409, "ScopeLocked", "a lock")),
-            Fault::A12Unauthenticated => Some(Error::from_answer(401, None, b"")),
+            Fault::A12Unauthenticated | Fault::K16CredentialsChanged => Some(Error::from_answer(401, None, b"")),
             Fault::A13Gone => Some(gone()),
             Fault::A19SubnetFullUntrue => Some(refusal(400, "SubnetIsFull", "the subnet is full")),
             Fault::A25Outage => Some(Error::from_answer(503, None, b"")),

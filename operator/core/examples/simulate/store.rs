@@ -268,6 +268,11 @@ impl Store {
         records.map(|(address, _)| *address).collect()
     }
 
+    /// Whether the record of an address is this pod's lease.
+    pub fn is_of(&self, address: Ipv4Addr, pod: &str) -> bool {
+        matches!(self.run.records.get(&address), Some(Record::Leased(of)) if of == pod)
+    }
+
     pub fn leases(&self, address: Ipv4Addr) -> bool {
         matches!(self.run.records.get(&address), Some(Record::Leased(_)))
     }

@@ -51,6 +51,10 @@ impl World<'_> {
                 self.ends(pause, Undo::Api);
             }
             Strike::Stall { pause, anew } => self.stall(pause, anew),
+            Strike::Downgrade { pause } => {
+                self.replace_all(true);
+                self.ends(pause, Undo::Upgrade);
+            }
             Strike::Config { name, policy, fault } => {
                 self.trace.hit(fault);
                 self.configure(name, self.rulings[name].then(policy, fault, self.now));
@@ -93,12 +97,7 @@ impl World<'_> {
             }
             Strike::Reimage { name } => self.reboot(name, Fault::N04Reimaged, true),
             Strike::Deallocate { name, pause } => self.deallocate(name, pause),
-            Strike::Metadata { name, late, mute, pause } => {
-                self.trace.hit(if mute { Fault::N05MetadataSilent } else { Fault::N06MetadataStale });
-                let machine = &mut self.machines[name];
-                (machine.late, machine.mute) = (late, mute);
-                self.ends(pause, Undo::Metadata(name));
-            }
+            Strike::Metadata { name, late, mute, pause } => self.darken(name, late, mute, pause),
             Strike::Silent { name, pause } => {
                 if self.machines[name].on {
                     self.trace.hit(Fault::N07Silent);
@@ -138,6 +137,7 @@ impl World<'_> {
                 }
                 self.names().for_each(|name| self.catch_up(name));
             }
+            Undo::Upgrade => self.replace_all(false),
             Undo::Clock(replica, by) => self.jump(replica, -by),
             Undo::Dark(name) => {
                 self.undo(Undo::Metadata(name));
@@ -200,6 +200,18 @@ impl World<'_> {
         self.replicas[replica].kill();
         let pause = self.dice.time(1_000, 20_000);
         self.after(pause, Event::StartReplica { replica });
+    }
+
+    /// Controllers of another version start in place of these.
+    fn replace_all(&mut self, are_older: bool) {
+        self.are_older = are_older;
+        self.trace
+            .note(&[46, u64::from(are_older)], || format!("controllers of {} version", if are_older { "an earlier" } else { "this" }));
+        for replica in 0..self.replicas.len() {
+            self.replicas[replica].kill();
+            let pause = self.dice.time(1_000, 20_000);
+            self.after(pause, Event::StartReplica { replica });
+        }
     }
 
     fn move_clock(&mut self, by: i64) {
@@ -364,6 +376,14 @@ impl World<'_> {
             self.trace.hit(Fault::A23Deallocated);
             self.ends(pause + 60_000, Undo::Boot(name));
         }
+    }
+
+    /// Its IMDS is late, or says nothing.
+    fn darken(&mut self, name: usize, late: i64, mute: bool, pause: i64) {
+        self.trace.hit(if mute { Fault::N05MetadataSilent } else { Fault::N06MetadataStale });
+        let machine = &mut self.machines[name];
+        (machine.late, machine.mute) = (late, mute);
+        self.ends(pause, Undo::Metadata(name));
     }
 
     fn foreign_drop(&mut self, name: usize) {

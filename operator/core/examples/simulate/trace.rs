@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Rule};
 
 /// Shared by all parts of one run.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,7 @@ struct Inner {
     now: i64,
     lines: Option<Vec<String>>,
     hits: BTreeMap<Fault, u64>,
+    looks: BTreeMap<Rule, u64>,
     violation: Option<String>,
 }
 
@@ -46,6 +47,11 @@ impl Trace {
         self.note(&[7, fault.number()], || format!("fault: {fault:?}"));
     }
 
+    /// A rule was looked at where it speaks of something.
+    pub fn looked(&self, rule: Rule) {
+        *self.0.borrow_mut().looks.entry(rule).or_default() += 1;
+    }
+
     /// A rule was broken. The first counts.
     pub fn violated(&self, what: impl FnOnce() -> String) {
         let mut inner = self.0.borrow_mut();
@@ -68,6 +74,10 @@ impl Trace {
 
     pub fn hits(&self) -> BTreeMap<Fault, u64> {
         self.0.borrow().hits.clone()
+    }
+
+    pub fn looks(&self) -> BTreeMap<Rule, u64> {
+        self.0.borrow().looks.clone()
     }
 
     pub fn lines(&self) -> Vec<String> {

@@ -56,6 +56,8 @@ pub struct World<'p> {
     /// What configs say for each node.
     pub rulings: Vec<Ruling>,
     pub calm: bool,
+    /// Whether the controllers are of an earlier version.
+    pub are_older: bool,
     agenda: Agenda,
 }
 
@@ -188,6 +190,7 @@ impl<'p> World<'p> {
             number: 0,
             rulings: plan.machines.iter().map(|_| Ruling::Valid(0)).collect(),
             calm: false,
+            are_older: false,
             agenda: Agenda::default(),
         };
         for replica in 0..world.replicas.len() {
@@ -332,12 +335,18 @@ impl<'p> World<'p> {
     }
 
     pub fn issue(&mut self, caller: Caller, task: Task) {
+        // Where others use Azure's limits up, the client holds its requests back.
+        let asks_azure = matches!(task, Task::Send { .. } | Task::ReadNic { .. });
+        let held_back = if asks_azure && self.roll(&[Fault::A28OthersUseUp]).is_some() { self.dice.time(1_000, 25_000) } else { 0 };
         if let Task::Send { write, send } = task {
             self.check_patience(caller, &send);
+            if held_back > 0 {
+                return self.after(held_back, Event::Task { caller, task: Task::Send { write, send } });
+            }
             return self.depart(caller, write, send);
         }
         let late = !matches!(task, Task::ReadNic { .. }) && self.roll(&[Fault::K17RequestLate]).is_some();
-        let pause = self.latency() + if late { self.dice.time(1_000, 30_000) } else { 0 };
+        let pause = self.latency() + held_back + if late { self.dice.time(1_000, 30_000) } else { 0 };
         self.after(pause, Event::Task { caller, task });
     }
 
