@@ -146,9 +146,9 @@ pub fn number(count: u64) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// The sum of a metric over all labels that its name does not hold.
+/// The sum of a metric over all labels that its name does not hold; it may hold the first ones.
 pub fn total(text: &str, metric: &str) -> u64 {
-    let of_it = |line: &&str| line.strip_prefix(metric).is_some_and(|rest| rest.starts_with([' ', '{']));
+    let of_it = |line: &&str| line.strip_prefix(metric).is_some_and(|rest| rest.starts_with([' ', '{', ',']));
     text.lines().filter(of_it).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
@@ -158,8 +158,9 @@ mod tests {
 
     #[test]
     fn a_metric_is_added_up_over_the_labels_that_are_not_named() {
-        let text = "# TYPE passes counter\npasses_total{outcome=\"ok\"} 30\npasses_total{outcome=\"failed\"} 2\nread_nics 5\nread_nics_x 7\n# EOF\n";
-        let found = ["passes_total", "passes_total{outcome=\"ok\"}", "read_nics", "none"].map(|metric| total(text, metric));
-        assert_eq!(found, [32, 30, 5, 0]);
+        let text = "# TYPE passes counter\npasses_total{outcome=\"ok\"} 30\npasses_total{outcome=\"failed\"} 2\nread_nics 5\nread_nics_x 7\nputs{op=\"a\",code=\"200\"} 3\nputs{op=\"a\",code=\"412\"} 1\nputs{op=\"b\",code=\"200\"} 9\n# EOF\n";
+        let found =
+            ["passes_total", "passes_total{outcome=\"ok\"}", "read_nics", "none", "puts{op=\"a\""].map(|metric| total(text, metric));
+        assert_eq!(found, [32, 30, 5, 0, 4]);
     }
 }

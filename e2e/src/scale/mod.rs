@@ -39,7 +39,7 @@ pub struct Size {
     /// How long nodes' demand goes up and down, in seconds.
     #[arg(long, default_value_t = 60)]
     pub churn: u64,
-    /// How often the leader is killed at the end.
+    /// How often the leader is struck at the end: of three times it is killed twice, and cut off from the API server once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub failovers: u32,
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::Arc,
@@ -36,6 +37,8 @@ use crate::{
 const OPERATION: (u64, u64) = (2000, 10_000);
 /// For one answer of a controller.
 const ANSWER: Duration = Duration::from_secs(10);
+/// The table of rules that cuts a controller off.
+const CUT: &str = "cut";
 /// The account that the API server's audit log tells of.
 const ACCOUNT: &str = "system:serviceaccount:kube-system:azure-vnet-controller";
 
@@ -50,6 +53,8 @@ pub struct Place {
     pub azure_began: Instant,
     arm: String,
     controllers: Vec<Controller>,
+    /// How many were started.
+    started: u16,
     http: reqwest::Client,
     _control_plane: Vec<Child>,
 }
@@ -59,6 +64,8 @@ struct Controller {
     name: String,
     /// Of its metrics.
     port: u16,
+    /// Where it, and nobody else, finds the API server.
+    api: Ipv4Addr,
     child: Child,
 }
 
@@ -85,8 +92,8 @@ impl Place {
         azure.serve_arm(listener);
         let api = Arc::new(Api::at(&folder.join(control::API_SOCKET))?);
         let http = reqwest::Client::builder().no_proxy().build()?;
-        let (folder, controllers) = (folder.to_owned(), vec![]);
-        let place = Self { folder, api, azure, azure_began, arm, controllers, http, _control_plane: control_plane };
+        let (folder, controllers, started) = (folder.to_owned(), vec![], 0);
+        let place = Self { folder, api, azure, azure_began, arm, controllers, started, http, _control_plane: control_plane };
         place.define()?;
         Ok(place)
     }
@@ -123,13 +130,58 @@ impl Place {
     pub fn start_controller(&mut self, operator: &Path, name: &str, port: u16) -> Result<()> {
         let mut command = Command::new(operator);
         command.args(["controller", "--namespace", "kube-system", "--identity", name, "--metrics-bind", &format!("127.0.0.1:{port}")]);
-        command.env("KUBECONFIG", self.folder.join("pki/controller.kubeconfig"));
+        self.started += 1;
+        let [high, low] = self.started.to_be_bytes();
+        let api = Ipv4Addr::new(127, 1, high, low);
+        command.env("KUBECONFIG", self.kubeconfig(name, api)?);
         command.env("AZURE_RESOURCE_MANAGER_ENDPOINT", &self.arm).env("AZURE_AUTHORITY_HOST", &self.arm);
         command.env("AZURE_CLIENT_ID", OPERATOR_CLIENT_ID).env("AZURE_TENANT_ID", TENANT).env("AZURE_CLIENT_SECRET", CLIENT_SECRET);
         command.env("SSL_CERT_FILE", self.folder.join("pki/ca.crt"));
         let child = start(&mut command, &self.folder.join("log").join(name))?;
-        self.controllers.push(Controller { name: name.to_owned(), port, child });
+        self.controllers.push(Controller { name: name.to_owned(), port, api, child });
         Ok(())
+    }
+
+    /// One by which a controller finds the API server at an address of its own.
+    fn kubeconfig(&self, name: &str, api: Ipv4Addr) -> Result<PathBuf> {
+        let common = fs::read_to_string(self.folder.join("pki/controller.kubeconfig"))?;
+        let own = common.replace(
+            &format!("server: \"https://{API_SERVER}:6443\""),
+            &format!("server: \"https://{api}:6443\", tls-server-name: kubernetes"),
+        );
+        let file = self.folder.join("pki").join(format!("controller-{name}.kubeconfig"));
+        fs::write(&file, own)?;
+        Ok(file)
+    }
+
+    /// Drops all packets between a controller and the API server, as a network does that is cut: neither end hears of it. Azure it still reaches.
+    ///
+    /// # Errors
+    /// If the rule cannot be made.
+    pub fn cut(&self, name: &str) -> Result<()> {
+        let api = self.controller(name)?.api;
+        let chain = format!("type filter hook output priority 0; ip daddr {api} drop; ip saddr {api} drop;");
+        finish(Command::new("nft").arg(format!("table ip {CUT} {{ chain packets {{ {chain} }} }}"))).map(drop)
+    }
+
+    /// Lets them through again.
+    ///
+    /// # Errors
+    /// If there was no cut.
+    pub fn heal() -> Result<()> {
+        finish(Command::new("nft").args(["delete", "table", "ip", CUT])).map(drop)
+    }
+
+    /// How many writes to NICs a controller has sent.
+    ///
+    /// # Errors
+    /// As [`Self::metric`].
+    pub async fn sent(&self, name: &str) -> Result<u64> {
+        let mut all = 0;
+        for op in ["put_nic", "put_instance"] {
+            all += self.metric(name, &format!("azure_vnet_arm_request_duration_seconds_count{{op=\"{op}\"")).await?;
+        }
+        Ok(all)
     }
 
     /// What a controller says of one of its metrics, over all labels that are not named.
@@ -175,7 +227,7 @@ impl Place {
 
     fn end(&mut self, name: &str, signal: Signal) -> Result<()> {
         let at = self.controllers.iter().position(|other| other.name == name).context("the controller is ours")?;
-        let Controller { mut child, name: _, port: _ } = self.controllers.swap_remove(at);
+        let Controller { mut child, name: _, port: _, api: _ } = self.controllers.swap_remove(at);
         kill_process(Pid::from_child(&child), signal)?;
         child.wait().map(drop).context("cannot wait for the controller's end")
     }

@@ -1,5 +1,7 @@
 //! One run: its phases, and what must hold at its end.
 
+mod failover;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -212,68 +214,6 @@ impl Fleet {
         let after = writes(&self.place)?.len();
         ensure!(before == after, "{} writes to Azure though only programs changed", after - before);
         Ok(())
-    }
-
-    /// The leader is killed while nodes ask for more: by turns before it has written, and while Azure works on what it wrote.
-    async fn fail_over(&mut self, operator: &Path, times: u32) -> Result<()> {
-        progress("fail-over");
-        let (mut led, mut served) = (vec![], vec![]);
-        for round in 0..times {
-            let (first, all) = self.one_fail_over(round).await.with_context(|| format!("fail-over {round}"))?;
-            led.push(first);
-            served.push(all);
-            self.judge()?;
-            let port = 9500 + u16::try_from(round)?;
-            self.place.start_controller(operator, &format!("after-{round}"), port)?;
-        }
-        led.sort();
-        served.sort();
-        for (what, times) in [("another leader", led), ("the addresses", served)] {
-            for percent in [50, 100] {
-                let name = format!("{} fail-overs: from the kill to {what}, {percent} of 100", times.len());
-                self.figures.push(Figure::plain(name, seconds(percentile(&times, percent)), "s"));
-            }
-        }
-        Ok(())
-    }
-
-    async fn one_fail_over(&mut self, round: u32) -> Result<(Duration, Duration)> {
-        let (leader, _) = self.await_leader().await?;
-        let mut wanted: Vec<(String, usize)> = self
-            .agents
-            .pools()
-            .into_iter()
-            .map(|(name, pool)| (name, pool.addresses.len() + IDLE))
-            .filter(|(_, addresses)| *addresses <= MOST)
-            .collect();
-        wanted.sort_by_key(|(_, addresses)| *addresses);
-        wanted.truncate(2);
-        ensure!(!wanted.is_empty(), "no node has room to grow: fewer fail-overs, or more nodes");
-        let before = writes(&self.place)?.len();
-        let ask = |fleet: &Self| -> Result<()> {
-            for (name, addresses) in &wanted {
-                fleet.agents.demand(name, u16::try_from(addresses - IDLE)?);
-            }
-            Ok(())
-        };
-        let begun = if round.is_multiple_of(2) {
-            ask(self)?;
-            self.until("the leader's write", async |fleet| Ok(writes(&fleet.place)?.len() > before)).await?;
-            self.place.kill(&leader)?;
-            Instant::now()
-        } else {
-            self.place.kill(&leader)?;
-            ask(self)?;
-            Instant::now()
-        };
-        self.await_leader().await?;
-        let led = begun.elapsed();
-        self.until("what was asked for", async |fleet| {
-            let pools = fleet.agents.pools();
-            Ok(wanted.iter().all(|(name, addresses)| pools.get(name).is_some_and(|pool| pool.addresses.len() >= *addresses)))
-        })
-        .await?;
-        Ok((led, begun.elapsed()))
     }
 
     /// No address twice, none lost, and every object says what its NIC has.
