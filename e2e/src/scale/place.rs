@@ -161,7 +161,7 @@ impl Place {
     pub fn cut(&self, name: &str) -> Result<()> {
         let api = self.controller(name)?.api;
         let chain = format!("type filter hook output priority 0; ip daddr {api} drop; ip saddr {api} drop;");
-        finish(Command::new("nft").arg(format!("table ip {CUT} {{ chain packets {{ {chain} }} }}"))).map(drop)
+        finish(Command::new("nft").arg(format!("table ip {CUT} {{ chain packets {{ {chain} }}; }}"))).map(drop)
     }
 
     /// Lets them through again.
