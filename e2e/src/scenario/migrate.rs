@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use azure_vnet_plugin_core::lease::Entry;
 
-use super::{Cluster, Pod, uninstall, wait_for};
+use super::{Cluster, Pod, store, uninstall, wait_for};
 use crate::build::{OPERATOR_IMAGE, PROBE_IMAGE};
 use crate::lab::{Node, api};
 
@@ -116,7 +117,9 @@ pub fn give_back(cluster: &Cluster, name: &str, files: &Files) -> Result<()> {
         let pods = cluster.read(&format!("{}?fieldSelector=spec.nodeName={name}", api::ALL_PODS))?;
         let left: Vec<&str> = pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
         let left: Vec<&&str> = left.iter().filter(|pod| pod.starts_with(MOVER) || pod.starts_with("azure-vnet-agent")).collect();
-        Ok(if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) })
+        // A pod without a grace period is gone at the API server before its DEL.
+        let leased = store::entries(&node)?.into_iter().filter(|(_, entry)| matches!(entry, Entry::Leased(_))).count();
+        Ok(if left.is_empty() && leased == 0 { Ok(()) } else { Err(format!("{left:?}, {leased} leases")) })
     })?;
     restore(cluster, name)?;
     cluster.kubectl(&["taint", "node", name, "azure-vnet.dev/leaving-"])?;
