@@ -216,16 +216,14 @@ impl Driver {
         }
     }
 
-    /// Calls the plugin as a runtime does. None where the node went off meanwhile.
+    /// Calls the plugin as a runtime does. None where the node went off meanwhile: it may be up again by now, without the namespace.
     fn command(&self, command: &str, id: &str) -> Option<Value> {
-        match self.call(command, id) {
-            Ok(answer) => Some(answer),
-            Err(_) if self.boot_now().as_ref() != self.boot.as_ref().map(|(boot, _)| boot) => {
-                self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).cut += 1;
-                None
-            }
-            Err(error) => Some(json!({"error": format!("{error:#}")})),
+        let answer = self.call(command, id);
+        if self.boot_now().as_ref() != self.boot.as_ref().map(|(boot, _)| boot) {
+            self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).cut += 1;
+            return None;
         }
+        Some(answer.unwrap_or_else(|error| json!({"error": format!("{error:#}")})))
     }
 
     /// In a namespace of the attachment's own, which is made before ADD and goes after DEL, as a sandbox's.
